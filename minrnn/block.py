@@ -1,0 +1,91 @@
+"""One residual block: norm, mixer, norm, MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from minrnn.interface import SequenceMixer, State
+
+T = TypeVar("T")
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
+
+
+class Block(SequenceMixer):
+    """Compute x + drop(mixer(norm(x))), then x + drop(mlp(norm(x))). The state is the mixer's.
+
+    mlp_ratio: width of the MLP's hidden layer over that of x; 0 leaves the MLP out.
+    activation: "relu" or "gelu". norm: "layernorm" or "rmsnorm".
+
+    >>> import torch
+    >>> from minrnn import MinGRU
+    >>> y, state = Block(MinGRU(8))(torch.randn(2, 5, 8))
+    >>> y.shape
+    torch.Size([2, 5, 8])
+    """
+
+    def __init__(
+        self,
+        mixer: SequenceMixer,
+        *,
+        mlp_ratio: float = 4.0,
+        activation: str = "relu",
+        norm: str = "layernorm",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        dim = self.dim = mixer.dim
+        make_norm = choose("norm", norm, NORMS)
+        make_activation = choose("activation", activation, ACTIVATIONS)
+        self.norm1 = make_norm(dim)
+        self.mixer = mixer
+        self.drop = nn.Dropout(dropout)
+        self.norm2: nn.Module | None = None
+        self.mlp: nn.Module | None = None
+        if mlp_ratio:
+            inner = round(dim * mlp_ratio)
+            self.norm2 = make_norm(dim)
+            self.mlp = nn.Sequential(
+                nn.Linear(dim, inner), make_activation(), nn.Linear(inner, dim)
+            )
+
+    def forward(
+        self, x: Tensor, state: State | None = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Read (B, T, dim); see `SequenceMixer.forward`."""
+        y, state = self.mixer(self.norm1(x), state, resets)
+        return self._finish(x, y), state
+
+    def step(
+        self, x: Tensor, state: State | None = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Read (B, dim); see `SequenceMixer.step`."""
+        y, state = self.mixer.step(self.norm1(x), state, resets)
+        return self._finish(x, y), state
+
+    def initial_state(
+        self,
+        batch_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> State:
+        """Return the mixer's initial state."""
+        return self.mixer.initial_state(batch_size, device, dtype)
+
+    def _finish(self, x: Tensor, y: Tensor) -> Tensor:
+        x = x + cast(Tensor, self.drop(y))
+        if self.mlp is None or self.norm2 is None:
+            return x
+        return x + cast(Tensor, self.drop(self.mlp(self.norm2(x))))
+
+
+def choose(what: str, name: str, there: dict[str, T]) -> T:
+    """Return the entry of a name, or raise a ValueError that lists the names."""
+    if name not in there:
+        raise ValueError(f"no {what} {name!r}; there is {', '.join(there)}")
+    return there[name]

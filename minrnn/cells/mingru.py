@@ -1,0 +1,70 @@
+"""minGRU, of "Were RNNs All We Needed?" (arXiv:2410.01201)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from minrnn.cells.base import MinimalCell, widen
+from minrnn.interface import State
+from minrnn.registry import register
+from minrnn.scan import mingru_scan
+from minrnn.scan.gates import mingru_gates
+
+
+@register("mingru")
+class MinGRU(MinimalCell):
+    """Compute h_t = (1 - z_t) * h_{t-1} + z_t * h~_t with z = sigmoid(W_z x), h~ = g(W_h x).
+
+    From the paper: the recurrence; `candidate="g"`, the positive g of its log-space form
+    ("linear" is its section 3, "tanh" that of a GRU); a down-projection after an `expansion`.
+    From the code released with it: `forget_bias` (3.0 there) added to the initialisation of the
+    forget gate, which here is 1 - z, so that it is subtracted from the bias of z; a learned
+    initial state, from zero; no weight decay on the gate. Computed in linear space: the paper's
+    log space loses accuracy with length, and cannot hold a reset.
+
+    >>> import torch
+    >>> cell = MinGRU(8)
+    >>> y, state = cell(torch.randn(2, 5, 8))
+    >>> y, state = cell.step(torch.randn(2, 8), state)
+    >>> y.shape, state.shape
+    (torch.Size([2, 8]), torch.Size([2, 8]))
+    """
+
+    gates = ("gate",)
+    gate: nn.Linear
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        expansion: float = 1.0,
+        candidate: str = "g",
+        forget_bias: float = 0.0,
+        learn_initial_state: bool = False,
+    ) -> None:
+        super().__init__(dim, expansion, candidate, learn_initial_state)
+        with torch.no_grad():
+            self.gate.bias -= forget_bias
+
+    def forward(
+        self, x: Tensor, state: State | None = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Read (B, T, dim); see `SequenceMixer.forward`. The state is h, (B, hidden)."""
+        h, last = mingru_scan(
+            self.gate(x),
+            self.candidate(x),
+            None if state is None else self._checked(state),
+            resets,
+            init=self.initial,
+            candidate=self.candidate_kind,
+        )
+        return self._output(h, x), last
+
+    def step(
+        self, x: Tensor, state: State | None = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Read (B, dim); see `SequenceMixer.step`."""
+        a, b = mingru_gates(*widen(self.gate(x), self.candidate(x)), self.candidate_kind)
+        h = self._advance(a, b, state, resets)
+        return self._output(h, x), h

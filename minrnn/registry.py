@@ -1,0 +1,62 @@
+"""Cells by name, for configurations: `build("mingru", dim, expansion=2.0)`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from minrnn.interface import SequenceMixer
+
+Maker = TypeVar("Maker", bound=Callable[..., SequenceMixer])
+
+_cells: dict[str, Callable[..., SequenceMixer]] = {}
+
+
+def register(name: str) -> Callable[[Maker], Maker]:
+    """Decorate a class or function `(dim, **options) -> SequenceMixer` to be built by name."""
+
+    def add(maker: Maker) -> Maker:
+        if name in _cells and _cells[name] is not maker:
+            raise ValueError(f"the cell name {name!r} is taken by {_cells[name]!r}")
+        _cells[name] = maker
+        return maker
+
+    return add
+
+
+def available() -> tuple[str, ...]:
+    """Return the names that can be built, sorted."""
+    return tuple(sorted(_cells))
+
+
+def build(name: str, dim: int, **options: Any) -> SequenceMixer:
+    """Build the cell registered under a name.
+
+    Raises ValueError for an unknown name or option, listing those there are.
+
+    >>> build("mingru", 8, expansion=2.0).dim
+    8
+    """
+    if name not in _cells:
+        raise ValueError(f"no cell {name!r}{_hint(name, available())}")
+    allowed = _options(_cells[name])
+    for option in options:
+        if allowed is not None and option not in allowed:
+            raise ValueError(f"the cell {name!r} has no option {option!r}{_hint(option, allowed)}")
+    return _cells[name](dim, **options)
+
+
+def _options(maker: Callable[..., SequenceMixer]) -> tuple[str, ...] | None:
+    # All parameters but the first, dim; None if the maker takes any.
+    parameters = list(inspect.signature(maker).parameters.values())
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return tuple(p.name for p in parameters[1:])
+
+
+def _hint(name: str, there: tuple[str, ...]) -> str:
+    near = get_close_matches(name, there, n=1)
+    listing = f"there is {', '.join(there) or 'none'}"
+    return f"; did you mean {near[0]!r}? ({listing})" if near else f"; {listing}"

@@ -1,0 +1,54 @@
+"""Gates and candidates of minGRU and minLSTM: pre-activations in, (a, b) of the scan out.
+
+Each turns the recurrence into h_t = a_t * h_{t-1} + b_t. Written for autograd: the step functions
+and the references use them as they are; the fused scans compute the same with hand-made gradients.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Candidate = Literal["g", "tanh", "linear"]
+CANDIDATES: tuple[str, ...] = get_args(Candidate)
+
+
+def candidate(c: Tensor, kind: str) -> Tensor:
+    """Return the candidate state of the pre-activation c.
+
+    "g" is the paper's (appendix B): c + 0.5 for c >= 0, else sigmoid(c); positive, continuous.
+    Its derivative at 0 is the one from the right, 1.
+    """
+    if kind == "g":
+        return torch.where(c >= 0, c + 0.5, torch.sigmoid(c))
+    return torch.tanh(c) if kind == "tanh" else c
+
+
+def mingru_gates(k: Tensor, c: Tensor, kind: str = "g") -> tuple[Tensor, Tensor]:
+    """Return (1 - z, z * candidate) for z = sigmoid(k).
+
+    1 - z is sigmoid(-k): the subtraction would lose every digit of a small forget gate.
+    """
+    return torch.sigmoid(-k), torch.sigmoid(k) * candidate(c, kind)
+
+
+def minlstm_gates(
+    f: Tensor, i: Tensor, c: Tensor, kind: str = "g", normalize: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return (f', i' * candidate); normalised: f' = F / (F + I), i' = I / (F + I), F = sigmoid(f).
+
+    From the pre-activations: f' = sigmoid(log F - log I), which neither divides by zero nor
+    rounds to 0 / 0 however large |f| and |i| are.
+    """
+    if normalize:
+        odds = log_sigmoid(f) - log_sigmoid(i)
+        return torch.sigmoid(odds), torch.sigmoid(-odds) * candidate(c, kind)
+    return torch.sigmoid(f), torch.sigmoid(i) * candidate(c, kind)
+
+
+def log_sigmoid(x: Tensor) -> Tensor:
+    # Softplus's own threshold, 20, is too low for float64.
+    return -F.softplus(-x, threshold=50.0)

@@ -1,0 +1,1 @@
+"""Data and worlds: NumPy and gymnasium, no torch."""

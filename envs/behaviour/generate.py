@@ -1,0 +1,193 @@
+"""Roll out behaviour policies into episodes, and anybody's policies into a Minari data set.
+
+python -m envs.behaviour.generate --policies FOLDER --env-id Hopper-v5 --id NAME/SPACE-v0 \
+    --steps 200000
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from envs.behaviour.mixes import ENVIRONMENTS, WEIGHTS, stages
+from envs.behaviour.policy import Policy, PolicyActor, load_policy
+from envs.errors import UserError
+from envs.make import env_sizes
+from envs.rollout import Progress, rollout
+from envs.trajectories import Episode
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """A policy whose noise is scaled."""
+
+    policy: Policy
+    noise: float
+
+    @property
+    def obs_dim(self) -> int:
+        return self.policy.obs_dim
+
+    @property
+    def action_dim(self) -> int:
+        return self.policy.action_dim
+
+    def act(
+        self, obs: NDArray[np.floating], noise: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        return self.policy.act(obs, None if noise is None else noise * np.float32(self.noise))
+
+
+def run_policy(
+    policy: Policy,
+    env_id: str,
+    episodes: int,
+    seed: Sequence[int],
+    *,
+    num_envs: int = 16,
+    progress: Progress | None = None,
+) -> list[Episode]:
+    """Roll out `episodes` episodes of one policy; seed is any sequence of integers.
+
+    The first n episodes are the same whatever `episodes` and `num_envs` are.
+    """
+    # Two streams, so that asking for more episodes does not change the first ones.
+    env_seeds, noise_seeds = (
+        np.random.SeedSequence([*seed, stream]).generate_state(episodes) for stream in (0, 1)
+    )
+    result = rollout(
+        env_id,
+        PolicyActor(policy, noise_seeds.tolist()),
+        env_seeds.tolist(),
+        num_envs=num_envs,
+        record=True,
+        progress=progress,
+    )
+    assert result.episodes is not None
+    return list(result.episodes)
+
+
+def generate_level(
+    family: str, level: str, *, seed: int = 0, num_envs: int = 16, progress: bool = True
+) -> list[Episode]:
+    """Roll out one of the project's own data sets, its checkpoints in training order."""
+    env_id, mix = ENVIRONMENTS[family], stages(family, level)
+    episodes: list[Episode] = []
+    total = sum(stage.episodes for stage in mix)
+    with _bar(total, f"making {family} {level}", "episodes", progress) as bar:
+        for stage in mix:
+            policy = load_policy(WEIGHTS / env_id / f"{stage.policy}.npz")
+            episodes += run_policy(
+                _Scaled(policy, stage.noise),
+                env_id,
+                stage.episodes,
+                (seed, int(stage.policy)),
+                num_envs=num_envs,
+                progress=lambda _done, _total: bar.update(),
+            )
+    return episodes
+
+
+def generate_from(
+    files: Sequence[Path],
+    env_id: str,
+    steps: int,
+    *,
+    seed: int = 0,
+    num_envs: int = 16,
+    progress: bool = True,
+) -> list[Episode]:
+    """Roll out policy files in the order given, each for about steps / len(files) steps.
+
+    Every policy gives the fewest episodes, in the order of their seeds, that reach its share.
+    """
+    if steps < len(files):
+        raise UserError(f"{steps} steps for {len(files)} policies; ask for at least one step each")
+    policies = [(file, load_policy(file)) for file in files]
+    sizes = env_sizes(env_id)
+    for file, policy in policies:
+        if (policy.obs_dim, policy.action_dim) != sizes:
+            raise UserError(
+                f"{file} takes {policy.obs_dim} observations and gives {policy.action_dim} "
+                f"actions, {env_id} has {sizes[0]} and {sizes[1]}; choose another --env-id"
+            )
+    share = -(-steps // len(files))
+    episodes: list[Episode] = []
+    with _bar(share * len(files), f"running {len(files)} policies", "steps", progress) as bar:
+        for index, (_, policy) in enumerate(policies):
+            episodes += _reach(policy, env_id, share, (seed, index), num_envs, bar)
+    return episodes
+
+
+def _reach(
+    policy: Policy, env_id: str, steps: int, seed: tuple[int, int], num_envs: int, bar: tqdm[None]
+) -> list[Episode]:
+    """Return the shortest run of whole episodes with at least this many steps."""
+    # Waves of episodes, each with its own seeds; their size follows from the lengths seen so far.
+    taken: list[Episode] = []
+    done, wave, size = 0, 0, 16
+    while done < steps:
+        for episode in run_policy(policy, env_id, size, (*seed, wave), num_envs=num_envs):
+            if done < steps:
+                taken.append(episode)
+                done += len(episode.reward)
+                bar.update(min(len(episode.reward), steps - done + len(episode.reward)))
+        wave += 1
+        size = int(np.clip((steps - done) * len(taken) / max(done, 1) + 1, 1, 1024))
+    return taken
+
+
+def _bar(total: int, title: str, unit: str, show: bool) -> tqdm[None]:
+    return tqdm(total=total, desc=title, unit=unit, disable=not show, leave=False, unit_scale=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run as python -m envs.behaviour.generate."""
+    from envs.sources import minari
+
+    parser = argparse.ArgumentParser(
+        description="Roll out a folder of policies, in the order of their file names, into a "
+        "Minari data set. Two file formats are read, see envs/behaviour/policy.py."
+    )
+    parser.add_argument("--policies", type=Path, required=True, help="folder with *.npz, or one")
+    parser.add_argument("--env-id", required=True, help="such as Hopper-v5")
+    parser.add_argument("--id", required=True, help="the new data set's id: NAME/SPACE-v0")
+    parser.add_argument("--steps", type=int, default=200_000, help="steps in all, about")
+    parser.add_argument("--pattern", default="*.npz", help="which files of the folder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--num-envs", type=int, default=16)
+    args = parser.parse_args(argv)
+    try:
+        folder: Path = args.policies
+        files = [folder] if folder.is_file() else sorted(folder.glob(args.pattern))
+        if not files:
+            raise UserError(f"no {args.pattern} in {folder}; give the folder that has the policies")
+        minari.check_new(args.id)
+        episodes = generate_from(
+            files, args.env_id, args.steps, seed=args.seed, num_envs=args.num_envs
+        )
+        path = minari.write(
+            args.id,
+            episodes,
+            env_id=args.env_id,
+            algorithm="sampled policies",
+            description=f"{len(episodes)} episodes of {len(files)} policies, in the order of their "
+            f"file names ({files[0].stem} to {files[-1].stem}), seed {args.seed}.",
+        )
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    steps = sum(len(episode.reward) for episode in episodes)
+    sys.stdout.write(f"{args.id}: {len(episodes)} episodes, {steps} steps in {path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""Behaviour policies in NumPy: small networks that act in K environments at once."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.errors import UserError
+
+Float32 = NDArray[np.float32]
+
+_ACTIVATIONS: dict[str, Callable[[Float32], Float32]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "lrelu": lambda x: np.where(x > 0.0, x, 0.2 * x),
+    "none": lambda x: x,
+}
+# Rows are computed in blocks of this many, padded with zeros: BLAS picks its kernel by the number
+# of rows, and with it the rounding, so an episode would otherwise depend on how many run beside it.
+_BLOCK = 16
+
+
+class Policy(Protocol):
+    """A stochastic policy: a batch of observations and of standard normal noise to actions."""
+
+    obs_dim: int
+    action_dim: int
+
+    def act(self, obs: NDArray[np.floating], noise: Float32 | None) -> Float32:
+        """Return actions (K, A) for obs (K, O) and noise (K, A), None for the mode."""
+        ...
+
+
+@dataclass(frozen=True)
+class SACPolicy:
+    """A tanh-Gaussian actor with a head for the standard deviation, as SAC trains it.
+
+    action = tanh(mean + exp(clip(log_std, -20, 2)) * noise)
+    """
+
+    hidden: tuple[tuple[Float32, Float32], ...]
+    mean: tuple[Float32, Float32]
+    log_std: tuple[Float32, Float32]
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> SACPolicy:
+        """Read the arrays params/Dense_i/{kernel,bias}; the last two layers are the two heads."""
+        count = sum(key.endswith("/kernel") for key in arrays)
+        layers = [
+            (_f32(arrays[f"params/Dense_{i}/kernel"]), _f32(arrays[f"params/Dense_{i}/bias"]))
+            for i in range(count)
+        ]
+        return cls(tuple(layers[:-2]), layers[-2], layers[-1])
+
+    @property
+    def obs_dim(self) -> int:
+        return (self.hidden[0] if self.hidden else self.mean)[0].shape[0]
+
+    @property
+    def action_dim(self) -> int:
+        return self.mean[0].shape[1]
+
+    def act(self, obs: NDArray[np.floating], noise: Float32 | None) -> Float32:
+        """obs: (K, O), noise: (K, A) or None for the mode; actions (K, A) in (-1, 1)."""
+        x = _pad(obs)
+        for layer in self.hidden:
+            x = np.maximum(_linear(x, layer), 0.0)
+        mean = _linear(x, self.mean)[: len(obs)]
+        if noise is not None:
+            log_std = _linear(x, self.log_std)[: len(obs)]
+            mean = mean + np.exp(np.clip(log_std, -20.0, 2.0)) * noise
+        return np.tanh(mean)
+
+
+@dataclass(frozen=True)
+class MLPPolicy:
+    """A plain network from a file with keys W0, b0, W1, b1, ...: each layer is x @ W + b.
+
+    Optional keys: hidden_act, out_act (tanh, relu, lrelu, none); obs_mean, obs_std, obs_clip for
+    the input clip((obs - mean) / std, -clip, clip); log_std (A,) for Gaussian noise around the
+    output, without which the policy is deterministic. Actions are clipped to [-1, 1].
+    """
+
+    layers: tuple[tuple[Float32, Float32], ...]
+    hidden_act: str = "tanh"
+    out_act: str = "none"
+    obs_mean: Float32 | None = None
+    obs_std: Float32 | None = None
+    obs_clip: float = np.inf
+    log_std: Float32 | None = None
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> MLPPolicy:
+        """Read the format above."""
+        count = sum(key[0] == "W" and key[1:].isdigit() for key in arrays)
+
+        def optional(key: str) -> Float32 | None:
+            return _f32(arrays[key]).ravel() if key in arrays else None
+
+        clip = arrays.get("obs_clip")
+        policy = cls(
+            tuple((_f32(arrays[f"W{i}"]), _f32(arrays[f"b{i}"]).ravel()) for i in range(count)),
+            str(arrays["hidden_act"]) if "hidden_act" in arrays else "tanh",
+            str(arrays["out_act"]) if "out_act" in arrays else "none",
+            optional("obs_mean"),
+            optional("obs_std"),
+            np.inf if clip is None else float(clip),
+            optional("log_std"),
+        )
+        for act in (policy.hidden_act, policy.out_act):
+            if act not in _ACTIVATIONS:
+                raise KeyError(f"activation {act!r}, known: {', '.join(_ACTIVATIONS)}")
+        return policy
+
+    @property
+    def obs_dim(self) -> int:
+        return self.layers[0][0].shape[0]
+
+    @property
+    def action_dim(self) -> int:
+        return self.layers[-1][0].shape[1]
+
+    def act(self, obs: NDArray[np.floating], noise: Float32 | None) -> Float32:
+        """obs: (K, O), noise: (K, A) or None for the mode; actions (K, A) in [-1, 1]."""
+        x = _pad(obs)
+        if self.obs_mean is not None and self.obs_std is not None:
+            x = np.clip((x - self.obs_mean) / self.obs_std, -self.obs_clip, self.obs_clip)
+        for layer in self.layers[:-1]:
+            x = _ACTIVATIONS[self.hidden_act](_linear(x, layer))
+        action = _ACTIVATIONS[self.out_act](_linear(x, self.layers[-1]))[: len(obs)]
+        if noise is not None and self.log_std is not None:
+            action = action + np.exp(self.log_std) * noise
+        return np.clip(action, -1.0, 1.0)
+
+
+def load_policy(path: Path) -> SACPolicy | MLPPolicy:
+    """Read a policy file (.npz) of either format; nothing in it is unpickled.
+
+    Raises UserError where the file is missing, broken or of neither format.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+        if "W0" in arrays:
+            return MLPPolicy.from_arrays(arrays)
+        return SACPolicy.from_arrays(arrays)
+    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is not a policy ({error}); it needs the arrays W0, b0, ... or "
+            f"params/Dense_0/kernel, ... (see envs/behaviour/policy.py)"
+        ) from error
+
+
+class PolicyActor:
+    """Run a policy in `rollout`, with a generator of noise for each episode.
+
+    An episode's noise depends on its own seed alone, so that episode is the same whatever runs
+    beside it. With deterministic=True the policy's mode acts.
+    """
+
+    def __init__(
+        self, policy: Policy, seeds: Sequence[int], *, deterministic: bool = False, block: int = 256
+    ) -> None:
+        self.policy, self.deterministic = policy, deterministic
+        self._seeds, self._block = [int(seed) for seed in seeds], block
+        self._rngs: list[np.random.Generator | None] = []
+        self._noise: Float32 = np.zeros((0, block, policy.action_dim), np.float32)
+        self._used: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def __call__(
+        self,
+        obs: NDArray[np.float64],
+        reward: NDArray[np.float64],
+        resets: NDArray[np.bool_],
+        episode: NDArray[np.int64],
+    ) -> Float32:
+        """See envs.rollout.Actor."""
+        if self.deterministic:
+            return self.policy.act(obs, None)
+        if not self._rngs:
+            self._rngs = [None] * len(obs)
+            self._noise = np.zeros((len(obs), *self._noise.shape[1:]), np.float32)
+            self._used = np.zeros(len(obs), np.int64)
+        for row in np.flatnonzero(resets):
+            self._rngs[row] = np.random.default_rng(self._seeds[episode[row]])
+        for row in np.flatnonzero(resets | (self._used == self._block)):
+            rng = self._rngs[row]
+            assert rng is not None  # a row's first call has resets = True
+            self._noise[row] = rng.standard_normal(self._noise.shape[1:], np.float32)
+            self._used[row] = 0
+        noise = self._noise[np.arange(len(obs)), self._used]
+        self._used += 1
+        return self.policy.act(obs, noise)
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Drop the rows whose episodes are over."""
+        if self._rngs:
+            self._rngs = [self._rngs[row] for row in rows]
+            self._noise, self._used = self._noise[rows], self._used[rows]
+
+
+def _f32(values: NDArray[Any]) -> Float32:
+    return np.ascontiguousarray(values, np.float32)
+
+
+def _linear(x: Float32, layer: tuple[Float32, Float32]) -> Float32:
+    return x @ layer[0] + layer[1]
+
+
+def _pad(obs: NDArray[np.floating]) -> Float32:
+    """Return obs as float32 with zero rows added up to a multiple of _BLOCK."""
+    padded = np.zeros((-(-len(obs) // _BLOCK) * _BLOCK, obs.shape[1]), np.float32)
+    padded[: len(obs)] = obs
+    return padded

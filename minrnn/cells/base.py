@@ -56,9 +56,7 @@ class MinimalCell(SequenceMixer):
         """Show the candidate in the module's printout."""
         return f"candidate_kind={self.candidate_kind!r}"
 
-    def _advance(
-        self, a: Tensor, b: Tensor, state: State | None, resets: Tensor | None
-    ) -> Tensor:
+    def _advance(self, a: Tensor, b: Tensor, state: State | None, resets: Tensor | None) -> Tensor:
         # One step: h = a * h + b. a, b: (B, hidden), in the dtype that states are kept in.
         fresh = None if self.initial is None else self.initial.to(a.dtype)
         if state is None:

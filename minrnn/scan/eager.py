@@ -22,7 +22,12 @@ class Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, h0: Tensor | None, resets: Tensor | None, init: Tensor | None
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        h0: Tensor | None,
+        resets: Tensor | None,
+        init: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         dtype = state_dtype(torch.promote_types(a.dtype, b.dtype))
         h = b.to(dtype, memory_format=torch.contiguous_format, copy=True)
@@ -156,9 +161,7 @@ def _adjoint(
     return g
 
 
-def _previous(
-    h: Tensor, h0: Tensor | None, resets: Tensor | None, init: Tensor | None
-) -> Tensor:
+def _previous(h: Tensor, h0: Tensor | None, resets: Tensor | None, init: Tensor | None) -> Tensor:
     # h_{t-1} as step t saw it, in a new buffer.
     previous = torch.empty_like(h)
     previous[:, 1:] = h[:, :-1]

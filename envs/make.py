@@ -31,15 +31,15 @@ def make_env(env: EnvLike) -> gym.Env[Any, Any]:
     try:
         with _quiet_deprecations():
             return gym.make(env, disable_env_checker=True)
-    except (gym.error.UnregisteredEnv, gym.error.MalformedEnvID, gym.error.DeprecatedEnv) as error:
-        near = difflib.get_close_matches(env, list(gym.registry), n=3, cutoff=0.5)
-        hint = f"; near matches: {', '.join(near)}" if near else ""
-        raise UserError(f"{env!r} is not an environment that gymnasium knows{hint}") from error
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise UserError(
             f"{env} needs a package that is not installed ({_first_line(error)}); "
             f'for MuJoCo: pip install "gymnasium[mujoco]"'
         ) from error
+    except gym.error.Error as error:
+        near = difflib.get_close_matches(env, list(gym.registry), n=3, cutoff=0.5)
+        hint = f"near matches: {', '.join(near)}" if near else _first_line(error)
+        raise UserError(f"{env!r} is not an environment that gymnasium knows; {hint}") from error
 
 
 def env_sizes(env: EnvLike) -> tuple[int, int]:
@@ -79,13 +79,12 @@ def _quiet_deprecations() -> Iterator[None]:
     itself, such as an unstable state, still appear.
     """
     try:
-        import mujoco
-
+        mujoco = importlib.import_module("mujoco")
         before = mujoco.get_mju_user_warning()
-        mujoco.set_mju_user_warning(lambda _message: None)
     except (ImportError, AttributeError):
         yield
         return
+    mujoco.set_mju_user_warning(lambda _message: None)
     try:
         yield
     finally:

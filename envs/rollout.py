@@ -14,7 +14,8 @@ from envs.errors import UserError
 from envs.make import EnvLike, make_env
 from envs.trajectories import Episode, Trajectories
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
+"""Called with (episodes done, episodes in all)."""
 
 
 class Actor(Protocol):

@@ -160,6 +160,7 @@ class PackedSampler(Sampler):
         return super().state_dict() | {"rng": self._epoch_state, "cursor": self._cursor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As the base class; the epoch is dealt again."""
         super().load_state_dict(state)
         self._start_epoch()
         self._cursor = int(state["cursor"])

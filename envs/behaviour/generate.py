@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +128,7 @@ def generate_from(
 
 
 def _reach(
-    policy: Policy, env_id: str, steps: int, seed: tuple[int, int], num_envs: int, bar: tqdm[None]
+    policy: Policy, env_id: str, steps: int, seed: tuple[int, int], num_envs: int, bar: tqdm[Any]
 ) -> list[Episode]:
     """Return the shortest run of whole episodes with at least this many steps."""
     # Waves of episodes, each with its own seeds; their size follows from the lengths seen so far.
@@ -144,7 +145,7 @@ def _reach(
     return taken
 
 
-def _bar(total: int, title: str, unit: str, show: bool) -> tqdm[None]:
+def _bar(total: int, title: str, unit: str, show: bool) -> tqdm[Any]:
     return tqdm(total=total, desc=title, unit=unit, disable=not show, leave=False, unit_scale=True)
 
 

@@ -6,6 +6,7 @@ the largest set is rolled out in well under a minute on one core.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +51,8 @@ _REPLAY = {
     + _stages({575_000: 60}, noise=0.5),
     "walker2d": _stages(
         {
-            5_000: 40,
-            10_000: 40,
+            5_000: 20,
+            10_000: 30,
             50_000: 40,
             75_000: 40,
             150_000: 45,
@@ -93,6 +94,14 @@ def stages(family: str, level: str) -> tuple[Stage, ...]:
     if level == "medium-expert":
         return _MEDIUM[family] + _EXPERT[family]
     return {"medium-replay": _REPLAY, "medium": _MEDIUM, "expert": _EXPERT}[level][family]
+
+
+def fingerprint(family: str, level: str, seed: int) -> str:
+    """Return a digest of all that decides a data set's contents here: stages, weights and seed."""
+    digest = hashlib.sha256(repr((stages(family, level), seed)).encode())
+    for stage in stages(family, level):
+        digest.update((WEIGHTS / ENVIRONMENTS[family] / f"{stage.policy}.npz").read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def checkpoints(family: str) -> tuple[str, ...]:

@@ -29,8 +29,15 @@ _BLOCK = 16
 class Policy(Protocol):
     """A stochastic policy: a batch of observations and of standard normal noise to actions."""
 
-    obs_dim: int
-    action_dim: int
+    @property
+    def obs_dim(self) -> int:
+        """O"""
+        ...
+
+    @property
+    def action_dim(self) -> int:
+        """A"""
+        ...
 
     def act(self, obs: NDArray[np.floating], noise: Float32 | None) -> Float32:
         """Return actions (K, A) for obs (K, O) and noise (K, A), None for the mode."""
@@ -60,10 +67,12 @@ class SACPolicy:
 
     @property
     def obs_dim(self) -> int:
+        """O"""
         return (self.hidden[0] if self.hidden else self.mean)[0].shape[0]
 
     @property
     def action_dim(self) -> int:
+        """A"""
         return self.mean[0].shape[1]
 
     def act(self, obs: NDArray[np.floating], noise: Float32 | None) -> Float32:
@@ -120,10 +129,12 @@ class MLPPolicy:
 
     @property
     def obs_dim(self) -> int:
+        """O"""
         return self.layers[0][0].shape[0]
 
     @property
     def action_dim(self) -> int:
+        """A"""
         return self.layers[-1][0].shape[1]
 
     def act(self, obs: NDArray[np.floating], noise: Float32 | None) -> Float32:

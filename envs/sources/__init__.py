@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+from envs.catalog import LOCAL_DATA
 from envs.errors import UserError
 from envs.make import env_sizes
 from envs.sources import local, minari
@@ -18,7 +19,7 @@ def load(name: str, *, seed: int = 0, progress: bool = True) -> Trajectories:
     seed: of the rollouts, for the project's own sets; others do not depend on it.
     Raises UserError for an unknown id (with near matches) and for data that cannot be used.
     """
-    if local.parse(name) is not None:
+    if name in LOCAL_DATA:
         return local.load(name, seed=seed, progress=progress)
     if minari.exists(name):
         return minari.read(name)
@@ -48,7 +49,7 @@ def check_env(trajectories: Trajectories) -> None:
 
 
 def _known() -> list[str]:
-    return sorted({*local.ids(), *minari.list_ids()})
+    return sorted({*LOCAL_DATA, *minari.list_ids()})
 
 
 def _plain(name: str) -> str:

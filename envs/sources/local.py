@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +11,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from envs.behaviour.generate import generate_level
-from envs.behaviour.mixes import ENVIRONMENTS, LEVELS, stages
+from envs.behaviour.mixes import ENVIRONMENTS, fingerprint, stages
+from envs.catalog import LOCAL_DATA
 from envs.errors import UserError
 from envs.sources import minari
+from envs.sources.minari_writer import partial_prefix
 from envs.trajectories import Trajectories
 
 try:
@@ -21,20 +23,7 @@ try:
 except ImportError:  # Windows: two processes may both do the work, and the first one's stays
     fcntl = None
 
-_ID = re.compile(r"^minrnn/(?P<family>[^/]+)/(?P<level>[^/]+)-v0$")
-
-
-def ids() -> tuple[str, ...]:
-    """Return the ids of all data sets that can be made here."""
-    return tuple(f"minrnn/{family}/{level}-v0" for family in ENVIRONMENTS for level in LEVELS)
-
-
-def parse(name: str) -> tuple[str, str] | None:
-    """Return (family, level) for an id of the project's own, else None."""
-    match = _ID.fullmatch(name)
-    if match is None or match["family"] not in ENVIRONMENTS or match["level"] not in LEVELS:
-        return None
-    return match["family"], match["level"]
+_RECIPE = "minrnn_recipe"  # metadata: the digest of the mix, so that a stale data set is noticed
 
 
 def load(name: str, *, seed: int = 0, progress: bool = True) -> Trajectories:
@@ -43,15 +32,20 @@ def load(name: str, *, seed: int = 0, progress: bool = True) -> Trajectories:
     A seed other than 0 makes another data set of the same kind, minrnn/hopper/medium-seed1-v0.
     Two processes that ask for the same one at once wait for each other.
     """
-    parsed = parse(name)
-    if parsed is None:
-        raise UserError(f"{name} is not one of {', '.join(ids())}")
-    family, level = parsed
+    if name not in LOCAL_DATA:
+        raise UserError(f"{name} is not one of {', '.join(LOCAL_DATA)}")
+    family, level = LOCAL_DATA[name]
     dataset_id = name if seed == 0 else f"minrnn/{family}/{level}-seed{seed}-v0"
     if not minari.exists(dataset_id):
         with _one_at_a_time(dataset_id, progress):
             if not minari.exists(dataset_id):
                 _make(dataset_id, family, level, seed, progress)
+    made_by = minari.metadata(dataset_id).get(_RECIPE)
+    if made_by not in (None, fingerprint(family, level, seed)):
+        raise UserError(
+            f"{dataset_id} on this disk was made by another version of the project; delete "
+            f"{minari.root() / dataset_id} and it is made again"
+        )
     return minari.read(dataset_id)
 
 
@@ -71,6 +65,7 @@ def _make(dataset_id: str, family: str, level: str, seed: int, progress: bool) -
         description=f"{level} on {ENVIRONMENTS[family]}: episodes sampled from checkpoints of one "
         f"SAC run of the minrnn project, in training order; checkpoint (episodes): {parts}. "
         f"Seed {seed}. Not D4RL's data of that name.",
+        extra={_RECIPE: fingerprint(family, level, seed)},
     )
 
 
@@ -81,28 +76,26 @@ def _one_at_a_time(dataset_id: str, progress: bool) -> Iterator[None]:
     lock = folder / f".lock-{dataset_id.replace('/', '.')}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(lock, "w")
+        file = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
     except OSError as error:
         raise UserError(
             f"cannot write in {folder} ({error.strerror}); point MINARI_DATASETS_PATH to a folder "
             f"that can be written"
         ) from error
-    with file:
+    try:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                with tqdm(
-                    desc=f"waiting for another process that makes {dataset_id}",
-                    bar_format="{desc}",
-                    leave=False,
-                    disable=not progress,
-                ):
+                title = f"waiting for another process that makes {dataset_id}"
+                with tqdm(desc=title, bar_format="{desc}", leave=False, disable=not progress):
                     fcntl.flock(file, fcntl.LOCK_EX)
             _clear(folder, dataset_id)
         yield
+    finally:
+        os.close(file)  # which releases the lock
 
 
 def _clear(folder: Path, dataset_id: str) -> None:
-    for leftover in folder.glob(f"{minari.partial_prefix(dataset_id)}*"):
+    for leftover in folder.glob(f"{partial_prefix(dataset_id)}*"):
         shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,118 @@
+"""Scores: normalised returns, robust means with intervals, and the protocol beside each number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from envs.catalog import lookup
+
+Statistic = Callable[[NDArray[np.float64]], float]
+
+CONVENTION = (
+    "Reference constants are D4RL's, measured on its own v2 environments and data; "
+    "on -v5 environments and on other data sets they are a convention."
+)
+
+
+def normalized(returns: ArrayLike, env_id: str) -> NDArray[np.float64] | None:
+    """Return D4RL's normalised scores, 0 random to 100 expert; None for an unknown environment."""
+    spec = lookup(env_id)
+    if spec is None:
+        return None
+    span = spec.reference_max - spec.reference_min
+    return 100.0 * (np.asarray(returns, np.float64) - spec.reference_min) / span
+
+
+def iqm(scores: ArrayLike) -> float:
+    """Return the interquartile mean: the mean of the middle half of all scores.
+
+    floor(n / 4) values are cut off at each end, as rliable does (Agarwal et al., 2021).
+    """
+    ordered = np.sort(np.asarray(scores, np.float64), axis=None)
+    if not ordered.size:
+        raise ValueError("the interquartile mean of no scores")
+    cut = ordered.size // 4
+    return float(ordered[cut : ordered.size - cut].mean())
+
+
+def bootstrap_interval(
+    scores: ArrayLike,
+    statistic: Statistic = iqm,
+    *,
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return a percentile bootstrap confidence interval (low, high) of a statistic.
+
+    scores: (R,) runs, or (R, M) runs of M tasks, whose runs are drawn again task by task (the
+    stratified bootstrap of rliable).
+    """
+    values = np.asarray(scores, np.float64)
+    values = values.reshape(len(values), -1)
+    runs, tasks = values.shape
+    if not values.size:
+        raise ValueError("the interval of no scores")
+    rng = np.random.default_rng(seed)
+    draws = np.empty(samples)
+    for i in range(samples):
+        draws[i] = statistic(values[rng.integers(runs, size=(runs, tasks)), np.arange(tasks)])
+    tail = 50.0 * (1.0 - level)
+    low, high = np.percentile(draws, [tail, 100.0 - tail])
+    return float(low), float(high)
+
+
+def protocol(
+    *,
+    data: str,
+    env_id: str,
+    targets: Sequence[float],
+    episodes: int,
+    seeds: Sequence[int],
+    checkpoint: str = "last",
+    **more: Any,
+) -> dict[str, Any]:
+    """Return what a score has to be printed with, fit for JSON.
+
+    data: the data set's id. targets: the returns asked for. episodes: how many for each target.
+    seeds: of training or, for one run, of the first episode. checkpoint: last or best.
+    """
+    spec = lookup(env_id)
+    return {
+        "data": data,
+        "env_id": env_id,
+        "mujoco": _version("mujoco"),
+        "gymnasium": _version("gymnasium"),
+        "targets": [float(target) for target in targets],
+        "episodes": int(episodes),
+        "seeds": [int(seed) for seed in seeds],
+        "checkpoint": checkpoint,
+        "reference_min": None if spec is None else spec.reference_min,
+        "reference_max": None if spec is None else spec.reference_max,
+        "reference_source": None if spec is None else spec.source,
+        "note": CONVENTION if spec is not None else "No reference constants: raw returns only.",
+        **more,
+    }
+
+
+def protocol_text(entries: dict[str, Any]) -> str:
+    """Return the protocol as lines of "name: value"."""
+    width = max(len(name) for name in entries)
+    lines: list[str] = []
+    for name, value in entries.items():
+        if isinstance(value, list | tuple):
+            value = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+        lines.append(f"{name.replace('_', ' '):<{width}}  {'-' if value is None else value}")
+    return "\n".join(lines)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

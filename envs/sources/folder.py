@@ -1,0 +1,44 @@
+"""The folder of Minari data sets on this disk: where it is and what is in it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from envs.errors import UserError
+
+_ID = re.compile(r"^([-_\w][-_\w/]*[-_\w]+/)?[-_\w]+?-v\d+$")
+
+
+def root() -> Path:
+    """Return Minari's folder: $MINARI_DATASETS_PATH or ~/.minari/datasets."""
+    given = os.environ.get("MINARI_DATASETS_PATH")
+    return Path(given) if given else Path.home() / ".minari" / "datasets"
+
+
+def list_ids() -> list[str]:
+    """Return the ids of all data sets on the disk, sorted."""
+    base, found = root(), list[str]()
+    for folder, names, _ in os.walk(base):
+        names[:] = [name for name in names if not name.startswith(".")]
+        if "data" in names and (Path(folder) / "data" / "metadata.json").is_file():
+            found.append(Path(folder).relative_to(base).as_posix())
+            names.clear()
+    return sorted(found)
+
+
+def exists(dataset_id: str) -> bool:
+    """Return whether there is anything where Minari keeps this data set."""
+    return _ID.fullmatch(dataset_id) is not None and (root() / dataset_id / "data").is_dir()
+
+
+def check_new(dataset_id: str) -> None:
+    """Raise UserError where the id is malformed or taken."""
+    if _ID.fullmatch(dataset_id) is None:
+        raise UserError(f"{dataset_id!r} is not a Minari id; it must look like name/space-v0")
+    if (root() / dataset_id).exists():
+        raise UserError(
+            f"{dataset_id} exists already; choose another name or version, "
+            f"or delete {root() / dataset_id}"
+        )

@@ -23,12 +23,15 @@ The laws, which `minrnn.testing.check_mixer` checks:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias, Union
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias, Union, cast
 
 import torch
 from torch import Tensor, nn
 
-State: TypeAlias = Union[Tensor, tuple["State", ...], list["State"], dict[str, "State"]]
+State: TypeAlias = Union[  # noqa: UP007 (with a string in it, | works from Python 3.14 only)
+    Tensor, tuple["State", ...], list["State"], dict[str, "State"]
+]
 """A tensor, or a tuple, list or dict of states. Every leaf is batch-first."""
 
 
@@ -72,9 +75,10 @@ class SequenceMixer(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Return the names, relative to this module, of parameters not to be decayed (gates)."""
+        modules = cast("Iterator[tuple[str, nn.Module]]", self.named_modules())
         return {
             f"{path}.{name}"
-            for path, module in self.named_modules()
+            for path, module in modules
             if path and isinstance(module, SequenceMixer)
             for name in module.no_weight_decay()
         }
@@ -83,7 +87,9 @@ class SequenceMixer(nn.Module):
 
         def __call__(
             self, x: Tensor, state: State | None = None, resets: Tensor | None = None
-        ) -> tuple[Tensor, State]: ...
+        ) -> tuple[Tensor, State]:
+            """Call `forward`."""
+            ...
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

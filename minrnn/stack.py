@@ -81,7 +81,7 @@ class Stack(SequenceMixer):
         )
         self.norm = NORMS[config.norm](config.dim)
         # What a state looks like, for unpack: shapes and dtypes, no rows.
-        self._template = tree_map(lambda leaf: leaf.detach()[:0].clone(), self.initial_state(1))
+        self._template = tree_map(_no_rows, self.initial_state(1))
         self.state_size = sum(leaf.shape[1:].numel() for leaf in leaves(self._template))
 
     def forward(
@@ -133,3 +133,7 @@ class Stack(SequenceMixer):
                 "a packed state goes through unpack first"
             )
         return tuple(state)
+
+
+def _no_rows(leaf: Tensor) -> Tensor:
+    return leaf.detach()[:0].clone()

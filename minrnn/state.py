@@ -47,7 +47,11 @@ def leaves(state: State) -> list[Tensor]:
 
 def select_rows(state: State, rows: Tensor) -> State:
     """Return the state of some rows. rows: (K,) indices, or (B,) bool."""
-    return tree_map(lambda leaf: leaf[rows.to(leaf.device)], state)
+
+    def select(leaf: Tensor) -> Tensor:
+        return leaf[rows.to(leaf.device)]
+
+    return tree_map(select, state)
 
 
 def reset_rows(state: State, fresh: State, resets: Tensor) -> State:
@@ -92,13 +96,17 @@ def unpack(packed: Tensor, like: State) -> State:
         raise ValueError(
             f"a packed state of this module is (B, {sum(sizes)}), not {tuple(packed.shape)}"
         )
-    made: dict[int, Tensor] = {}
-    for leaf, piece in zip(like_leaves, packed.split(sizes, dim=1), strict=True):
-        piece = piece.reshape(packed.shape[0], *leaf.shape[1:])
-        if not leaf.is_floating_point():
-            piece = piece.round().to(leaf.dtype)
-        made[id(leaf)] = piece
-    return tree_map(lambda leaf: made[id(leaf)], like)
+    pieces: dict[int, Tensor] = {}
+    start = 0
+    for leaf, size in zip(like_leaves, sizes, strict=True):
+        piece = packed[:, start : start + size].reshape(packed.shape[0], *leaf.shape[1:])
+        pieces[id(leaf)] = piece if leaf.is_floating_point() else piece.round().to(leaf.dtype)
+        start += size
+
+    def piece_of(leaf: Tensor) -> Tensor:
+        return pieces[id(leaf)]
+
+    return tree_map(piece_of, like)
 
 
 def _outline(state: State) -> str:

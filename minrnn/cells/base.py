@@ -80,8 +80,3 @@ class MinimalCell(SequenceMixer):
     def _output(self, h: Tensor, x: Tensor) -> Tensor:
         # The down-projection runs in the dtype of x (autocast has its own opinion); h stays as is.
         return cast(Tensor, self.down(h.to(x.dtype)))
-
-
-def widen(*pre_activations: Tensor) -> tuple[Tensor, ...]:
-    """Return the pre-activations in the dtype that states are kept in."""
-    return tuple(x.to(state_dtype(x.dtype)) for x in pre_activations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from minrnn.cells.base import MinimalCell, widen
+from minrnn.cells.base import MinimalCell
 from minrnn.interface import State
 from minrnn.registry import register
 from minrnn.scan import mingru_scan
@@ -45,7 +45,7 @@ class MinGRU(MinimalCell):
     ) -> None:
         super().__init__(dim, expansion, candidate, learn_initial_state)
         with torch.no_grad():
-            self.gate.bias -= forget_bias
+            self.gate.bias.sub_(forget_bias)
 
     def forward(
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
@@ -65,6 +65,6 @@ class MinGRU(MinimalCell):
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Read (B, dim); see `SequenceMixer.step`."""
-        a, b = mingru_gates(*widen(self.gate(x), self.candidate(x)), self.candidate_kind)
+        a, b = mingru_gates(self.gate(x), self.candidate(x), self.candidate_kind)
         h = self._advance(a, b, state, resets)
         return self._output(h, x), h

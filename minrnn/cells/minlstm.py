@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from minrnn.cells.base import MinimalCell, widen
+from minrnn.cells.base import MinimalCell
 from minrnn.interface import State
 from minrnn.registry import register
 from minrnn.scan import minlstm_scan
@@ -49,7 +49,7 @@ class MinLSTM(MinimalCell):
         super().__init__(dim, expansion, candidate, learn_initial_state)
         self.normalize = normalize
         with torch.no_grad():
-            self.forget_gate.bias += forget_bias
+            self.forget_gate.bias.add_(forget_bias)
 
     def forward(
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
@@ -71,8 +71,8 @@ class MinLSTM(MinimalCell):
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Read (B, dim); see `SequenceMixer.step`."""
-        pre = widen(self.forget_gate(x), self.input_gate(x), self.candidate(x))
-        a, b = minlstm_gates(*pre, self.candidate_kind, self.normalize)
+        f, i, c = self.forget_gate(x), self.input_gate(x), self.candidate(x)
+        a, b = minlstm_gates(f, i, c, self.candidate_kind, self.normalize)
         h = self._advance(a, b, state, resets)
         return self._output(h, x), h
 

@@ -1,6 +1,6 @@
 """Gates and candidates of minGRU and minLSTM: pre-activations in, (a, b) of the scan out.
 
-Each turns the recurrence into h_t = a_t * h_{t-1} + b_t. Written for autograd: the step functions
+Each turns the recurrence into h_t = a_t * h_{t-1} + b_t, in float32 or float64. Written for autograd: the step functions
 and the references use them as they are; the fused scans compute the same with hand-made gradients.
 """
 
@@ -11,6 +11,8 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from minrnn.interface import state_dtype
 
 Candidate = Literal["g", "tanh", "linear"]
 CANDIDATES: tuple[str, ...] = get_args(Candidate)
@@ -32,6 +34,7 @@ def mingru_gates(k: Tensor, c: Tensor, kind: str = "g") -> tuple[Tensor, Tensor]
 
     1 - z is sigmoid(-k): the subtraction would lose every digit of a small forget gate.
     """
+    k, c = _widened(k, c)
     return torch.sigmoid(-k), torch.sigmoid(k) * candidate(c, kind)
 
 
@@ -43,12 +46,12 @@ def minlstm_gates(
     From the pre-activations: f' = sigmoid(log F - log I), which neither divides by zero nor
     rounds to 0 / 0 however large |f| and |i| are.
     """
+    f, i, c = _widened(f, i, c)
     if normalize:
-        odds = log_sigmoid(f) - log_sigmoid(i)
+        odds = F.logsigmoid(f) - F.logsigmoid(i)
         return torch.sigmoid(odds), torch.sigmoid(-odds) * candidate(c, kind)
     return torch.sigmoid(f), torch.sigmoid(i) * candidate(c, kind)
 
 
-def log_sigmoid(x: Tensor) -> Tensor:
-    # Softplus's own threshold, 20, is too low for float64.
-    return -F.softplus(-x, threshold=50.0)
+def _widened(*pre_activations: Tensor) -> list[Tensor]:
+    return [x.to(state_dtype(x.dtype)) for x in pre_activations]

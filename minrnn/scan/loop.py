@@ -6,6 +6,7 @@ Long sequences of narrow rows are cut into about sqrt(T) chunks that advance sid
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -43,10 +44,10 @@ def scan_(
     if reverse:
         first, second = slice(length - cut, length), slice(0, length - cut)
     _chunks_(
-        a[..., first, :].unflatten(-2, (-1, size)),
-        x[..., first, :].unflatten(-2, (-1, size)),
+        _cut(a[..., first, :], size),
+        _cut(x[..., first, :], size),
         start,
-        None if resets is None else resets[..., first].unflatten(-1, (-1, size)),
+        None if resets is None else _cut(resets[..., first].unsqueeze(-1), size).squeeze(-1),
         init,
         reverse,
     )
@@ -109,6 +110,11 @@ def _chunks_(
     _loop_(a, x, starts, resets, init, reverse)
 
 
+def _cut(x: Tensor, size: int) -> Tensor:
+    # (..., C * size, D) to (..., C, size, D), a view whatever the strides.
+    return x.unfold(-2, size, size).transpose(-1, -2)
+
+
 def _marks(resets: Tensor | None) -> dict[int, Tensor]:
     """Return the masks (..., 1) of the time steps that may hold a reset."""
     if resets is None:
@@ -116,5 +122,5 @@ def _marks(resets: Tensor | None) -> dict[int, Tensor]:
     masks = resets.unsqueeze(-1).unbind(-2)
     if resets.device.type != "cpu" or torch.compiler.is_compiling():
         return dict(enumerate(masks))  # looking at the values would wait for the device
-    some: list[bool] = resets.flatten(0, -2).any(0).tolist()
+    some = cast("list[bool]", resets.flatten(0, -2).any(0).tolist())  # pyright: ignore
     return {t: masks[t] for t, has in enumerate(some) if has}

@@ -1,0 +1,77 @@
+"""Try an agent in its environment: ask for returns, play every queued episode, report what came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from agents.decision import DecisionModel
+from agents.policy import Policy
+from envs.rollout import rollout
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of asking for one return."""
+
+    target: float
+    returns: np.ndarray
+    """(episodes,) raw returns, in the order of their seeds."""
+    lengths: np.ndarray
+    """(episodes,) steps."""
+
+    @property
+    def mean(self) -> float:
+        """Mean return over all episodes."""
+        return float(self.returns.mean())
+
+
+def evaluate(
+    model: DecisionModel,
+    env_id: str,
+    targets: Sequence[float],
+    *,
+    episodes: int,
+    seed: int,
+    num_envs: int,
+    window: int | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Result]:
+    """Play `episodes` episodes for each target, all in one queue; the same seeds for each target.
+
+    Every queued episode counts, however long it takes. `window` re-runs that many last steps at each
+    step instead of carrying the state.
+    """
+    asked = np.repeat(np.asarray(targets, dtype=np.float64), episodes)
+    seeds = [seed + i for _ in targets for i in range(episodes)]
+    policy = Policy(model, asked, window=window, device=device)
+    was_training = model.training
+    with _exact_matmul():
+        played = rollout(env_id, policy, seeds, num_envs=num_envs, progress=progress)
+    model.train(was_training)
+    returns = played.returns.reshape(len(targets), episodes)
+    lengths = played.lengths.reshape(len(targets), episodes)
+    return [
+        Result(float(target), returns[i], lengths[i]) for i, target in enumerate(targets)
+    ]
+
+
+@contextmanager
+def _exact_matmul():
+    """Act in full float32: reported scores do not depend on a CPU's reduced-precision units."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def describe_memory(window: int | None) -> str:
+    """Say how the agent remembers while it acts."""
+    return "state carried through the episode" if window is None else f"window of {window} re-run"

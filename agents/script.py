@@ -1,0 +1,28 @@
+"""How both scripts end: a problem the user can mend is one line on stderr, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from envs.errors import UserError
+
+
+def run_script(main: Callable[[], None]) -> int:
+    """Run `main` and return the exit code: 0, 2 for a UserError, 1 for a failing disk, 130 for ^C."""
+    try:
+        main()
+    except UserError as error:
+        sys.stderr.write(f"\nerror: {error}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(
+            f"\nerror: {error.strerror or error}"
+            f"{f': {error.filename}' if error.filename else ''}; "
+            "free some space or choose another --run-dir\n"
+        )
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted: what was saved last is in the run's folder\n")
+        return 130
+    return 0

@@ -1,0 +1,136 @@
+"""The training loop: batches in, gradient steps, metrics out. Knows nothing of files."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from agents.decision import DecisionModel
+from configs import OptimConfig
+from envs.errors import UserError
+from envs.sampler import Batch, PackedSampler, WindowSampler
+
+
+class Trainer:
+    """Fit a DecisionModel to batches: AdamW, warm-up, clipping, optional autocast and EMA."""
+
+    def __init__(
+        self,
+        model: DecisionModel,
+        sampler: PackedSampler | WindowSampler,
+        config: OptimConfig,
+        device: torch.device,
+    ) -> None:
+        self.model = model.to(device)
+        self.sampler, self.config, self.device = sampler, config, device
+        self.optimizer = torch.optim.AdamW(
+            param_groups(model, config.weight_decay),
+            lr=config.lr,
+            betas=(0.9, 0.999),
+            fused=device.type in ("cpu", "cuda"),
+        )
+        self.average = None
+        if config.ema:
+            self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+        self.update = 0
+
+    @property
+    def acting_model(self) -> DecisionModel:
+        """The weights to act with: the moving average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def fit(self, pause: Callable[[int], bool]) -> Iterator[dict[str, float]]:
+        """Train to the end; yield the metrics since the last time at each update that `pause` says.
+
+        Raises UserError when the loss or the gradient stops being finite.
+        """
+        self.model.train()
+        losses, norms, since = [], [], time.perf_counter()
+        while self.update < self.config.updates:
+            loss, norm = self._update()
+            losses.append(loss)
+            norms.append(norm)
+            if pause(self.update) or self.update == self.config.updates:
+                seconds = time.perf_counter() - since
+                metrics = {
+                    "loss": torch.stack(losses).mean().item(),
+                    "grad_norm": torch.stack(norms).mean().item(),
+                    "lr": self.optimizer.param_groups[0]["lr"],
+                    "updates_per_second": len(losses) / seconds,
+                }
+                if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):
+                    raise UserError(
+                        f"loss or gradient is not finite at update {self.update}: "
+                        "lower --optim.lr, or look for outliers in the data"
+                    )
+                yield metrics
+                losses, norms, since = [], [], time.perf_counter()
+                self.model.train()
+
+    def _update(self) -> tuple[Tensor, Tensor]:
+        rate = self.config.lr * schedule(self.config, self.update)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = to_tensors(self.sampler.sample(), self.device)
+        with self._autocast():
+            loss = self.model.loss(**batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = self.config.clip or math.inf
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.update += 1
+        return loss.detach(), norm
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        if self.config.precision == "bfloat16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+
+def to_tensors(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """Return the arrays of `batch` as tensors on `device`, by name."""
+    return {
+        name: torch.from_numpy(array).to(device, non_blocking=True)
+        for name, array in batch._asdict().items()
+    }
+
+
+def schedule(config: OptimConfig, update: int) -> float:
+    """Return the learning rate of `update` (from 0) as a fraction of the peak."""
+    if update < config.warmup:
+        return (update + 1) / config.warmup
+    if config.schedule == "constant":
+        return 1.0
+    progress = (update - config.warmup) / max(1, config.updates - config.warmup)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Split the parameters for AdamW: no decay for gates, biases, norms and embeddings of time.
+
+    A module names its gates in ``no_weight_decay()``; decaying them pulls every gate to one half.
+    """
+    exempt: set[int] = set()
+    for module in model.modules():
+        named = dict(module.named_parameters())
+        names = module.no_weight_decay() if hasattr(module, "no_weight_decay") else ()
+        exempt.update(id(named[name]) for name in names)  # type: ignore[operator]
+        if isinstance(module, nn.Embedding):
+            exempt.add(id(module.weight))
+    parameters = list(model.parameters())
+    exempt.update(id(p) for p in parameters if p.ndim < 2)
+    return [
+        {"params": [p for p in parameters if id(p) not in exempt], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) in exempt], "weight_decay": 0.0},
+    ]
+
+

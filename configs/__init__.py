@@ -1,0 +1,27 @@
+"""Configurations and presets of the two scripts. Imports nothing heavy."""
+
+from configs.base import (
+    Config,
+    DataConfig,
+    DataInfo,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    from_dict,
+    resolve,
+    to_dict,
+)
+from configs.presets import PRESETS
+
+__all__ = [
+    "PRESETS",
+    "Config",
+    "DataConfig",
+    "DataInfo",
+    "EvalConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "from_dict",
+    "resolve",
+    "to_dict",
+]

@@ -1,0 +1,252 @@
+"""The configuration of a run: frozen dataclasses, one for each concern.
+
+The docstring under a field is its help text. ``None`` means "choose for me"; :func:`resolve` makes
+that choice from the data, and the resolved configuration is what a run saves. No torch in here, so
+that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Tokens = Literal["fused", "interleaved"]
+Memory = Literal["carry", "window"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The sequence agent: tokens -> stack of recurrent blocks -> action head."""
+
+    backbone: str = "mingru"
+    """Sequence mixer, by its name in the registry (`minrnn.available()`): mingru, minlstm."""
+    dim: int = 128
+    """Width of the residual stream."""
+    num_layers: int = 3
+    """Number of blocks (mixer and MLP)."""
+    expansion: float = 1.0
+    """Recurrent state width over `dim`; other than 1 adds a down-projection."""
+    candidate: Literal["g", "tanh", "linear"] = "g"
+    """What the candidate state passes through; `g` is the paper's positive function."""
+    forget_bias: float = 0.0
+    """Added to the forget gate's initial bias: larger remembers longer at the start of training."""
+    learn_initial_state: bool = False
+    """Learn the state that an episode starts from (the paper's released code does; zero otherwise)."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the MLP over `dim`; 0 leaves the MLP out."""
+    activation: Literal["relu", "gelu"] = "relu"
+    """Nonlinearity of the MLP."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Normalisation in front of mixer and MLP."""
+    dropout: float = 0.1
+    """Dropout on the residual branches and the embedding."""
+    tokens: Tokens = "fused"
+    """One token a step (return + observation), or three in a row (return, observation, action)."""
+    prev_action: bool = False
+    """Show the agent its previous action. Steadier without: it cannot learn to copy itself."""
+    timestep_embedding: int = 0
+    """Learn an embedding for that many time steps, which caps the episode length; 0 has none."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "dim", "num_layers", "expansion")
+        _not_negative(self, "mlp_ratio", "timestep_embedding")
+        _fraction(self, "dropout")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How episodes become batches."""
+
+    rows: Literal["packed", "windows"] = "windows"
+    """`packed`: whole episodes end to end, with resets inside. `windows`: pieces of one episode each."""
+    length: int = 20
+    """Environment steps in a row."""
+    batch_size: int = 64
+    """Rows in a batch."""
+    return_scale: float | None = None
+    """Returns-to-go are divided by this before the model sees them. Default: the data's best return."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "length", "batch_size", "return_scale")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with warm-up and cosine decay; gates, biases and norms are not decayed."""
+
+    updates: int = 4000
+    """Gradient steps."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    warmup: int = 200
+    """Updates of linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does after the warm-up; cosine ends at zero."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay."""
+    clip: float = 0.25
+    """Largest norm of the gradient; 0 does not clip."""
+    ema: float = 0.0
+    """Act with an exponential moving average of the weights of this decay, e.g. 0.999; 0 is off."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """`bfloat16` runs matrix products under autocast; the recurrent state stays float32."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "updates", "lr")
+        _not_negative(self, "warmup", "weight_decay", "clip")
+        _fraction(self, "ema")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How the agent is tried in its environment."""
+
+    targets: tuple[float, ...] | None = None
+    """Returns to ask for. Default: the data's 10, 30, 50, 70, 90 % quantiles and its best."""
+    episodes: int = 20
+    """Episodes for each target at the end; every one of them counts."""
+    num_envs: int = 120
+    """Environments stepped together; it does not change which episodes are played."""
+    every: int = 1000
+    """Updates between evaluations during training; 0 evaluates at the end only."""
+    quick_episodes: int = 8
+    """Episodes for each target in the evaluations during training."""
+    memory: Memory = "carry"
+    """`carry` the state through the episode, or re-run a `window` of the last `data.length` steps."""
+    seed: int = 10_000
+    """Episode i starts from `env.reset(seed=seed + i)`, the same for every target."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "episodes", "num_envs", "quick_episodes")
+        _not_negative(self, "every", "seed")
+        if self.targets is not None and not self.targets:
+            raise ValueError("eval.targets is empty: give at least one return, or leave it out")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a return-conditioned recurrent agent on offline data, and evaluate it."""
+
+    preset: str = "default"
+    """Named starting point; everything else given on the command line overrides it."""
+    env: str = "minrnn/hopper/medium-replay-v0"
+    """Data set: a Minari id on this disk, or minrnn/{hopper,walker2d,halfcheetah}/{medium-replay,\
+medium,expert,medium-expert}-v0, which is rolled out at first use."""
+    run_dir: Path | None = None
+    """Folder for checkpoints, logs and plots. Default: runs/<data set>/<backbone>-seed<N>."""
+    seed: int = 0
+    """Seed of weights, batches and dropout."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    threads: int | None = None
+    """CPU threads for torch. Default: the number of cores, at most 4 (more is slower at this size)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        _positive(self, "threads")
+        _not_negative(self, "seed")
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What :func:`resolve` needs to know of a data set."""
+
+    env_id: str
+    returns: tuple[float, ...]
+    """Return of every episode."""
+    max_length: int
+    """Steps of the longest episode."""
+    horizon: int | None
+    """Time limit of the environment, where it is known."""
+
+
+TARGET_QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def resolve(config: Config, info: DataInfo) -> Config:
+    """Return `config` with every choice made: no field that depends on the data is None."""
+    best = max(info.returns)
+    data, evaluation = config.data, config.eval
+    if data.return_scale is None:
+        scale = max(abs(best), abs(min(info.returns)))
+        data = dataclasses.replace(data, return_scale=float(scale) or 1.0)
+    if evaluation.targets is None:
+        quantiles = [quantile(info.returns, q) for q in TARGET_QUANTILES]
+        # Few or equal episodes give equal quantiles: ask for each once.
+        targets = tuple(dict.fromkeys(round(target, 1) for target in [*quantiles, best]))
+        evaluation = dataclasses.replace(evaluation, targets=targets)
+    steps = max(info.max_length, info.horizon or 0)
+    if 0 < config.model.timestep_embedding < steps:
+        raise ValueError(
+            f"--model.timestep-embedding {config.model.timestep_embedding} is shorter than an episode "
+            f"({steps} steps): raise it, or use 0 (no embedding)"
+        )
+    return dataclasses.replace(config, data=data, eval=evaluation)
+
+
+def quantile(values: tuple[float, ...], q: float) -> float:
+    """Return the linearly interpolated `q` quantile of `values` (NumPy's default definition)."""
+    ordered = sorted(values)
+    position = q * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return `config` as plain JSON types."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (tuple, list)):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Build a Config from :func:`to_dict`'s result; ValueError names an unknown or missing field."""
+    parts = {"model": ModelConfig, "data": DataConfig, "optim": OptimConfig, "eval": EvalConfig}
+    built = dict(values)
+    try:
+        for name, kind in parts.items():
+            if name in built:
+                built[name] = kind(**built[name])
+        if built.get("run_dir") is not None:
+            built["run_dir"] = Path(built["run_dir"])
+        config = Config(**built)
+    except TypeError as error:
+        raise ValueError(f"the configuration does not fit this version of minrnn: {error}") from None
+    targets = config.eval.targets
+    if targets is None:
+        return config
+    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, targets=tuple(targets)))
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{_flag(name)} must be positive, not {value}")
+
+
+def _not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 0:
+            raise ValueError(f"{_flag(name)} must not be negative, not {getattr(config, name)}")
+
+
+def _fraction(config: Any, name: str) -> None:
+    if not 0 <= getattr(config, name) < 1:
+        raise ValueError(f"{_flag(name)} must be in [0, 1), not {getattr(config, name)}")
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,114 @@
+"""Evaluate a trained agent: `python evaluate.py RUN --targets 3000 1500`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import tyro
+
+from agents.script import run_script
+from envs.errors import UserError
+
+DESCRIPTION = """Play a run's checkpoints in its environment, asking for each target return. Prints one
+table with its protocol and writes the same, every episode included, as JSON."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to evaluate, and how."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of a run (runs/...), or one of its checkpoints (runs/.../best)."""
+    targets: tuple[float, ...] | None = None
+    """Returns to ask for. Default: those the run was evaluated with."""
+    checkpoint: Literal["last", "best", "both"] = "both"
+    """Which checkpoint of the run."""
+    episodes: int = 20
+    """Episodes for each target; every one of them counts."""
+    memory: Literal["carry", "window"] = "carry"
+    """`carry` the state through the episode, or re-run a `window` of the last steps."""
+    window: int = 20
+    """Steps of the window, with --memory window."""
+    seed: int = 10_000
+    """Episode i starts from `env.reset(seed=seed + i)`, the same for every target."""
+    num_envs: int = 120
+    """Environments stepped together; it does not change which episodes are played."""
+    device: str = "cpu"
+    """auto, cpu, cuda, ... Acting with so small a model is fastest on the CPU."""
+    json: Path | None = None
+    """Where to write the results as JSON. Default: RUN/evaluation.json."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Load, play, report."""
+    options = tyro.cli(Options, args=arguments, description=DESCRIPTION)
+    if min(options.episodes, options.window, options.num_envs) < 1 or options.seed < 0:
+        raise UserError("--episodes, --window and --num-envs must be positive, --seed not negative")
+
+    from tqdm import tqdm
+
+    from agents import checkpoint, evaluation, report, runtime
+    from agents.runlog import say
+    from envs import score
+
+    runtime.configure(None)
+    device = runtime.select_device(options.device)
+    window = options.window if options.memory == "window" else None
+    results: dict[str, list[evaluation.Result]] = {}
+    notes, facts = [], {}
+    for name, folder in checkpoints(options).items():
+        model, facts = checkpoint.load_checkpoint(folder)
+        targets = options.targets or tuple(facts["targets"])
+        total = len(targets) * options.episodes
+        with tqdm(total=total, desc=name, unit="episode", leave=False) as bar:
+            results[name] = evaluation.evaluate(
+                model,
+                facts["env_id"],
+                targets,
+                episodes=options.episodes,
+                seed=options.seed,
+                num_envs=options.num_envs,
+                window=window,
+                device=device,
+                progress=lambda done, _, bar=bar: bar.update(done - bar.n),
+            )
+        notes.append(f"{name} (update {facts['update']})")
+
+    protocol = score.protocol(
+        data=facts["data"],
+        env_id=facts["env_id"],
+        targets=[result.target for result in next(iter(results.values()))],
+        episodes=options.episodes,
+        seeds=[options.seed],
+        checkpoint=", ".join(notes),
+        memory=evaluation.describe_memory(window),
+    )
+    say(report.table(results, facts["env_id"], protocol))
+    target = options.json or options.run / "evaluation.json"
+    checkpoint.write_json(target, report.as_json(results, facts["env_id"], protocol))
+    say(f"\nevery episode: {target}")
+
+
+def checkpoints(options: Options) -> dict[str, Path]:
+    """Return the folders to evaluate, by name."""
+    run = options.run
+    if (run / "agent.json").is_file():
+        return {run.name: run}
+    names = ["last", "best"] if options.checkpoint == "both" else [options.checkpoint]
+    found = {name: run / name for name in names if (run / name / "agent.json").is_file()}
+    if not found:
+        raise UserError(
+            f"{run} has no checkpoint ({' or '.join(names)}): give the folder of a run of train.py, "
+            "which saves at each evaluation and at the end"
+        )
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

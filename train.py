@@ -1,0 +1,208 @@
+"""Train a return-conditioned minGRU agent on offline data and evaluate it: `python train.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Before torch is imported: threads that wait without burning the core another process needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import configs
+from configs import cli
+from agents.script import run_script
+from envs.errors import UserError
+
+if TYPE_CHECKING:
+    from envs.trajectories import Trajectories
+
+DESCRIPTION = """Train a return-conditioned recurrent agent (minGRU, minLSTM) on offline data, then
+evaluate it over a sweep of target returns. With no arguments: Hopper, five minutes, two cores."""
+
+LOG_EVERY = 50
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse, load, build, fit, report."""
+    config = cli.parse(arguments, DESCRIPTION)
+
+    # Here and not above, so that --help is instant.
+    import torch
+
+    from agents import checkpoint, evaluation, plots, report, runtime
+    from agents.decision import DecisionModel
+    from agents.runlog import RunLog, read_metrics, say
+    from agents.trainer import Trainer
+    from envs import score, sources
+
+    runtime.configure(config.threads)
+    device = runtime.select_device(config.device)
+    data = sources.load(config.env)
+    sources.check_env(data)
+    config = resolve(config, data)
+    folder = make_run_dir(config)
+    config = dataclasses.replace(config, run_dir=folder)
+    checkpoint.write_json(folder / "config.json", configs.to_dict(config))
+
+    torch.manual_seed(config.seed)
+    model = build_model(config, data)
+    trainer = Trainer(model, make_sampler(config, data), config.optim, device)
+    say(describe(config, data, model, device))
+
+    targets = config.eval.targets or ()
+    facts = {"env_id": data.env_id, "data": data.name, "targets": list(targets)}
+    window = config.data.length if config.eval.memory == "window" else None
+    best_score, best_update = -float("inf"), 0
+
+    def play(acting: DecisionModel, episodes: int) -> list[evaluation.Result]:
+        return evaluation.evaluate(
+            acting,
+            data.env_id,
+            targets,
+            episodes=episodes,
+            seed=config.eval.seed,
+            num_envs=config.eval.num_envs,
+            window=window,
+            device=device,
+        )
+
+    def save(name: str) -> None:
+        checkpoint.save_checkpoint(
+            folder / name, trainer.acting_model, {**facts, "update": trainer.update}
+        )
+
+    with RunLog(folder, config.optim.updates) as log:
+        for metrics in trainer.fit(lambda update: update % LOG_EVERY == 0 or due(config, update)):
+            log.metrics(trainer.update, "train", metrics)
+            log.advance(trainer.update, metrics["loss"])
+            if not due(config, trainer.update):
+                continue
+            save("last")
+            results = play(trainer.acting_model, config.eval.quick_episodes)
+            asked = {f"return_asked_{r.target:g}": r.mean for r in results}
+            top = max(results, key=lambda r: r.target)
+            log.metrics(trainer.update, "eval", {**asked, **relative_error(results, data)})
+            if top.mean > best_score:
+                best_score, best_update = top.mean, trainer.update
+                save("best")
+
+        say("\nevaluating last and best" if best_update < trainer.update else "\nevaluating")
+        final = {"last": play(trainer.acting_model, config.eval.episodes)}
+        if best_update < trainer.update:
+            best, _ = checkpoint.load_checkpoint(folder / "best")
+            final["best"] = play(best, config.eval.episodes)
+        protocol = score.protocol(
+            data=data.name,
+            env_id=data.env_id,
+            targets=targets,
+            episodes=config.eval.episodes,
+            seeds=[config.eval.seed],
+            checkpoint=f"last: update {trainer.update}; best: update {best_update}, chosen by "
+            f"{config.eval.quick_episodes} episodes asked for {max(targets):g}",
+            memory=evaluation.describe_memory(window),
+            training_seed=config.seed,
+        )
+        title = f"{data.name} · {config.model.backbone} · seed {config.seed}"
+        log.figure("calibration", plots.calibration(final, data.returns, title))
+        log.figure("curve", plots.curve(read_metrics(folder), float(data.returns.max()), title))
+    checkpoint.write_json(
+        folder / "results.json", report.as_json(final, data.env_id, protocol)
+    )
+    say(report.table(final, data.env_id, protocol))
+    say(f"\n{folder}: checkpoints last/ best/, calibration.png, curve.png, results.json")
+    say(f"python evaluate.py {folder} --targets {max(targets):g}")
+
+
+def resolve(config: configs.Config, data: Trajectories) -> configs.Config:
+    """Make every choice that depends on the data."""
+    from envs import catalog
+
+    spec = catalog.lookup(data.env_id)
+    info = configs.DataInfo(
+        env_id=data.env_id,
+        returns=tuple(data.returns.tolist()),
+        max_length=int(data.lengths.max()),
+        horizon=None if spec is None else spec.horizon,
+    )
+    try:
+        return configs.resolve(config, info)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def build_model(config: configs.Config, data: Trajectories):
+    """Return the model for `data`, its normaliser set from the data's statistics."""
+    from agents.decision import DecisionModel, Spaces
+
+    spaces = Spaces(
+        data.obs_mean().tolist(),
+        data.obs_std().tolist(),
+        data.action_low.tolist(),
+        data.action_high.tolist(),
+        config.data.return_scale or 1.0,
+    )
+    try:
+        return DecisionModel(config.model, spaces)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def make_sampler(config: configs.Config, data: Trajectories):
+    """Return the sampler that `config.data` asks for."""
+    from envs.sampler import PackedSampler, WindowSampler
+
+    kind = PackedSampler if config.data.rows == "packed" else WindowSampler
+    return kind(data, config.data.batch_size, config.data.length, seed=config.seed)
+
+
+def make_run_dir(config: configs.Config) -> Path:
+    """Create the run's folder: a fresh one by default, the given one if it is empty."""
+    if config.run_dir is not None:
+        folder = config.run_dir
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} is not empty: choose another --run-dir, or remove it")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    name = config.env.strip("/").replace("/", "-")
+    base = Path("runs") / name / f"{config.model.backbone}-seed{config.seed}"
+    for attempt in range(1, 10_000):
+        folder = base if attempt == 1 else base.with_name(f"{base.name}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise UserError(f"{base} and 9998 more exist: name a --run-dir")
+
+
+def due(config: configs.Config, update: int) -> bool:
+    """Whether to evaluate at `update`: at intervals, and at the last."""
+    if update == config.optim.updates:
+        return True
+    return bool(config.eval.every) and update % config.eval.every == 0
+
+
+def relative_error(results, data: Trajectories) -> dict[str, float]:
+    """Return the mean distance between asked and obtained, over the data's best return."""
+    best = abs(float(data.returns.max())) or 1.0
+    return {"calibration_error": sum(abs(r.mean - r.target) for r in results) / len(results) / best}
+
+
+def describe(config: configs.Config, data: Trajectories, model, device) -> str:
+    """Say what is about to be trained, in three lines."""
+    parameters = sum(p.numel() for p in model.parameters())
+    m, d, o = config.model, config.data, config.optim
+    return (
+        f"data   {data.name}: {data.num_episodes} episodes, {data.num_steps} steps of {data.env_id}, "
+        f"best return {data.returns.max():.0f}\n"
+        f"agent  {m.backbone} {m.num_layers} x {m.dim}, {m.tokens} tokens, {parameters:,} parameters, "
+        f"{device}\n"
+        f"train  {o.updates} updates of {d.batch_size} {d.rows} x {d.length} steps -> {config.run_dir}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

@@ -1,3 +1,4 @@
+# pyright: reportIncompatibleMethodOverride=false
 """The scans in plain torch, on any device, with hand-made gradients.
 
 Linear space, accumulated in float32 (float64 for float64). The gates are computed for all time

@@ -1,7 +1,8 @@
 """Gates and candidates of minGRU and minLSTM: pre-activations in, (a, b) of the scan out.
 
-Each turns the recurrence into h_t = a_t * h_{t-1} + b_t, in float32 or float64. Written for autograd: the step functions
-and the references use them as they are; the fused scans compute the same with hand-made gradients.
+Each turns the recurrence into h_t = a_t * h_{t-1} + b_t, in float32 or float64. These are written
+for autograd: the step functions and the references use them; the fused scans compute the same with
+hand-made gradients.
 """
 
 from __future__ import annotations

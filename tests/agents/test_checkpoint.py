@@ -1,0 +1,108 @@
+"""A checkpoint folder acts alone, appears whole or not at all, and says what is wrong with it."""
+
+import errno
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from agents import checkpoint
+from agents.checkpoint import load_checkpoint, save_checkpoint, write_json
+from agents.policy import Policy
+from envs.errors import UserError
+from tests_support import tiny_model
+
+FACTS = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": [1.0], "update": 3}
+
+
+@pytest.mark.parametrize("tokens", ["fused", "interleaved"])
+def test_a_loaded_model_acts_as_the_saved_one(tmp_path, tokens):
+    model = tiny_model(tokens=tokens, prev_action=True, learn_initial_state=True)
+    with torch.no_grad():  # statistics that are not the defaults, so that they have to travel
+        model.obs_mean.add_(0.5)
+        model.obs_std.mul_(3)
+    save_checkpoint(tmp_path / "last", model, FACTS)
+    loaded, facts = load_checkpoint(tmp_path / "last")
+    assert facts == {"format": checkpoint.FORMAT, **FACTS}
+    obs = np.random.default_rng(0).normal(size=(3, 4))
+    start, queue = np.ones(3, bool), np.zeros(3, int)
+    actions = [Policy(m, [1.0])(obs, np.zeros(3), start, queue) for m in (model, loaded)]
+    np.testing.assert_array_equal(*actions)
+
+
+def test_a_new_checkpoint_takes_the_place_of_the_old_one(tmp_path):
+    model = tiny_model()
+    save_checkpoint(tmp_path / "last", model, FACTS)
+    save_checkpoint(tmp_path / "last", model, {**FACTS, "update": 4})
+    assert load_checkpoint(tmp_path / "last")[1]["update"] == 4
+    assert os.listdir(tmp_path) == ["last"]
+
+
+@pytest.mark.parametrize("fails", ["save_file", "_sync", "_replace"])
+def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkeypatch, fails):
+    model = tiny_model()
+    save_checkpoint(tmp_path / "last", model, FACTS)
+
+    def full(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, fails, full)
+    with pytest.raises(UserError, match="No space left on device.*Free some space"):
+        save_checkpoint(tmp_path / "last", model, {**FACTS, "update": 9})
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["last"]
+    assert load_checkpoint(tmp_path / "last")[1]["update"] == 3
+
+
+def test_a_really_full_disk_is_reported_and_leaves_nothing(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    (tmp_path / ".writing-results.json").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left"):
+        write_json(tmp_path / "results.json", {"a": 1})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_without_checkpoint_says_what_to_give(tmp_path):
+    with pytest.raises(UserError, match=r"no checkpoint in .*give the folder of a run"):
+        load_checkpoint(tmp_path)
+
+
+def damage_cut(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def damage_json(folder):
+    (folder / "agent.json").write_text("{")
+
+
+def damage_option(folder):
+    agent = json.loads((folder / "agent.json").read_text())
+    agent["model"]["flux"] = 1
+    (folder / "agent.json").write_text(json.dumps(agent))
+
+
+def damage_shape(folder):
+    agent = json.loads((folder / "agent.json").read_text())
+    agent["model"]["dim"] = 32
+    (folder / "agent.json").write_text(json.dumps(agent))
+
+
+@pytest.mark.parametrize("damage", [damage_cut, damage_json, damage_option, damage_shape])
+def test_a_damaged_checkpoint_is_one_line(tmp_path, damage):
+    save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
+    damage(tmp_path / "last")
+    with pytest.raises(UserError, match="damaged") as caught:
+        load_checkpoint(tmp_path / "last")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_newer_format_is_named(tmp_path):
+    save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
+    file = tmp_path / "last" / "agent.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
+    with pytest.raises(UserError, match="newer minrnn"):
+        load_checkpoint(tmp_path / "last")

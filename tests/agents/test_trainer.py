@@ -1,0 +1,84 @@
+"""The trainer learns, logs what it did, and stops when the numbers do."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from agents.trainer import Trainer, schedule
+from configs import OptimConfig
+from envs.errors import UserError
+from envs.sampler import PackedSampler, WindowSampler
+from tests_support import tiny_data, tiny_model
+
+CPU = torch.device("cpu")
+
+
+def at_end(_update):
+    return False
+
+
+@pytest.mark.parametrize("kind", [PackedSampler, WindowSampler])
+@pytest.mark.parametrize("backbone", ["mingru", "minlstm"])
+@pytest.mark.parametrize("tokens", ["fused", "interleaved"])
+def test_training_lowers_the_loss_on_data_that_can_be_fitted(kind, backbone, tokens):
+    sampler = kind(tiny_data(), 8, 16, seed=0)
+    model = tiny_model(backbone=backbone, tokens=tokens, dropout=0.0)
+    trainer = Trainer(model, sampler, OptimConfig(updates=120, warmup=10, lr=3e-3), CPU)
+    metrics = list(trainer.fit(lambda update: update % 10 == 0))
+    assert len(metrics) == 12
+    assert metrics[-1]["loss"] < 0.3 * metrics[0]["loss"]
+
+
+def test_bfloat16_training_follows_float32():
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        config = OptimConfig(updates=60, warmup=5, lr=3e-3, precision=precision)
+        model = tiny_model(dropout=0.0)
+        trainer = Trainer(model, PackedSampler(tiny_data(), 8, 16, seed=0), config, CPU)
+        losses[precision] = list(trainer.fit(at_end))[-1]["loss"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.15)
+
+
+def test_the_same_seed_gives_the_same_weights():
+    def weights():
+        model = tiny_model(dropout=0.1)
+        sampler = WindowSampler(tiny_data(), 4, 8, seed=3)
+        torch.manual_seed(7)
+        list(Trainer(model, sampler, OptimConfig(updates=15, warmup=2), CPU).fit(at_end))
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    torch.testing.assert_close(weights(), weights(), rtol=0, atol=0)
+
+
+def test_the_moving_average_acts_and_the_raw_weights_train():
+    config = OptimConfig(updates=20, warmup=0, ema=0.9, lr=1e-2)
+    trainer = Trainer(tiny_model(), WindowSampler(tiny_data(), 4, 8, seed=0), config, CPU)
+    average = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    for count in range(20):
+        trainer._update()
+        for name, p in trainer.model.named_parameters():  # the first update sets the average
+            average[name] = p.detach().clone() if count == 0 else 0.9 * average[name] + 0.1 * p
+    for name, p in trainer.acting_model.named_parameters():
+        torch.testing.assert_close(p.detach(), average[name].detach(), rtol=1e-4, atol=1e-6)
+    assert trainer.acting_model is not trainer.model
+
+
+def test_a_diverged_run_stops_with_its_update():
+    config = OptimConfig(updates=50, warmup=0, lr=1e-3)
+    trainer = Trainer(tiny_model(), WindowSampler(tiny_data(), 4, 8, seed=0), config, CPU)
+    with torch.no_grad():
+        trainer.model.head.weight.fill_(math.nan)
+    with pytest.raises(UserError, match="not finite at update 5: lower --optim.lr"):
+        list(trainer.fit(lambda update: update % 5 == 0))
+
+
+def test_the_schedule_warms_up_and_ends_at_zero():
+    config = OptimConfig(updates=100, warmup=10)
+    rates = np.array([schedule(config, update) for update in range(101)])
+    np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
+    assert (np.diff(rates[10:]) < 0).all()
+    assert rates[100] == pytest.approx(0)
+    constant = OptimConfig(updates=100, warmup=10, schedule="constant")
+    assert [schedule(constant, u) for u in (0, 9, 10, 99)] == [0.1, 1, 1, 1]

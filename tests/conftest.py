@@ -1,0 +1,26 @@
+"""Fixtures of all tests. Nothing outside tmp folders is read or written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Small tensors: a second thread costs more than it brings, and much more on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """Return the folder of the project."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def minari_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keep data sets out of the user's own folder, and theirs out of the tests."""
+    folder = tmp_path_factory.mktemp("minari")
+    os.environ["MINARI_DATASETS_PATH"] = str(folder)
+    return folder

@@ -1,0 +1,59 @@
+"""Imports go one way, and each layer brings no more than it says."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+OURS = {"minrnn", "envs", "configs", "agents", "train", "evaluate"}
+MAY_IMPORT = {
+    "minrnn": set(),
+    "envs": set(),
+    "configs": set(),
+    "agents": {"minrnn", "envs", "configs"},
+}
+NEVER = {
+    "minrnn": {"gymnasium", "minari", "numpy", "tyro", "tensorboard"},
+    "envs": {"torch"},
+    "configs": {"torch", "numpy", "gymnasium"},
+}
+
+
+def imported(file: Path) -> set[str]:
+    """Return the top-level names of every absolute import in a file, lazy ones included."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_only_what_lies_below_it(package, checkout):
+    files = sorted((checkout / package).rglob("*.py"))
+    assert files
+    for file in files:
+        found = imported(file)
+        assert not (found & OURS) - MAY_IMPORT[package] - {package}, file
+        assert not found & NEVER.get(package, set()), file
+
+
+def test_d4rl_is_never_imported(checkout):
+    for package in MAY_IMPORT:
+        for file in (checkout / package).rglob("*.py"):
+            assert "d4rl" not in imported(file), file
+
+
+def test_the_library_needs_torch_alone(checkout):
+    blocked = ["gymnasium", "minari", "tyro", "matplotlib", "h5py", "agents", "envs", "configs"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
+        "import minrnn, torch\n"
+        "y, _ = minrnn.Stack(minrnn.StackConfig(dim=8))(torch.zeros(1, 2, 8))\n"
+        "minrnn.check_mixer\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)

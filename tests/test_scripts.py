@@ -1,0 +1,176 @@
+"""The two scripts as a user runs them: end to end on a small data set, and with bad input."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from envs.rollout import rollout
+from envs.sources import minari
+
+DATA = "test/hopper/random-v0"
+
+
+class Random:
+    """Act at random, so that episodes are short."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def __call__(self, obs, reward, resets, episode):
+        return self.rng.uniform(-1, 1, (len(obs), 3))
+
+
+@pytest.fixture(scope="module")
+def data(minari_folder):
+    """Write 20 random episodes of Hopper as a Minari data set; return its id."""
+    played = rollout("Hopper-v5", Random(), seeds=range(20), num_envs=4, record=True)
+    minari.write(DATA, played.episodes, env_id="Hopper-v5", algorithm="random", description="test")
+    return DATA
+
+
+def run(checkout, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=checkout,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(checkout, data, tmp_path_factory):
+    """Train the smoke preset once; return its folder and what was printed."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    done = run(checkout, "train.py", "--preset", "smoke", "--env", data, "--run-dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_training_leaves_checkpoints_logs_plots_and_results(trained):
+    folder, printed = trained
+    for name in ("last", "best"):
+        assert (folder / name / "model.safetensors").is_file()
+        assert (folder / name / "agent.json").is_file()
+    for name in ("calibration.png", "curve.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    assert any((folder / "tensorboard").iterdir())
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["update"] for row in rows if "train/loss" in row][-1] == 20
+    assert any("eval/calibration_error" in row for row in rows)
+    assert "Hopper-v5" in printed
+    assert "convention" in printed  # the reference constants are named for what they are
+
+
+def test_the_saved_configuration_is_the_resolved_one(trained):
+    folder, _ = trained
+    saved = json.loads((folder / "config.json").read_text())
+    assert saved["preset"] == "smoke"
+    assert saved["optim"]["updates"] == 20
+    assert saved["data"]["return_scale"] > 0
+    assert len(saved["eval"]["targets"]) >= 5
+
+
+def test_results_hold_every_episode_and_the_protocol(trained):
+    folder, printed = trained
+    report = json.loads((folder / "results.json").read_text())
+    assert report["protocol"]["data"] == DATA
+    for row in report["results"]["last"]:
+        assert len(row["returns"]) == len(row["lengths"]) == 2
+        assert row["mean"] == pytest.approx(np.mean(row["returns"]))
+        assert f"{row['mean']:.1f}" in printed
+
+
+def test_evaluate_gives_the_same_returns_as_the_end_of_training(checkout, trained):
+    folder, _ = trained
+    done = run(checkout, "evaluate.py", folder, "--episodes", 2, "--num-envs", 4)
+    assert done.returncode == 0, done.stderr
+    before = json.loads((folder / "results.json").read_text())["results"]["last"]
+    after = json.loads((folder / "evaluation.json").read_text())["results"]["last"]
+    assert [row["returns"] for row in before] == [row["returns"] for row in after]
+
+
+def test_evaluate_takes_targets_a_window_and_a_checkpoint(checkout, trained, tmp_path):
+    folder, _ = trained
+    out = tmp_path / "out.json"
+    flags = ["--targets", 10, 20, "--episodes", 1, "--memory", "window", "--window", 5]
+    done = run(checkout, "evaluate.py", folder / "last", *flags, "--json", out)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(out.read_text())
+    assert [row["target"] for row in report["results"]["last"]] == [10, 20]
+    assert report["protocol"]["memory"] == "window of 5 re-run"
+
+
+def fails(done, code, *words):
+    assert done.returncode == code, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    for word in words:
+        assert word in line
+
+
+def test_an_unknown_data_set_lists_near_matches(checkout, tmp_path):
+    done = run(checkout, "train.py", "--env", "hopper-medium-replay", "--run-dir", tmp_path / "r")
+    fails(done, 2, "did you mean minrnn/hopper/medium-replay-v0")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_run_folder_in_use_is_left_alone(checkout, trained, data):
+    folder, _ = trained
+    before = sorted(path.stat().st_mtime_ns for path in folder.rglob("*"))
+    done = run(checkout, "train.py", "--preset", "smoke", "--env", data, "--run-dir", folder)
+    fails(done, 2, "is not empty", "--run-dir")
+    assert sorted(path.stat().st_mtime_ns for path in folder.rglob("*")) == before
+
+
+def test_a_folder_without_checkpoint_is_refused(checkout, tmp_path):
+    fails(run(checkout, "evaluate.py", tmp_path), 2, "no checkpoint", "train.py")
+
+
+def test_an_unknown_backbone_lists_what_there_is(checkout, data, tmp_path):
+    flags = ["--env", data, "--model.backbone", "transformer", "--run-dir", tmp_path / "r"]
+    fails(run(checkout, "train.py", *flags), 2, "transformer", "mingru", "minlstm")
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_unknown_preset_lists_what_there_is(checkout):
+    fails(run(checkout, "train.py", "--preset", "big"), 2, "big", "default", "smoke")
+
+
+def test_a_value_out_of_range_names_its_flag(checkout):
+    fails(run(checkout, "train.py", "--model.dropout", "2"), 2, "dropout", "[0, 1)")
+
+
+def test_an_unusable_device_is_one_line(checkout, data, tmp_path):
+    flags = ["--env", data, "--device", "cuda:99", "--run-dir", tmp_path / "r"]
+    fails(run(checkout, "train.py", *flags), 2, "cuda:99", "--device auto")
+
+
+def test_data_that_does_not_fit_its_environment_is_refused(checkout, data, tmp_path):
+    episodes = [minari.read(data).episode(i) for i in range(3)]
+    name = "test/hopper/wrong-v0"
+    minari.write(name, episodes, env_id="Walker2d-v5", algorithm="random", description="test")
+    done = run(checkout, "train.py", "--env", name, "--run-dir", tmp_path / "r")
+    fails(done, 2, "Walker2d-v5", "17", "11")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_stops_the_run_with_one_line(checkout, data, tmp_path):
+    # The file system is full for every write of the run's folder behind /dev/full.
+    code = (
+        "import sys, errno, agents.checkpoint as c, train\n"
+        "from agents.script import run_script\n"
+        "def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "c.save_file = full\n"
+        f"flags = ['--preset', 'smoke', '--env', {data!r}, '--run-dir', {str(tmp_path / 'r')!r}]\n"
+        "sys.exit(run_script(lambda: train.main(flags)))\n"
+    )
+    fails(run(checkout, "-c", code), 2, "No space left on device", "--run-dir")
+    left = {path.name for path in (tmp_path / "r").iterdir()}
+    assert left <= {"config.json", "metrics.jsonl", "tensorboard"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,7 +30,9 @@ def make_env(env: EnvLike) -> gym.Env[Any, Any]:
     if env.startswith(_ROBOTICS):
         _register_robotics(env)
     try:
-        with _quiet_deprecations():
+        with _quiet_deprecations(), warnings.catch_warnings():
+            # The data decides which version it is compared on; the latest is no better.
+            warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
             return gym.make(env, disable_env_checker=True)
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise UserError(

@@ -102,9 +102,8 @@ class Sampler(ABC):
             np.ones(steps.shape, np.bool_) if mask is None else mask,
         )
         if mask is not None and not mask.all():
-            padding = ~mask
-            for values in batch[:-1]:
-                values[padding] = 0
+            for values in batch[:-1]:  # the data is finite, so that 0 * x is 0
+                np.multiply(values, mask if values.ndim == 2 else mask[..., None], out=values)
         return batch
 
 

@@ -54,10 +54,10 @@ def bootstrap_interval(
     stratified bootstrap of rliable).
     """
     values = np.asarray(scores, np.float64)
-    values = values.reshape(len(values), -1)
-    runs, tasks = values.shape
     if not values.size:
         raise ValueError("the interval of no scores")
+    values = values.reshape(len(values), -1)
+    runs, tasks = values.shape
     rng = np.random.default_rng(seed)
     draws = np.empty(samples)
     for i in range(samples):

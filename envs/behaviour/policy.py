@@ -161,7 +161,7 @@ def load_policy(path: Path) -> SACPolicy | MLPPolicy:
         if "W0" in arrays:
             return MLPPolicy.from_arrays(arrays)
         return SACPolicy.from_arrays(arrays)
-    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} is not a policy ({error}); it needs the arrays W0, b0, ... or "
             f"params/Dense_0/kernel, ... (see envs/behaviour/policy.py)"

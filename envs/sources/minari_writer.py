@@ -106,7 +106,13 @@ def _metadata(
         "requirements": [f"{name}=={version(name)}" for name in _packages(env)],
     }
     if env.spec is not None:
-        about["env_spec"] = env.spec.to_json()
+        try:
+            about["env_spec"] = env.spec.to_json()
+        except ValueError as error:
+            raise UserError(
+                f"{env.spec.id} cannot be named in a file ({error}); register it with an entry "
+                f'point as text: "module:Class"'
+            ) from error
     return about
 
 

@@ -54,7 +54,7 @@ class Walk(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
 def register(env_id: str = "ToyWalk-v0") -> str:
     """Register Walk with gymnasium, once."""
     if env_id not in gym.registry:
-        gym.register(env_id, lambda **kwargs: Walk(**kwargs))
+        gym.register(env_id, "toys:Walk")
     return env_id
 
 

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import h5py
+import minari as minari_package
+import numpy as np
+import pytest
+from minari.data_collector import EpisodeBuffer
+from toys import ACTION, OBS, episodes, register
+
+from envs import sources
+from envs.errors import UserError
+from envs.sources import minari
+from envs.trajectories import Trajectories
+
+ID = "toy/walk/random-v0"
+
+
+@pytest.fixture(autouse=True)
+def env_id() -> str:
+    return register()
+
+
+def write(dataset_id: str = ID, **changes: Any) -> list[Any]:
+    made = [replace(e, **changes) for e in episodes([5, 1, 9])]
+    minari.write(dataset_id, made, env_id="ToyWalk-v0", description="three walks", algorithm="none")
+    return made
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_written_is_read_again() -> None:
+    made = write()
+    expected = Trajectories.from_episodes(made, env_id="ToyWalk-v0", name=ID)
+    found = sources.load(ID)
+    for name in ("obs", "action", "reward", "starts", "terminated", "action_low", "action_high"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+    assert (found.env_id, found.name) == ("ToyWalk-v0", ID)
+    sources.check_env(found)
+
+
+def test_minari_reads_what_is_written() -> None:
+    made = write()
+    dataset = minari_package.load_dataset(ID)
+    assert (dataset.total_episodes, dataset.total_steps) == (3, 15)
+    about = dataset.storage.metadata
+    assert about["algorithm_name"] == "none"
+    assert about["author"] == {"the minrnn project"}
+    assert about["description"] == "three walks"
+    assert dataset.observation_space == gym.spaces.Box(-np.inf, np.inf, (OBS,), np.float64)
+    for i, episode in enumerate(dataset.iterate_episodes()):
+        assert episode.id == i
+        np.testing.assert_array_equal(episode.observations, made[i].obs)
+        np.testing.assert_array_equal(episode.actions, made[i].action)
+        np.testing.assert_array_equal(episode.rewards, made[i].reward)
+        assert episode.terminations.tolist() == [False] * (len(episode) - 1) + [i % 2 == 0]
+        assert episode.truncations.tolist() == [False] * (len(episode) - 1) + [i % 2 == 1]
+    assert [m["seed"] for m in dataset.storage.get_episode_metadata(range(3))] == [0, 1, 2]
+    env = dataset.recover_environment()
+    assert env.spec is not None
+    assert env.spec.id == "ToyWalk-v0"
+    env.close()
+
+
+def test_minari_lists_and_deletes_what_is_written() -> None:
+    write()
+    write("toy/other-v3")
+    assert set(minari_package.list_local_datasets()) == {ID, "toy/other-v3"}
+    assert minari.list_ids() == ["toy/other-v3", ID]
+    assert minari_package.namespace.list_local_namespaces() == ["toy", "toy/walk"]
+    shutil.rmtree(minari.root() / ID)
+    assert minari.list_ids() == ["toy/other-v3"]
+
+
+def test_what_minari_writes_is_read() -> None:
+    made = episodes([4, 7])
+    buffers = [
+        EpisodeBuffer(
+            observations=e.obs,  # type: ignore[arg-type]
+            actions=e.action.astype(np.float32),  # type: ignore[arg-type]
+            rewards=list(e.reward),
+            terminations=[False] * (len(e.reward) - 1) + [e.terminated],
+            truncations=[False] * (len(e.reward) - 1) + [not e.terminated],
+        )
+        for e in made
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        minari_package.create_dataset_from_buffers(
+            "theirs/walk-v0", buffers, env="ToyWalk-v0", data_format="hdf5"
+        )
+    found = sources.load("theirs/walk-v0")
+    expected = Trajectories.from_episodes(made, env_id="ToyWalk-v0", name="theirs/walk-v0")
+    np.testing.assert_array_equal(found.obs, expected.obs)
+    np.testing.assert_array_equal(found.terminated, expected.terminated)
+    np.testing.assert_array_equal(found.reward, expected.reward)
+
+
+def test_actions_are_clipped_to_the_bounds() -> None:
+    write(action=np.full((9, ACTION), 1.7), obs=np.zeros((9, OBS)), reward=np.zeros(9))
+    assert sources.load(ID).action.max() == 1.0
+
+
+def test_an_episode_without_its_last_observation_gets_one() -> None:
+    minari.write(ID, episodes([4], extra=False), env_id="ToyWalk-v0", description="")
+    dataset = minari_package.load_dataset(ID)
+    assert dataset[0].observations.shape == (5, OBS)
+    assert sources.load(ID).num_steps == 4
+
+
+def test_nothing_is_left_beside_a_data_set(minari_folder: Path) -> None:
+    write()
+    assert files_below(minari_folder) == {
+        "toy/namespace_metadata.json",
+        "toy/walk/namespace_metadata.json",
+        "toy/walk/random-v0/data/main_data.hdf5",
+        "toy/walk/random-v0/data/metadata.json",
+    }
+
+
+@pytest.mark.parametrize("step", ["fsync", "rename", "mkdir"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    step: str, minari_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write("toy/before-v0")
+    before = files_below(minari_folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, full)
+        with pytest.raises(UserError, match=r"No space left.*nothing was left") as caught:
+            write("toy/new-v0")
+    assert "\n" not in str(caught.value)
+    assert files_below(minari_folder) == before
+    assert minari.list_ids() == ["toy/before-v0"]
+    assert not minari.exists("toy/new-v0")
+    write("toy/new-v0")
+
+
+def test_the_second_of_two_writers_leaves_the_firsts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.rename
+
+    def late(source: Any, target: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", rename)
+            minari.write(ID, episodes([2]), env_id="ToyWalk-v0", description="first")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    write()
+    assert minari.metadata(ID)["description"] == "first"
+    assert sources.load(ID).num_steps == 2
+    assert [p.name for p in minari.root().iterdir() if p.name.startswith(".")] == []
+
+
+def test_an_id_that_is_taken_or_malformed_is_refused() -> None:
+    write()
+    with pytest.raises(UserError, match="exists already"):
+        write()
+    for bad in ("no-version", "a b/c-v0", "../up-v0", "/abs-v0", "x/-v0/", ""):
+        with pytest.raises(UserError, match="not a Minari id"):
+            write(bad)
+
+
+def test_defects_are_found_before_anything_is_written(minari_folder: Path) -> None:
+    with pytest.raises(UserError, match="episode 0 has NaN"):
+        write(obs=np.full((5, OBS), np.nan), action=np.zeros((5, ACTION)), reward=np.zeros(5))
+    assert not minari_folder.exists() or not files_below(minari_folder)
+
+
+DAMAGE = [
+    ("no metadata", "not complete"),
+    ("no file", "not complete"),
+    ("half a file", "cannot be read"),
+    ("bad json", "cannot be read"),
+    ("json of another kind", "cannot be read"),
+    ("fewer episodes", "cannot be read"),
+    ("no rewards", "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE)
+def test_a_broken_data_set_names_the_folder_to_delete(damage: str, message: str) -> None:
+    write()
+    folder = minari.root() / ID / "data"
+    about, file = folder / "metadata.json", folder / "main_data.hdf5"
+    if damage == "no metadata":
+        about.unlink()
+    elif damage == "no file":
+        file.unlink()
+    elif damage == "half a file":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif damage == "bad json":
+        about.write_text(about.read_text()[:-9])
+    elif damage == "json of another kind":
+        about.write_text("[]")
+    else:
+        with h5py.File(file, "r+") as opened:
+            del opened["episode_2" if damage == "fewer episodes" else "episode_1/rewards"]
+    with pytest.raises(UserError, match=message) as caught:
+        sources.load(ID)
+    assert str(minari.root() / ID) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_in_a_file_names_data_set_and_episode() -> None:
+    write()
+    with h5py.File(minari.root() / ID / "data" / "main_data.hdf5", "r+") as file:
+        file["episode_2/observations"][3, 1] = np.nan  # type: ignore[index]
+    with pytest.raises(
+        UserError, match=r"toy/walk/random-v0: episode 2 has NaN .* in obs at step 3"
+    ):
+        sources.load(ID)
+
+
+def test_observations_of_several_parts_are_refused() -> None:
+    write()
+    with h5py.File(minari.root() / ID / "data" / "main_data.hdf5", "r+") as file:
+        del file["episode_0/observations"]
+        file["episode_0/observations/achieved_goal"] = np.zeros((6, 2))
+    with pytest.raises(UserError, match="Dict space"):
+        sources.load(ID)
+
+
+def test_another_storage_format_goes_through_minari_or_names_what_to_install() -> None:
+    write()
+    path = minari.root() / ID / "data" / "metadata.json"
+    path.write_text(json.dumps(minari.metadata(ID) | {"data_format": "arrow"}))
+    with pytest.raises(UserError, match=r"minari\[arrow\]|delete"):
+        sources.load(ID)
+
+
+def test_data_of_another_environment_names_both_sizes() -> None:
+    write()
+    found = replace(sources.load(ID), env_id="Hopper-v5")
+    with pytest.raises(UserError, match="size 3 and actions of size 2, Hopper-v5 has 11 and 3"):
+        sources.check_env(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("hopper-medium-replay-v2", "minrnn/hopper/medium-replay-v0"),
+        ("minrnn/hoper/medium-replay-v0", "minrnn/hopper/medium-replay-v0"),
+        ("walker2d-medium-expert-v2", "minrnn/walker2d/medium-expert-v0"),
+        ("toy/walk/randm-v0", "toy/walk/random-v0"),
+    ],
+)
+def test_an_unknown_id_names_near_matches(name: str, near: str) -> None:
+    write()
+    with pytest.raises(UserError, match="did you mean") as caught:
+        sources.load(name)
+    assert str(caught.value).split("did you mean ")[1].startswith(near)
+
+
+def test_an_id_like_nothing_names_all_that_is_known() -> None:
+    with pytest.raises(UserError, match="known here: minrnn/halfcheetah/expert-v0"):
+        sources.load("zzzz")

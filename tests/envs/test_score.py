@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envs.score import bootstrap_interval, iqm, protocol, protocol_text
+
+SCORES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30)
+
+
+def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end() -> None:
+    assert iqm([100, 1, 2, 3, 4, -50, 2, 2]) == 2.25  # of 2 2 2 3
+    assert iqm([1.0, 2.0, 6.0]) == 3.0  # fewer than four: the mean
+
+
+@given(SCORES, st.floats(-10, 10))
+def test_the_interquartile_mean_is_between_and_moves_along(scores: list[float], by: float) -> None:
+    assert min(scores) - 1e-9 <= iqm(scores) <= max(scores) + 1e-9
+    assert iqm(np.array(scores) + by) == pytest.approx(iqm(scores) + by, abs=1e-6)
+    assert iqm(scores[::-1]) == iqm(scores)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for i in range(200):
+        low, high = bootstrap_interval(
+            rng.normal(size=40), lambda v: float(v.mean()), level=0.9, samples=200, seed=i
+        )
+        hits += low <= 0.0 <= high
+    assert 0.82 < hits / 200 < 0.96
+
+
+def test_the_interval_draws_runs_task_by_task() -> None:
+    scores = np.array([[0.0, 100.0]] * 5)  # no spread within a task
+    assert bootstrap_interval(scores, lambda v: float(v.mean())) == (50.0, 50.0)
+
+
+def test_the_interval_is_the_same_for_the_same_seed() -> None:
+    scores = np.arange(10.0)
+    assert bootstrap_interval(scores, seed=3) == bootstrap_interval(scores, seed=3)
+
+
+def test_no_scores_are_refused() -> None:
+    for function in (iqm, bootstrap_interval):
+        with pytest.raises(ValueError, match="of no scores"):
+            function(np.zeros(0))
+
+
+def test_a_protocol_names_everything_and_fits_json() -> None:
+    entries = protocol(
+        data="minrnn/hopper/medium-v0",
+        env_id="Hopper-v5",
+        targets=np.array([1000, 2000], np.float32),  # type: ignore[arg-type]
+        episodes=20,
+        seeds=range(3),
+        memory="carry",
+    )
+    assert json.loads(json.dumps(entries)) == entries
+    text = protocol_text(entries)
+    for part in ("minrnn/hopper/medium-v0", "Hopper-v5", "1000, 2000", "0, 1, 2", "3234.3"):
+        assert part in text
+    for part in ("convention", "last", "carry", entries["mujoco"], entries["gymnasium"]):
+        assert part in text
+
+
+def test_a_protocol_says_where_no_reference_is_known() -> None:
+    entries = protocol(data="a/b-v0", env_id="Pendulum-v1", targets=[], episodes=1, seeds=[0])
+    assert entries["reference_max"] is None
+    assert "raw returns only" in protocol_text(entries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import cast
 
@@ -13,6 +14,8 @@ from minrnn.interface import State
 
 def tree_map(function: Callable[..., Tensor], state: State, *others: State) -> State:
     """Apply a function to the corresponding leaves of states of the same structure.
+
+    Leaves are visited in the order of `leaves`.
 
     >>> import torch
     >>> tree_map(lambda leaf: leaf + 1, (torch.zeros(1), {"m": torch.ones(1)}))
@@ -31,7 +34,8 @@ def tree_map(function: Callable[..., Tensor], state: State, *others: State) -> S
         for other in rest:
             if other.keys() != state.keys():
                 raise ValueError(f"states differ in keys: {sorted(state)} and {sorted(other)}")
-        return {k: tree_map(function, v, *(other[k] for other in rest)) for k, v in state.items()}
+        new = {k: tree_map(function, state[k], *(o[k] for o in rest)) for k in sorted(state)}
+        return {key: new[key] for key in state}
     rest = cast("tuple[tuple[State, ...], ...]", others)
     mapped = [tree_map(function, *items) for items in zip(state, *rest, strict=True)]
     return mapped if isinstance(state, list) else tuple(mapped)
@@ -90,21 +94,18 @@ def unpack(packed: Tensor, like: State) -> State:
 
     Floating-point leaves keep the dtype of `packed`, the others get that of `like`.
     """
-    like_leaves = leaves(like)
-    sizes = [leaf.shape[1:].numel() for leaf in like_leaves]
+    sizes = [leaf.shape[1:].numel() for leaf in leaves(like)]
     if packed.dim() != 2 or packed.shape[1] != sum(sizes):
         raise ValueError(
             f"a packed state of this module is (B, {sum(sizes)}), not {tuple(packed.shape)}"
         )
-    pieces: dict[int, Tensor] = {}
-    start = 0
-    for leaf, size in zip(like_leaves, sizes, strict=True):
-        piece = packed[:, start : start + size].reshape(packed.shape[0], *leaf.shape[1:])
-        pieces[id(leaf)] = piece if leaf.is_floating_point() else piece.round().to(leaf.dtype)
-        start += size
+    ends = iter(itertools.accumulate(sizes))
 
-    def piece_of(leaf: Tensor) -> Tensor:
-        return pieces[id(leaf)]
+    def piece_of(leaf: Tensor) -> Tensor:  # called in the order of `leaves`
+        end = next(ends)
+        piece = packed[:, end - leaf.shape[1:].numel() : end]
+        piece = piece.reshape(packed.shape[0], *leaf.shape[1:])
+        return piece if leaf.is_floating_point() else piece.round().to(leaf.dtype)
 
     return tree_map(piece_of, like)
 

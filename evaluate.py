@@ -15,8 +15,8 @@ import tyro
 from agents.script import run_script
 from envs.errors import UserError
 
-DESCRIPTION = """Play a run's checkpoints in its environment, asking for each target return. Prints one
-table with its protocol and writes the same, every episode included, as JSON."""
+DESCRIPTION = """Play a run's checkpoints in its environment, asking for each target return.
+Prints one table with its protocol and writes the same, every episode included, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def checkpoints(options: Options) -> dict[str, Path]:
     found = {name: run / name for name in names if (run / name / "agent.json").is_file()}
     if not found:
         raise UserError(
-            f"{run} has no checkpoint ({' or '.join(names)}): give the folder of a run of train.py, "
-            "which saves at each evaluation and at the end"
+            f"{run} has no checkpoint ({' or '.join(names)}): give the folder of a run of "
+            "train.py, which saves at each evaluation and at the end"
         )
     return found
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import configs
-from configs import cli
 from agents.script import run_script
+from configs import cli
 from envs.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ def main(arguments: list[str] | None = None) -> None:
     data = sources.load(config.env)
     sources.check_env(data)
     config = resolve(config, data)
-    folder = make_run_dir(config)
-    config = dataclasses.replace(config, run_dir=folder)
-    checkpoint.write_json(folder / "config.json", configs.to_dict(config))
-
     torch.manual_seed(config.seed)
     model = build_model(config, data)
     trainer = Trainer(model, make_sampler(config, data), config.optim, device)
+    # Nothing is written before everything that could be wrong with the input has been looked at.
+    folder = make_run_dir(config)
+    config = dataclasses.replace(config, run_dir=folder)
+    checkpoint.write_json(folder / "config.json", configs.to_dict(config))
     say(describe(config, data, model, device))
 
     targets = config.eval.targets or ()
@@ -108,9 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         title = f"{data.name} · {config.model.backbone} · seed {config.seed}"
         log.figure("calibration", plots.calibration(final, data.returns, title))
         log.figure("curve", plots.curve(read_metrics(folder), float(data.returns.max()), title))
-    checkpoint.write_json(
-        folder / "results.json", report.as_json(final, data.env_id, protocol)
-    )
+    checkpoint.write_json(folder / "results.json", report.as_json(final, data.env_id, protocol))
     say(report.table(final, data.env_id, protocol))
     say(f"\n{folder}: checkpoints last/ best/, calibration.png, curve.png, results.json")
     say(f"python evaluate.py {folder} --targets {max(targets):g}")
@@ -196,11 +194,12 @@ def describe(config: configs.Config, data: Trajectories, model, device) -> str:
     parameters = sum(p.numel() for p in model.parameters())
     m, d, o = config.model, config.data, config.optim
     return (
-        f"data   {data.name}: {data.num_episodes} episodes, {data.num_steps} steps of {data.env_id}, "
-        f"best return {data.returns.max():.0f}\n"
-        f"agent  {m.backbone} {m.num_layers} x {m.dim}, {m.tokens} tokens, {parameters:,} parameters, "
-        f"{device}\n"
-        f"train  {o.updates} updates of {d.batch_size} {d.rows} x {d.length} steps -> {config.run_dir}"
+        f"data   {data.name}: {data.num_episodes} episodes, {data.num_steps} steps of "
+        f"{data.env_id}, best return {data.returns.max():.0f}\n"
+        f"agent  {m.backbone} {m.num_layers} x {m.dim}, {m.tokens} tokens, {parameters:,} "
+        f"parameters, {device}\n"
+        f"train  {o.updates} updates of {d.batch_size} {d.rows} x {d.length} steps -> "
+        f"{config.run_dir}"
     )
 
 

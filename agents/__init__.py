@@ -1,1 +1,1 @@
-"""Return-conditioned recurrent agents: tokens, model, policy, trainer, checkpoints. Run from the checkout."""
+"""Return-conditioned recurrent agents: tokens, model, policy, trainer, checkpoints."""

@@ -1,6 +1,6 @@
-"""A checkpoint is a folder that acts alone: `model.safetensors` (weights, normaliser) + `agent.json`.
+"""A checkpoint is a folder that acts alone: weights and normaliser, and `agent.json`.
 
-Folders appear whole or not at all: written aside, synced, renamed. Loading runs no code of the file.
+Folders appear whole or not at all: written aside, synced, renamed. Loading runs none of their code.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMAT = 1
 def save_checkpoint(folder: Path, model: DecisionModel, facts: dict[str, Any]) -> None:
     """Write `model` and `facts` (env id, data set, targets, ... as JSON) to `folder`, atomically.
 
-    Raises UserError where the disk is full or not writable; an older checkpoint is then still there.
+    Raises UserError where the disk is full or not writable; an older checkpoint then stays.
     """
     agent = {"format": FORMAT, "model": dataclasses.asdict(model.config), **facts}
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
@@ -52,7 +52,8 @@ def load_checkpoint(folder: Path) -> tuple[DecisionModel, dict[str, Any]]:
             )
         config = ModelConfig(**facts.pop("model"))
         tensors = load_file(weights_file)
-        spaces = Spaces(**{name: tensors[name].tolist() for name in Spaces._fields})
+        stored: dict[str, Any] = {name: tensors[name].tolist() for name in Spaces._fields}
+        spaces = Spaces(**stored)
         model = DecisionModel(config, spaces)
         model.load_state_dict(tensors)
     except UserError:
@@ -63,8 +64,8 @@ def load_checkpoint(folder: Path) -> tuple[DecisionModel, dict[str, Any]]:
     return model.eval(), facts
 
 
-class atomic_folder:  # noqa: N801 - used as a function
-    """Context: a folder to write into, which takes the place of `target` when the block succeeds."""
+class atomic_folder:
+    """Context: a folder to write into, which replaces `target` when the block succeeds."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

@@ -57,6 +57,7 @@ class DecisionModel(nn.Module):
             config.dim,
             prev_action=config.prev_action,
             timesteps=config.timestep_embedding,
+            rtg_scales=config.rtg_scales,
         )
         self.tokens = TOKENISERS[config.tokens](embed)
         self.embed_norm = nn.LayerNorm(config.dim)
@@ -87,10 +88,10 @@ class DecisionModel(nn.Module):
             timestep,
             resets,
         )
-        y, state = self.stack(self.embed_drop(self.embed_norm(x)), state, resets)
+        y, new_state = self.stack(self.embed_drop(self.embed_norm(x)), state, resets)
         squashed = torch.tanh(self.head(self.tokens.readout(y)).float())
         middle, half = self._action_range()
-        return middle + half * squashed, state
+        return middle + half * squashed, new_state
 
     def step(
         self,
@@ -102,7 +103,7 @@ class DecisionModel(nn.Module):
         state: minrnn.State | None = None,
     ) -> tuple[Tensor, minrnn.State]:
         """Act on one step: as :meth:`forward` without the T dimension. Returns actions (B, A)."""
-        action, state = self(
+        action, new_state = self(
             obs.unsqueeze(1),
             rtg.unsqueeze(1),
             prev_action.unsqueeze(1),
@@ -110,7 +111,7 @@ class DecisionModel(nn.Module):
             None if resets is None else resets.unsqueeze(1),
             state,
         )
-        return action.squeeze(1), state
+        return action.squeeze(1), new_state
 
     def loss(
         self,

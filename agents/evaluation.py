@@ -40,12 +40,12 @@ def evaluate(
     num_envs: int,
     window: int | None = None,
     device: torch.device | str = "cpu",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> list[Result]:
     """Play `episodes` episodes for each target, all in one queue; the same seeds for each target.
 
-    Every queued episode counts, however long it takes. `window` re-runs that many last steps at each
-    step instead of carrying the state.
+    Every queued episode counts, however long it takes. `window` re-runs that many last steps at
+    each step instead of carrying the state.
     """
     asked = np.repeat(np.asarray(targets, dtype=np.float64), episodes)
     seeds = [seed + i for _ in targets for i in range(episodes)]
@@ -56,9 +56,7 @@ def evaluate(
     model.train(was_training)
     returns = played.returns.reshape(len(targets), episodes)
     lengths = played.lengths.reshape(len(targets), episodes)
-    return [
-        Result(float(target), returns[i], lengths[i]) for i, target in enumerate(targets)
-    ]
+    return [Result(float(target), returns[i], lengths[i]) for i, target in enumerate(targets)]
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def calibration(
             markersize=5,
             capsize=3,
             linewidth=1.5,
-            label=f"{name}: mean, 10–90 % of episodes",
+            label=f"{name}: mean, 10 to 90 % of episodes",
         )
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)

@@ -28,7 +28,7 @@ class Policy:
     def __init__(
         self,
         model: DecisionModel,
-        targets: Sequence[float],
+        targets: Sequence[float] | Array,
         *,
         window: int | None = None,
         device: torch.device | str = "cpu",
@@ -47,8 +47,8 @@ class Policy:
     def __call__(self, obs: Array, reward: Array, resets: Array, episode: Array) -> Array:
         """Return the actions (K, A) for obs (K, O).
 
-        reward (K,) is what the previous action earned, resets (K,) marks rows that start an episode,
-        episode (K,) is each row's place in the queue.
+        reward (K,) is what the previous action earned, resets (K,) marks rows that start an
+        episode, episode (K,) is each row's place in the queue.
         """
         if len(self._rtg) != len(obs):
             self._begin(len(obs))

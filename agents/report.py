@@ -26,7 +26,9 @@ def table(results: Mapping[str, Sequence[Result]], env_id: str, protocol: dict[s
     return "\n".join([*rows, "", score.protocol_text(protocol)])
 
 
-def as_json(results: Mapping[str, Sequence[Result]], env_id: str, protocol: dict[str, Any]) -> dict[str, Any]:
+def as_json(
+    results: Mapping[str, Sequence[Result]], env_id: str, protocol: dict[str, Any]
+) -> dict[str, Any]:
     """Return the results, every single episode included, as JSON types."""
 
     def row(result: Result) -> dict[str, Any]:

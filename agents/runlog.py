@@ -21,7 +21,7 @@ def say(text: str = "") -> None:
 class RunLog:
     """Write the metrics of a run to `folder`, and show its progress.
 
-    One JSON object a line in `metrics.jsonl`, flushed at once: a kill loses nothing that was logged.
+    One JSON object a line in `metrics.jsonl`, flushed at once: a kill loses nothing logged.
     """
 
     def __init__(self, folder: Path, total: int) -> None:

@@ -22,7 +22,7 @@ def configure(threads: int | None) -> None:
 
 
 def _keep_large_buffers() -> None:
-    """Let glibc reuse large buffers: fresh ones page-fault, five times slower than the arithmetic."""
+    """Let glibc reuse large buffers: page faults of fresh ones cost five times the arithmetic."""
     if not sys.platform.startswith("linux"):
         return
     try:

@@ -9,7 +9,7 @@ from envs.errors import UserError
 
 
 def run_script(main: Callable[[], None]) -> int:
-    """Run `main` and return the exit code: 0, 2 for a UserError, 1 for a failing disk, 130 for ^C."""
+    """Run `main`, return the exit code: 0, 2 for a UserError, 1 for a failing disk, 130 for ^C."""
     try:
         main()
     except UserError as error:

@@ -1,9 +1,9 @@
 """Tokenisers: how (return-to-go, observation, previous action) becomes a sequence.
 
-Both have one interface. ``forward`` turns a whole batch of rows into tokens and ``step`` a single
-time step; ``readout`` picks, for each environment step, the output that predicts the action. A reset
-of an environment step is a reset at the first token of *that* step, so that whatever came before
-(the previous action's token included) is invisible.
+Both have one interface. ``forward`` turns rows of environment steps into tokens, one step or many;
+``readout`` picks, for each environment step, the output that predicts the action. A reset of an
+environment step is a reset at the first token of *that* step, so that whatever came before (the
+previous action's token included) is invisible.
 """
 
 from __future__ import annotations
@@ -16,10 +16,17 @@ class Embeddings(nn.Module):
     """The embeddings that both tokenisers share; all inputs are normalised already."""
 
     def __init__(
-        self, obs_dim: int, action_dim: int, dim: int, *, prev_action: bool, timesteps: int
+        self,
+        obs_dim: int,
+        action_dim: int,
+        dim: int,
+        *,
+        prev_action: bool,
+        timesteps: int,
+        rtg_scales: int,
     ) -> None:
         super().__init__()
-        self.rtg = nn.Linear(1, dim)
+        self.rtg = ReturnEmbedding(dim, rtg_scales)
         self.obs = nn.Linear(obs_dim, dim)
         self.action = nn.Linear(action_dim, dim) if prev_action else None
         self.timestep = nn.Embedding(timesteps, dim) if timesteps else None
@@ -27,6 +34,25 @@ class Embeddings(nn.Module):
     def time(self, timestep: Tensor) -> Tensor | float:
         """Return the embedding of `timestep` (B, T) as (B, T, D), or 0 where there is none."""
         return 0.0 if self.timestep is None else self.timestep(timestep)
+
+
+class ReturnEmbedding(nn.Module):
+    """Embed the scaled return-to-go, coarse and fine: W [r, tanh(r), tanh(4 r), tanh(16 r), ...].
+
+    The linear term alone (scales = 0, Decision Transformer's) moves by a thousandth a step, and
+    hardly tells "about to end" from "hundreds of steps left"; the k-th tanh resolves returns-to-go
+    of 4^-k of the data's best.
+    """
+
+    def __init__(self, dim: int, scales: int) -> None:
+        super().__init__()
+        self.scales = scales
+        self.linear = nn.Linear(1 + scales, dim)
+
+    def forward(self, rtg: Tensor) -> Tensor:
+        """Return (B, T, D) for rtg (B, T, 1)."""
+        fine = [torch.tanh(rtg * 4**k) for k in range(self.scales)]
+        return self.linear(torch.cat([rtg, *fine], -1))
 
 
 class FusedTokens(nn.Module):
@@ -39,7 +65,7 @@ class FusedTokens(nn.Module):
     def forward(
         self, obs: Tensor, rtg: Tensor, prev_action: Tensor, timestep: Tensor, resets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return tokens (B, T, D) and their resets (B, T), from obs (B, T, O), rtg (B, T, 1), ..."""
+        """Return tokens (B, T, D) and their resets (B, T)."""
         tokens = self.embed.obs(obs) + self.embed.rtg(rtg) + self.embed.time(timestep)
         if self.embed.action is not None:
             # The first step of an episode has no previous action: no token part, bias included.

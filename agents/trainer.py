@@ -6,11 +6,13 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import minrnn
 from agents.decision import DecisionModel
 from configs import OptimConfig
 from envs.errors import UserError
@@ -43,7 +45,7 @@ class Trainer:
     @property
     def acting_model(self) -> DecisionModel:
         """The weights to act with: the moving average where there is one."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else cast(DecisionModel, self.average.module)
 
     def fit(self, pause: Callable[[int], bool]) -> Iterator[dict[str, float]]:
         """Train to the end; yield the metrics since the last time at each update that `pause` says.
@@ -122,8 +124,8 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
     exempt: set[int] = set()
     for module in model.modules():
         named = dict(module.named_parameters())
-        names = module.no_weight_decay() if hasattr(module, "no_weight_decay") else ()
-        exempt.update(id(named[name]) for name in names)  # type: ignore[operator]
+        if isinstance(module, minrnn.SequenceMixer):
+            exempt.update(id(named[name]) for name in module.no_weight_decay())
         if isinstance(module, nn.Embedding):
             exempt.add(id(module.weight))
     parameters = list(model.parameters())
@@ -132,5 +134,3 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
         {"params": [p for p in parameters if id(p) not in exempt], "weight_decay": weight_decay},
         {"params": [p for p in parameters if id(p) in exempt], "weight_decay": 0.0},
     ]
-
-

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 Tokens = Literal["fused", "interleaved"]
 Memory = Literal["carry", "window"]
+Preset = Literal["default", "smoke", "paper-mingru", "paper-minlstm"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ModelConfig:
     forget_bias: float = 0.0
     """Added to the forget gate's initial bias: larger remembers longer at the start of training."""
     learn_initial_state: bool = False
-    """Learn the state that an episode starts from (the paper's released code does; zero otherwise)."""
+    """Learn the state that an episode starts from, as the paper's released code; else zero."""
     mlp_ratio: float = 4.0
     """Hidden width of the MLP over `dim`; 0 leaves the MLP out."""
     activation: Literal["relu", "gelu"] = "relu"
@@ -46,6 +47,8 @@ class ModelConfig:
     """One token a step (return + observation), or three in a row (return, observation, action)."""
     prev_action: bool = False
     """Show the agent its previous action. Steadier without: it cannot learn to copy itself."""
+    rtg_scales: int = 0
+    """Resolutions at which the return-to-go is embedded, each four times finer; 0 is linear alone."""
     timestep_embedding: int = 0
     """Learn an embedding for that many time steps, which caps the episode length; 0 has none."""
 
@@ -60,13 +63,13 @@ class DataConfig:
     """How episodes become batches."""
 
     rows: Literal["packed", "windows"] = "windows"
-    """`packed`: whole episodes end to end, with resets inside. `windows`: pieces of one episode each."""
+    """`packed`: whole episodes end to end, resets inside. `windows`: one piece of one episode."""
     length: int = 20
     """Environment steps in a row."""
     batch_size: int = 64
     """Rows in a batch."""
     return_scale: float | None = None
-    """Returns-to-go are divided by this before the model sees them. Default: the data's best return."""
+    """What returns-to-go are divided by. Default: the data's largest return."""
 
     def __post_init__(self) -> None:
         _positive(self, "length", "batch_size", "return_scale")
@@ -114,7 +117,7 @@ class EvalConfig:
     quick_episodes: int = 8
     """Episodes for each target in the evaluations during training."""
     memory: Memory = "carry"
-    """`carry` the state through the episode, or re-run a `window` of the last `data.length` steps."""
+    """`carry` the state through the episode, or re-run a `window` of the last steps each time."""
     seed: int = 10_000
     """Episode i starts from `env.reset(seed=seed + i)`, the same for every target."""
 
@@ -129,7 +132,7 @@ class EvalConfig:
 class Config:
     """Train a return-conditioned recurrent agent on offline data, and evaluate it."""
 
-    preset: str = "default"
+    preset: Preset = "default"
     """Named starting point; everything else given on the command line overrides it."""
     env: str = "minrnn/hopper/medium-replay-v0"
     """Data set: a Minari id on this disk, or minrnn/{hopper,walker2d,halfcheetah}/{medium-replay,\
@@ -141,7 +144,7 @@ medium,expert,medium-expert}-v0, which is rolled out at first use."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     threads: int | None = None
-    """CPU threads for torch. Default: the number of cores, at most 4 (more is slower at this size)."""
+    """CPU threads for torch. Default: the number of cores, at most 4."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -183,8 +186,8 @@ def resolve(config: Config, info: DataInfo) -> Config:
     steps = max(info.max_length, info.horizon or 0)
     if 0 < config.model.timestep_embedding < steps:
         raise ValueError(
-            f"--model.timestep-embedding {config.model.timestep_embedding} is shorter than an episode "
-            f"({steps} steps): raise it, or use 0 (no embedding)"
+            f"--model.timestep-embedding {config.model.timestep_embedding} is shorter than an "
+            f"episode ({steps} steps): raise it, or use 0 (no embedding)"
         )
     return dataclasses.replace(config, data=data, eval=evaluation)
 
@@ -212,7 +215,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """Build a Config from :func:`to_dict`'s result; ValueError names an unknown or missing field."""
+    """Build a Config from :func:`to_dict`'s result; ValueError names an unknown field."""
     parts = {"model": ModelConfig, "data": DataConfig, "optim": OptimConfig, "eval": EvalConfig}
     built = dict(values)
     try:
@@ -223,11 +226,15 @@ def from_dict(values: dict[str, Any]) -> Config:
             built["run_dir"] = Path(built["run_dir"])
         config = Config(**built)
     except TypeError as error:
-        raise ValueError(f"the configuration does not fit this version of minrnn: {error}") from None
+        raise ValueError(
+            f"the configuration does not fit this version of minrnn: {error}"
+        ) from None
     targets = config.eval.targets
     if targets is None:
         return config
-    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, targets=tuple(targets)))
+    return dataclasses.replace(
+        config, eval=dataclasses.replace(config.eval, targets=tuple(targets))
+    )
 
 
 def _positive(config: Any, *names: str) -> None:

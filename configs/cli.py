@@ -13,20 +13,11 @@ from configs.presets import PRESETS
 
 
 def parse(arguments: Sequence[str] | None, description: str) -> Config:
-    """Return the Config that `arguments` (default: sys.argv) describe; exits with 2 on a bad one."""
+    """Return the Config that `arguments` (default: sys.argv) describe; exit with 2 on a bad one."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", default="default")
     name = early.parse_known_args(arguments)[0].preset
     if name not in PRESETS:
         early.exit(2, f"error: unknown preset {name!r}: choose from {', '.join(PRESETS)}\n")
-    try:
-        return tyro.cli(
-            Config,
-            args=arguments,
-            default=dataclasses.replace(PRESETS[name], preset=name),
-            description=description,
-            config=(tyro.conf.FlagConversionOff,),
-        )
-    except ValueError as error:
-        early.exit(2, f"error: {error}\n")
-        raise AssertionError from None  # exit() does not return; tell the type checker
+    default = dataclasses.replace(PRESETS[name], preset=name)
+    return tyro.cli(Config, args=arguments, default=default, description=description)

@@ -7,12 +7,12 @@ import os
 import numpy as np
 import pytest
 import torch
+from tests_support import tiny_model
 
 from agents import checkpoint
 from agents.checkpoint import load_checkpoint, save_checkpoint, write_json
 from agents.policy import Policy
 from envs.errors import UserError
-from tests_support import tiny_model
 
 FACTS = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": [1.0], "update": 3}
 
@@ -49,7 +49,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, fails, full)
-    with pytest.raises(UserError, match="No space left on device.*Free some space"):
+    with pytest.raises(UserError, match=r"No space left on device.*Free some space"):
         save_checkpoint(tmp_path / "last", model, {**FACTS, "update": 9})
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["last"]

@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
+from tests_support import tiny_model
 
 from agents.policy import Policy
-from tests_support import tiny_model
 
 OBS = 4
 

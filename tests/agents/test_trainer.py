@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from tests_support import tiny_data, tiny_model
 
 from agents.trainer import Trainer, schedule
 from configs import OptimConfig
 from envs.errors import UserError
 from envs.sampler import PackedSampler, WindowSampler
-from tests_support import tiny_data, tiny_model
 
 CPU = torch.device("cpu")
 
@@ -70,7 +70,7 @@ def test_a_diverged_run_stops_with_its_update():
     trainer = Trainer(tiny_model(), WindowSampler(tiny_data(), 4, 8, seed=0), config, CPU)
     with torch.no_grad():
         trainer.model.head.weight.fill_(math.nan)
-    with pytest.raises(UserError, match="not finite at update 5: lower --optim.lr"):
+    with pytest.raises(UserError, match=r"not finite at update 5: lower --optim.lr"):
         list(trainer.fit(lambda update: update % 5 == 0))
 
 

@@ -100,6 +100,14 @@ def rollout(
     influence each other gives the same results for any K.
     progress(done, total) is called after each episode. Environments are closed at the end, and on
     errors. Raises UserError where the actor returns an action that is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> def still(obs, reward, resets, episode):
+        ...     return np.zeros((len(obs), 1))
+        >>> result = rollout("Pendulum-v1", still, seeds=range(5), num_envs=2)
+        >>> result.lengths.tolist(), result.terminated.any().item()
+        ([200, 200, 200, 200, 200], False)
     """
     seeds = [int(seed) for seed in seeds]
     if not seeds or num_envs < 1:

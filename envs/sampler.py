@@ -186,6 +186,15 @@ class WindowSampler(Sampler):
     An episode is drawn in proportion to its length (times its weight), and the window starts at
     any of its steps with equal chance. A window that reaches past the end is padded on the right,
     with mask = False there. The first step has resets = True.
+
+    Example:
+        >>> import numpy as np
+        >>> from envs.trajectories import Episode
+        >>> walk = Episode(np.ones((3, 2)), np.ones((3, 1)), np.ones(3), True)
+        >>> data = Trajectories.from_episodes([walk], env_id="Walk-v0", name="demo/walk-v0")
+        >>> batch = WindowSampler(data, batch_size=4, length=5, seed=0).sample()
+        >>> bool((batch.mask.sum(1) == 3 - batch.timestep[:, 0]).all())
+        True
     """
 
     def __init__(

@@ -32,6 +32,10 @@ def iqm(scores: ArrayLike) -> float:
     """Return the interquartile mean: the mean of the middle half of all scores.
 
     floor(n / 4) values are cut off at each end, as rliable does (Agarwal et al., 2021).
+
+    Example:
+        >>> iqm([0.0, 40.0, 60.0, 1000.0])
+        50.0
     """
     ordered = np.sort(np.asarray(scores, np.float64), axis=None)
     if not ordered.size:

@@ -1,0 +1,127 @@
+"""Flat arrays of demonstrations (.npz) into a Minari data set.
+
+python -m envs.sources.arrays FILE.npz --env-id AdroitHandDoor-v1 --id me/door/human-v0
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.errors import UserError
+from envs.make import make_env
+from envs.sources import minari
+from envs.trajectories import Episode
+
+_NAMES = {
+    "obs": ("observations", "observation", "obs"),
+    "action": ("actions", "action"),
+    "reward": ("rewards", "reward"),
+    "next_obs": ("next_observations", "next_observation", "next_obs"),
+    "terminal": ("terminals", "terminal", "terminations"),
+    "timeout": ("timeouts", "timeout", "truncations"),
+    "lengths": ("episode_lengths",),
+}
+
+
+def read_npz(path: Path, time_limit: int | None) -> list[Episode]:
+    """Read episodes that lie end to end: observations (N, O), actions (N, A), rewards (N,).
+
+    Episodes end where `episode_lengths` says, else at terminals | timeouts; what follows the last
+    end is an episode that was cut. An end at the environment's time limit is no termination,
+    whatever the file says: many recorders store `done` as `terminal`.
+    Raises UserError naming what is missing.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            given = {key: file[key] for key in file.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read as .npz ({error})") from error
+    found = {name: _find(given, names) for name, names in _NAMES.items()}
+    obs, action, reward = (
+        _need(found[name], _NAMES[name], given, path) for name in ("obs", "action", "reward")
+    )
+    steps = len(action)
+    if len(obs) != steps or reward.size != steps:
+        raise UserError(f"{path}: {len(obs)} observations, {steps} actions, {reward.size} rewards")
+    reward = reward.reshape(steps)
+    terminal = _flags(found["terminal"], steps)
+    ends = _ends(found["lengths"], terminal | _flags(found["timeout"], steps), path)
+    episodes: list[Episode] = []
+    next_obs = found["next_obs"]
+    for first, end in zip((0, *ends[:-1]), ends, strict=True):
+        last = () if next_obs is None else (next_obs[end - 1 : end],)
+        episodes.append(
+            Episode(
+                np.concatenate((obs[first:end], *last)),
+                action[first:end],
+                reward[first:end],
+                bool(terminal[end - 1]) and end - first != time_limit,
+            )
+        )
+    return episodes
+
+
+def _ends(lengths: NDArray[Any] | None, over: NDArray[np.bool_], path: Path) -> tuple[int, ...]:
+    steps = len(over)
+    if lengths is None:
+        ends = np.flatnonzero(over) + 1
+        return tuple(int(end) for end in ends) + (() if steps in ends else (steps,))
+    if lengths.sum() != steps:
+        raise UserError(f"{path}: episode_lengths add up to {lengths.sum()}, of {steps} steps")
+    return tuple(int(end) for end in np.cumsum(lengths))
+
+
+def _find(given: Mapping[str, NDArray[Any]], names: Sequence[str]) -> NDArray[Any] | None:
+    return next((given[name] for name in names if name in given), None)
+
+
+def _need(
+    values: NDArray[Any] | None, names: Sequence[str], given: Mapping[str, Any], path: Path
+) -> NDArray[Any]:
+    if values is None:
+        raise UserError(f"{path} has no {names[0]}; it has: {', '.join(given) or 'nothing'}")
+    return values
+
+
+def _flags(values: NDArray[Any] | None, steps: int) -> NDArray[np.bool_]:
+    return np.zeros(steps, np.bool_) if values is None else values.reshape(steps).astype(np.bool_)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run as python -m envs.sources.arrays."""
+    parser = argparse.ArgumentParser(description="Make a Minari data set of a .npz file.")
+    parser.add_argument("file", type=Path, help="observations, actions, rewards, end to end")
+    parser.add_argument("--env-id", required=True, help="such as AdroitHandDoor-v1")
+    parser.add_argument("--id", required=True, help="the new data set's id: NAME/SPACE-v0")
+    args = parser.parse_args(argv)
+    try:
+        minari.check_new(args.id)
+        env = make_env(args.env_id)
+        env.close()
+        limit = None if env.spec is None else env.spec.max_episode_steps
+        episodes = read_npz(args.file, limit)
+        path = minari.write(
+            args.id,
+            episodes,
+            env_id=args.env_id,
+            author="unknown",
+            description=f"{len(episodes)} episodes of {args.file.name}",
+            code="envs/sources/arrays.py of the minrnn project",
+        )
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{args.id}: {len(episodes)} episodes in {path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -40,8 +40,7 @@ def load(name: str, *, seed: int = 0, progress: bool = True) -> Trajectories:
         with _one_at_a_time(dataset_id, progress):
             if not minari.exists(dataset_id):
                 _make(dataset_id, family, level, seed, progress)
-    made_by = minari.metadata(dataset_id).get(_RECIPE)
-    if made_by not in (None, fingerprint(family, level, seed)):
+    if minari.metadata(dataset_id).get(_RECIPE) != fingerprint(family, level, seed):
         raise UserError(
             f"{dataset_id} on this disk was made by another version of the project; delete "
             f"{minari.root() / dataset_id} and it is made again"

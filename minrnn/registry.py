@@ -31,7 +31,7 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(_cells))
 
 
-def build(name: str, dim: int, **options: Any) -> SequenceMixer:
+def build(name: str, dim: int, /, **options: Any) -> SequenceMixer:
     """Build the cell registered under a name.
 
     Raises ValueError for an unknown name or option, listing those there are.
@@ -57,6 +57,6 @@ def _options(maker: Callable[..., SequenceMixer]) -> tuple[str, ...] | None:
 
 
 def _hint(name: str, there: tuple[str, ...]) -> str:
-    near = get_close_matches(name, there, n=1)
+    near = get_close_matches(name.lower(), there, n=1)
     listing = f"there is {', '.join(there) or 'none'}"
     return f"; did you mean {near[0]!r}? ({listing})" if near else f"; {listing}"

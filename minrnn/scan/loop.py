@@ -120,7 +120,7 @@ def _marks(resets: Tensor | None) -> dict[int, Tensor]:
     if resets is None:
         return {}
     masks = resets.unsqueeze(-1).unbind(-2)
-    if resets.device.type != "cpu" or torch.compiler.is_compiling():
+    if resets.device.type != "cpu":
         return dict(enumerate(masks))  # looking at the values would wait for the device
     some = cast("list[bool]", resets.flatten(0, -2).any(0).tolist())  # pyright: ignore
     return {t: masks[t] for t, has in enumerate(some) if has}

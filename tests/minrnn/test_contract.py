@@ -1,0 +1,143 @@
+"""Every registered cell, and blocks and stacks of them, keeps the contract."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minrnn import Block, Stack, StackConfig, available, build, check_mixer
+from minrnn.state import leaves
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+
+OPTIONS = {
+    "mingru": [
+        {"candidate": "tanh"},
+        {"candidate": "linear", "expansion": 0.5},
+        {"expansion": 2.0, "forget_bias": 3.0, "learn_initial_state": True},
+    ],
+    "minlstm": [
+        {"candidate": "tanh"},
+        {"candidate": "linear", "normalize": False},
+        {"expansion": 2.0, "forget_bias": 3.0, "learn_initial_state": True},
+    ],
+}
+CELLS = [(name, options) for name in available() for options in ({}, *OPTIONS.get(name, []))]
+
+
+def make(name, options, dim=4):
+    """Build a cell whose learned initial state, if it has one, is not zero."""
+    cell = build(name, dim, **options)
+    for path, parameter in cell.named_parameters():
+        if "initial" in path:
+            torch.nn.init.normal_(parameter)
+    return cell
+
+
+@DTYPES
+@pytest.mark.parametrize(("name", "options"), CELLS, ids=str)
+def test_cell_keeps_the_contract(name, options, dtype):
+    check_mixer(lambda: make(name, options), dtype=dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("name", available())
+def test_stack_keeps_the_contract(name, dtype):
+    config = StackConfig(dim=4, num_layers=2, backbone=name, norm="rmsnorm", activation="gelu")
+    check_mixer(Stack(config), dtype=dtype)
+
+
+def test_block_without_mlp_keeps_the_contract():
+    check_mixer(Block(build("mingru", 4), mlp_ratio=0))
+
+
+def _stack(name):
+    torch.manual_seed(0)
+    learned = {"learn_initial_state": True} if name in OPTIONS else {}
+    stack = Stack(StackConfig(dim=4, num_layers=2, backbone=name, cell=learned))
+    for path, parameter in stack.named_parameters():
+        if "initial" in path:
+            torch.nn.init.normal_(parameter)
+    return stack.double().eval()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    name=st.sampled_from(available()),
+    batch=st.integers(1, 4),
+    length=st.integers(1, 90),
+    starts=st.sets(st.integers(0, 359), max_size=40),
+    cut=st.integers(0, 90),
+    seed=st.integers(0, 2**16),
+)
+@torch.no_grad()
+def test_any_shape_resets_and_cut_give_the_same_as_steps(name, batch, length, starts, cut, seed):
+    stack = _stack(name)
+    torch.manual_seed(seed)
+    x = torch.randn(batch, length, 4, dtype=torch.float64)
+    resets = torch.zeros(batch * length, dtype=torch.bool)
+    resets[[s for s in starts if s < batch * length]] = True
+    resets = resets.view(batch, length)
+    _, start = stack(torch.randn(batch, 3, 4, dtype=torch.float64))
+
+    whole, end = stack(x, start, resets)
+    state, outputs = start, []
+    for t in range(length):
+        y, state = stack.step(x[:, t], state, resets[:, t])
+        outputs.append(y)
+    torch.testing.assert_close(torch.stack(outputs, 1), whole)
+    torch.testing.assert_close(stack.pack(state), stack.pack(end))
+    if 0 < cut < length:
+        first, middle = stack(x[:, :cut], start, resets[:, :cut])
+        packed = stack.pack(middle)
+        second, other = stack(x[:, cut:], stack.unpack(packed), resets[:, cut:])
+        torch.testing.assert_close(torch.cat([first, second], 1), whole)
+        torch.testing.assert_close(stack.pack(other), stack.pack(end))
+
+
+@pytest.mark.parametrize("name", available())
+def test_state_stays_float32_under_bfloat16(name):
+    x = torch.randn(2, 5, 4)
+    stack = Stack(StackConfig(dim=4, num_layers=2, backbone=name))
+    with torch.autocast("cpu", torch.bfloat16):
+        y, state = stack(x)
+        step, stepped = stack.step(x[:, 0], state)
+        (y.float().sum() + step.float().sum()).backward()
+    for leaf in leaves(state) + leaves(stepped) + leaves(stack.initial_state(2)):
+        assert leaf.dtype == torch.float32
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in stack.parameters())
+    y32, _ = stack(x)
+    torch.testing.assert_close(y.float(), y32, rtol=0.1, atol=0.1)
+
+    half = build(name, 4).bfloat16()
+    y, state = half(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    y, state = half.step(x[:, 0].bfloat16(), state)
+    assert y.dtype == torch.bfloat16
+    assert all(leaf.dtype == torch.float32 for leaf in leaves(state))
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, about torch
+@pytest.mark.parametrize("name", available())
+def test_step_compiles_in_one_graph(name):
+    stack = Stack(StackConfig(dim=4, num_layers=2, backbone=name)).eval()
+    compiled = torch.compile(stack.step, backend="eager", fullgraph=True)
+    x, state = torch.randn(2, 4), stack.initial_state(2)
+    resets = torch.tensor([True, False])
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x, state, resets), stack.step(x, state, resets))
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, about torch
+@pytest.mark.parametrize("name", available())
+def test_training_step_compiles_and_gives_the_same_gradients(name):
+    torch.manual_seed(0)
+    stack = Stack(StackConfig(dim=4, num_layers=1, backbone=name))
+    x, resets = torch.randn(2, 6, 4), torch.rand(2, 6) < 0.3
+    compiled = torch.compile(stack, backend="eager")
+    parameters = list(stack.parameters())
+    wanted = torch.autograd.grad(stack(x, None, resets)[0].square().sum(), parameters)
+    got = torch.autograd.grad(compiled(x, None, resets)[0].square().sum(), parameters)
+    torch.testing.assert_close(got, wanted)
+    torch.compiler.reset()

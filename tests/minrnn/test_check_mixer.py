@@ -1,17 +1,12 @@
 """check_mixer passes what is right, and rejects what is broken, naming the law."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from broken import BROKEN, Good
 from torch import nn
 
 from minrnn import MinGRU, check_mixer
 from minrnn.testing import LAWS
-
-sys.path.insert(0, str(Path(__file__).parent))
-from broken import BROKEN, Good
 
 
 def test_a_good_cell_passes_however_it_is_given():

@@ -47,7 +47,7 @@ class ModelConfig:
     """One token a step (return + observation), or three in a row (return, observation, action)."""
     prev_action: bool = False
     """Show the agent its previous action. Steadier without: it cannot learn to copy itself."""
-    rtg_scales: int = 0
+    rtg_scales: int = 6
     """Resolutions at which the return-to-go is embedded, each 4 x finer; 0 is linear alone."""
     timestep_embedding: int = 0
     """Learn an embedding for that many time steps, which caps the episode length; 0 has none."""

@@ -20,6 +20,7 @@ def _paper(preset: Preset, backbone: str) -> Config:
             tokens="interleaved",
             prev_action=True,
             timestep_embedding=1000,
+            rtg_scales=0,
             forget_bias=3.0 if backbone == "minlstm" else 0.0,
         ),
         data=DataConfig(rows="windows", length=20, batch_size=64, return_scale=1000.0),

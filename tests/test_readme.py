@@ -1,0 +1,51 @@
+"""The README's code is run as it stands, and its links lead somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from configs import PRESETS
+from configs.cli import parse
+
+
+def blocks(checkout, language):
+    text = (checkout / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_python_blocks_run(checkout, number):
+    block = blocks(checkout, "python")[number]
+    subprocess.run([sys.executable, "-c", block], cwd=checkout, check=True)
+
+
+def test_there_are_no_more_python_blocks_than_are_run(checkout):
+    assert len(blocks(checkout, "python")) == 2
+
+
+def test_train_commands_parse(checkout):
+    lines = [line for block in blocks(checkout, "bash") for line in block.splitlines()]
+    commands = [part.strip() for line in lines for part in line.split("&&")]
+    train = [shlex.split(c, comments=True)[2:] for c in commands if c.startswith("python train.py")]
+    assert [] in train  # the plain command is there
+    for arguments in train:
+        if arguments != ["--help"]:
+            assert parse(arguments, "").preset in PRESETS
+
+
+def test_the_test_command_is_the_one_of_the_gate(checkout):
+    command = 'pip install -e ".[dev]" -c constraints.txt'
+    assert f"{command} && pytest" in (checkout / "README.md").read_text(encoding="utf-8")
+    gate = (checkout / ".ci" / "run").read_text(encoding="utf-8")
+    assert f"{command} && checks && pytest" in gate
+
+
+def test_links_to_files_lead_somewhere(checkout):
+    text = (checkout / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert links
+    for link in links:
+        assert (checkout / link).exists(), link

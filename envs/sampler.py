@@ -143,7 +143,7 @@ class PackedSampler(Sampler):
         parts: list[NDArray[np.int64]] = []
         missing = self.batch_size
         while missing:
-            if self._cursor == len(self._rows):
+            if self._cursor >= len(self._rows):
                 self._start_epoch()
             part = self._rows[self._cursor : self._cursor + missing]
             self._cursor += len(part)

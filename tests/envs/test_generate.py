@@ -7,7 +7,7 @@ import pytest
 from toys import ACTION, OBS, register
 
 from envs import sources
-from envs.behaviour import generate
+from envs.behaviour import generate, mixes
 from envs.errors import UserError
 
 
@@ -61,6 +61,21 @@ def test_the_same_seed_gives_the_same_data_for_any_number_of_environments(polici
         np.testing.assert_array_equal(a.obs, b.obs)
     other = generate.generate_from(files, "ToyWalk-v0", 400, seed=1, progress=False)
     assert not np.array_equal(one[0].obs[0], other[0].obs[0])
+
+
+def test_no_episode_is_run_twice(policies: Path) -> None:
+    made = generate.generate_from([policies / "iter000.npz"], "ToyWalk-v0", 3000, progress=False)
+    assert len(made) > 64  # several waves
+    assert len({episode.obs[0, 0] for episode in made}) == len(made)
+
+
+def test_the_scale_of_the_noise_is_that_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread: list[float] = []
+    for noise in (0.0, 0.5, 1.0):
+        monkeypatch.setitem(mixes._MEDIUM, "hopper", (mixes.Stage("00005000", 12, noise),))
+        episodes = generate.generate_level("hopper", "medium", progress=False)
+        spread.append(float(np.std([episode.action[0] for episode in episodes])))
+    assert spread[0] < 0.1 < spread[1] < spread[2] - 0.1
 
 
 def test_more_episodes_do_not_change_the_first_ones(policies: Path) -> None:

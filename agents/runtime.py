@@ -29,9 +29,9 @@ def _keep_large_buffers() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, ONE_GIB = -1, -3, 1 << 30
-    mallopt(M_MMAP_THRESHOLD, ONE_GIB)
-    mallopt(M_TRIM_THRESHOLD, ONE_GIB)
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes; more is refused
+    mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def select_device(name: str) -> torch.device:

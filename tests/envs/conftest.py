@@ -3,11 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-
-# A busy machine is no defect, and the same examples are drawn in every run.
-settings.register_profile("envs", deadline=None, derandomize=True)
-settings.load_profile("envs")
 
 
 @pytest.fixture(autouse=True)

@@ -135,12 +135,15 @@ def build_model(config: configs.Config, data: Trajectories):
     """Return the model for `data`, its normaliser set from the data's statistics."""
     from agents.decision import DecisionModel, Spaces
 
+    rtg = data.returns_to_go()
     spaces = Spaces(
         data.obs_mean().tolist(),
         data.obs_std().tolist(),
         data.action_low.tolist(),
         data.action_high.tolist(),
         config.data.return_scale or 1.0,
+        float(rtg.min()),
+        float(rtg.max()),
     )
     try:
         return DecisionModel(config.model, spaces)

@@ -13,13 +13,18 @@ from configs import ModelConfig
 
 
 class Spaces(NamedTuple):
-    """What the model has to know of an environment and of its data's normalisation."""
+    """What the model has to know of an environment and of its data's normalisation.
+
+    `rtg_low` and `rtg_high` are the least and the largest return-to-go in the data.
+    """
 
     obs_mean: list[float]
     obs_std: list[float]
     action_low: list[float]
     action_high: list[float]
     return_scale: float
+    rtg_low: float
+    rtg_high: float
 
 
 class DecisionModel(nn.Module):
@@ -29,7 +34,7 @@ class DecisionModel(nn.Module):
     buffers, so that a checkpoint acts alone.
 
     Example:
-        >>> spaces = Spaces([0.0] * 11, [1.0] * 11, [-1.0] * 3, [1.0] * 3, 1000.0)
+        >>> spaces = Spaces([0.0] * 11, [1.0] * 11, [-1.0] * 3, [1.0] * 3, 1000.0, 0.0, 3200.0)
         >>> model = DecisionModel(ModelConfig(dim=32), spaces).eval()
         >>> obs, rtg = torch.zeros(2, 11), torch.full((2, 1), 3000.0)
         >>> start, now = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.long)
@@ -43,6 +48,8 @@ class DecisionModel(nn.Module):
     action_low: Tensor
     action_high: Tensor
     return_scale: Tensor
+    rtg_low: Tensor
+    rtg_high: Tensor
 
     def __init__(self, config: ModelConfig, spaces: Spaces) -> None:
         super().__init__()
@@ -83,7 +90,8 @@ class DecisionModel(nn.Module):
             resets = torch.zeros_like(timestep, dtype=torch.bool)
         x, resets = self.tokens(
             (obs - self.obs_mean) / self.obs_std,
-            rtg / self.return_scale,
+            # Past what the data has, either way, the network would have to extrapolate.
+            rtg.clamp(self.rtg_low, self.rtg_high) / self.return_scale,
             prev_action,
             timestep,
             resets,

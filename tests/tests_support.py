@@ -13,7 +13,9 @@ from envs.trajectories import Episode, Trajectories
 def tiny_model(obs_dim: int = 4, action_dim: int = 2, **kwargs) -> DecisionModel:
     """A model of a few thousand parameters, in eval mode, the same at every call."""
     torch.manual_seed(0)
-    spaces = Spaces([0.0] * obs_dim, [1.0] * obs_dim, [-1.0] * action_dim, [1.0] * action_dim, 10.0)
+    spaces = Spaces(
+        [0.0] * obs_dim, [1.0] * obs_dim, [-1.0] * action_dim, [1.0] * action_dim, 10.0, 0.0, 50.0
+    )
     return DecisionModel(ModelConfig(dim=16, num_layers=2, **kwargs), spaces).eval()
 
 

@@ -9,7 +9,7 @@ from agents.trainer import param_groups
 from configs import ModelConfig
 
 OBS, ACTION = 5, 3
-SPACES = Spaces([0.5] * OBS, [2.0] * OBS, [-1.0, -2.0, 0.0], [1.0, 2.0, 4.0], 100.0)
+SPACES = Spaces([0.5] * OBS, [2.0] * OBS, [-1.0, -2.0, 0.0], [1.0, 2.0, 4.0], 100.0, -200.0, 200.0)
 
 
 def make(backbone="mingru", tokens="fused", prev_action=False, timesteps=0, **kwargs):
@@ -105,6 +105,17 @@ def test_actions_stay_inside_the_bounds_of_the_environment():
     assert (actions >= model.action_low).all()
     assert (actions <= model.action_high).all()
     assert actions[..., 1].abs().max() > 1.5  # the wide dimension is used
+
+
+def test_a_return_beyond_the_data_is_taken_for_the_largest_there():
+    model = make()
+    obs, _, prev_action, timestep, resets = episodes()
+    first, second, inside = (
+        model(obs, torch.full_like(obs[..., :1], rtg), prev_action, timestep, resets)[0]
+        for rtg in (200.0, 9999.0, 150.0)
+    )
+    torch.testing.assert_close(first, second)
+    assert not torch.allclose(first, inside)
 
 
 def test_padding_does_not_enter_the_loss():

@@ -181,11 +181,14 @@ class PackedSampler(Sampler):
 
 
 class WindowSampler(Sampler):
-    """Windows of one episode each, as Decision Transformer draws them.
+    """Windows of one episode each.
 
-    An episode is drawn in proportion to its length (times its weight), and the window starts at
-    any of its steps with equal chance. A window that reaches past the end is padded on the right,
-    with mask = False there. The first step has resets = True.
+    All windows that overlap an episode have equal chance (times its weight), those included that
+    would begin up to length - 1 steps before it: they are moved to its first step. So every step
+    is in at least `length` of the windows. Decision Transformer starts windows at the episode's
+    steps alone, which shows the first step, where every rollout begins, `length` times less often
+    than others. A window that reaches past the end is padded on the right, with mask = False
+    there. The first step has resets = True.
 
     Example:
         >>> import numpy as np
@@ -206,7 +209,8 @@ class WindowSampler(Sampler):
         weights: ArrayLike | None = None,
     ) -> None:
         super().__init__(trajectories, batch_size, length, seed, weights)
-        mass = self._lengths * (1.0 if self.weights is None else self.weights)
+        self._windows = self._lengths + length - 1
+        mass = self._windows * (1.0 if self.weights is None else self.weights)
         self._chance = np.cumsum(mass) / np.sum(mass)
         self._chance[np.flatnonzero(mass)[-1] :] = 1.0  # rounding must not leave a gap below 1
         self._offsets = np.arange(length)
@@ -214,7 +218,8 @@ class WindowSampler(Sampler):
     def sample(self) -> Batch:
         """Draw batch_size windows."""
         episode = np.searchsorted(self._chance, self._rng.random(self.batch_size), side="right")
-        start = self._starts[episode] + self._rng.integers(self._lengths[episode])
+        offset = self._rng.integers(self._windows[episode]) - (self.length - 1)
+        start = self._starts[episode] + np.maximum(offset, 0)
         steps = start[:, None] + self._offsets
         last = self._starts[episode + 1][:, None] - 1
         mask = steps <= last

@@ -98,13 +98,24 @@ def test_packed_rows_of_one_batch_are_not_neighbours() -> None:
     assert len(episodes) > 4
 
 
-def test_windows_start_at_every_step_equally_often() -> None:
+def test_windows_that_overlap_an_episode_are_equally_likely() -> None:
     source = data([2, 18, 5])
     sampler = WindowSampler(source, 500, 4, seed=3)
     starts = np.concatenate([steps_of(sampler.sample())[:, 0] for _ in range(100)])
     count = np.bincount(starts, minlength=25)
-    expected = 50_000 / 25
+    expected = np.ones(25)
+    expected[[0, 2, 20]] = 4  # the windows that begin before the episode begin with it
+    expected *= 50_000 / expected.sum()
     assert ((count - expected) ** 2 / expected).sum() < 52  # chi-squared(24), 99.9 %
+
+
+def test_no_step_is_shown_less_often_than_others_because_of_where_it_is() -> None:
+    sampler = WindowSampler(data([3, 40, 7]), 500, 5, seed=3)
+    batches = [sampler.sample() for _ in range(100)]
+    count = np.bincount(np.concatenate([steps_of(b)[b.mask] for b in batches]), minlength=50)
+    inside = count[10:38].mean()
+    assert count.min() > 0.9 * inside
+    assert count.max() < 2.2 * inside
 
 
 def test_windows_stay_in_one_episode() -> None:

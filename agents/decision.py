@@ -150,7 +150,7 @@ def stack_config(config: ModelConfig) -> minrnn.StackConfig:
         cell={
             "expansion": config.expansion,
             "candidate": config.candidate,
-            "forget_bias": config.forget_bias,
+            "forget_bias": config.forget_bias or 0.0,
             "learn_initial_state": config.learn_initial_state,
         },
         mlp_ratio=config.mlp_ratio,

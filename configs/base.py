@@ -31,8 +31,9 @@ class ModelConfig:
     """Recurrent state width over `dim`; other than 1 adds a down-projection."""
     candidate: Literal["g", "tanh", "linear"] = "g"
     """What the candidate state passes through; `g` is the paper's positive function."""
-    forget_bias: float = 0.0
-    """Added to the forget gate's initial bias: larger remembers longer at the start of training."""
+    forget_bias: float | None = None
+    """Added to the forget gate's initial bias: larger remembers longer at the start of training.
+    Default: 3 for minlstm (as the paper's released code), 0 for others."""
     learn_initial_state: bool = False
     """Learn the state that an episode starts from, as the paper's released code; else zero."""
     mlp_ratio: float = 4.0
@@ -41,8 +42,9 @@ class ModelConfig:
     """Nonlinearity of the MLP."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Normalisation in front of mixer and MLP."""
-    dropout: float = 0.1
-    """Dropout on the residual branches and the embedding."""
+    dropout: float = 0.0
+    """Dropout on the residual branches and the embedding. Steadier without: the state is the only
+    memory of which of the data's policies is being followed."""
     tokens: Tokens = "fused"
     """One token a step (return + observation), or three in a row (return, observation, action)."""
     prev_action: bool = False
@@ -169,6 +171,7 @@ class DataInfo:
 
 
 TARGET_QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
+FORGET_BIAS = {"minlstm": 3.0}
 
 
 def resolve(config: Config, info: DataInfo) -> Config:
@@ -189,7 +192,10 @@ def resolve(config: Config, info: DataInfo) -> Config:
             f"--model.timestep-embedding {config.model.timestep_embedding} is shorter than an "
             f"episode ({steps} steps): raise it, or use 0 (no embedding)"
         )
-    return dataclasses.replace(config, data=data, eval=evaluation)
+    model = config.model
+    if model.forget_bias is None:
+        model = dataclasses.replace(model, forget_bias=FORGET_BIAS.get(model.backbone, 0.0))
+    return dataclasses.replace(config, model=model, data=data, eval=evaluation)
 
 
 def quantile(values: tuple[float, ...], q: float) -> float:

@@ -21,7 +21,7 @@ def _paper(preset: Preset, backbone: str) -> Config:
             prev_action=True,
             timestep_embedding=1000,
             rtg_scales=0,
-            forget_bias=3.0 if backbone == "minlstm" else 0.0,
+            dropout=0.1,
         ),
         data=DataConfig(rows="windows", length=20, batch_size=64, return_scale=1000.0),
         optim=_PAPER_OPTIM,

@@ -66,9 +66,9 @@ class DataConfig:
 
     rows: Literal["packed", "windows"] = "windows"
     """`packed`: whole episodes end to end, resets inside. `windows`: one piece of one episode."""
-    length: int = 20
+    length: int = 64
     """Environment steps in a row."""
-    batch_size: int = 64
+    batch_size: int = 20
     """Rows in a batch."""
     return_scale: float | None = None
     """What returns-to-go are divided by. Default: the data's largest return."""

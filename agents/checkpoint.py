@@ -82,6 +82,7 @@ class atomic_folder:
         try:
             if error is None:
                 for file in self.aside.iterdir():
+                    file.chmod(0o644)  # safetensors makes them readable for their owner alone
                     _sync(file)
                 _sync(self.aside)
                 _replace(self.aside, self.target)
@@ -124,9 +125,14 @@ def _cannot_write(target: Path, error: Exception) -> UserError:
 
 def write_json(path: Path, values: object) -> None:
     """Write `values` to `path` atomically, as indented JSON."""
+    write_file(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically; UserError where the disk is full or not writable."""
     aside = path.with_name(f".writing-{path.name}")
     try:
-        aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        aside.write_bytes(content)
         _sync(aside)
         os.replace(aside, path)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -10,6 +11,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from agents.checkpoint import write_file
 
 
 def say(text: str = "") -> None:
@@ -55,7 +58,9 @@ class RunLog:
 
     def figure(self, name: str, figure: Any) -> None:
         """Save a matplotlib figure as PNG in the run's folder, and to TensorBoard."""
-        figure.savefig(self.folder / f"{name}.png", dpi=150)
+        image = io.BytesIO()
+        figure.savefig(image, format="png", dpi=150)
+        write_file(self.folder / f"{name}.png", image.getvalue())
         self._board.add_figure(name, figure, close=False)
 
 

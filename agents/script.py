@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 
 from envs.errors import UserError
@@ -10,6 +11,7 @@ from envs.errors import UserError
 
 def run_script(main: Callable[[], None]) -> int:
     """Run `main`, return the exit code: 0, 2 for a UserError, 1 for a failing disk, 130 for ^C."""
+    threading.excepthook = _quiet_about_the_disk
     try:
         main()
     except UserError as error:
@@ -26,3 +28,9 @@ def run_script(main: Callable[[], None]) -> int:
         sys.stderr.write("\ninterrupted: what was saved last is in the run's folder\n")
         return 130
     return 0
+
+
+def _quiet_about_the_disk(arguments: threading.ExceptHookArgs) -> None:
+    """Leave it to the main thread, which meets the error of TensorBoard's writer thread too."""
+    if not isinstance(arguments.exc_value, OSError):
+        threading.__excepthook__(arguments)

@@ -36,8 +36,8 @@ class Options:
     """Training seeds."""
     out: Path = Path("runs/scores")
     """Folder of the runs."""
-    extra: str = ""
-    """More flags for every run of train.py, in one string."""
+    threads: int | None = None
+    """CPU threads of each run; 1 lets several of these commands share a machine."""
     table_only: bool = False
     """Print the table of the runs that are there, and run nothing."""
 
@@ -58,7 +58,7 @@ def main() -> None:
                 if not (folder / "results.json").exists():
                     if options.table_only:
                         continue
-                    train(env, backbone, seed, folder, options.extra.split())
+                    train(env, backbone, seed, folder, options.threads)
                 rows = json.loads((folder / "results.json").read_text())["results"]["last"]
                 asked = max(rows, key=lambda row: row["target"])
                 scores.append(asked["score"])
@@ -93,11 +93,13 @@ def calibration(rows: list[dict[str, Any]], best: float) -> str:
     return f"{hits} ({', '.join(missed)})" if missed else hits
 
 
-def train(env: str, backbone: str, seed: int, folder: Path, extra: list[str]) -> None:
+def train(env: str, backbone: str, seed: int, folder: Path, threads: int | None) -> None:
     """Run train.py; what an earlier, unfinished run left in `folder` is removed."""
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, "train.py", "--env", env, "--model.backbone", backbone]
-    command += ["--seed", str(seed), "--run-dir", str(folder), *extra]
+    command += ["--seed", str(seed), "--run-dir", str(folder)]
+    if threads is not None:
+        command += ["--threads", str(threads)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         sys.exit(f"error: {' '.join(command)} ended with {done.returncode}")

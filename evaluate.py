@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -31,10 +32,11 @@ class Options:
     """Which checkpoint of the run."""
     episodes: int = 20
     """Episodes for each target; every one of them counts."""
-    memory: Literal["carry", "window"] = "carry"
-    """`carry` the state through the episode, or re-run a `window` of the last steps."""
-    window: int = 20
-    """Steps of the window, with --memory window."""
+    memory: Literal["carry", "window"] | None = None
+    """`carry` the state through the episode, or re-run a `window` of the last steps each time.
+    Default: as the run was evaluated."""
+    window: int | None = None
+    """Steps of the window. Default: as the run was evaluated, or 20."""
     seed: int = 10_000
     """Episode i starts from `env.reset(seed=seed + i)`, the same for every target."""
     num_envs: int = 120
@@ -48,8 +50,7 @@ class Options:
 def main(arguments: list[str] | None = None) -> None:
     """Load, play, report."""
     options = tyro.cli(Options, args=arguments, description=DESCRIPTION)
-    if min(options.episodes, options.window, options.num_envs) < 1 or options.seed < 0:
-        raise UserError("--episodes, --window and --num-envs must be positive, --seed not negative")
+    check(options)
 
     from tqdm import tqdm
 
@@ -59,12 +60,15 @@ def main(arguments: list[str] | None = None) -> None:
 
     runtime.configure(None)
     device = runtime.select_device(options.device)
-    window = options.window if options.memory == "window" else None
+    window: int | None = None
     results: dict[str, list[evaluation.Result]] = {}
     notes, facts = [], {}
     for name, folder in checkpoints(options).items():
         model, facts = checkpoint.load_checkpoint(folder)
         targets = options.targets or tuple(facts["targets"])
+        window = choose_window(options, facts["window"])
+        if warning := evaluation.beyond_data(model, targets):
+            say(f"note: targets {warning}")
         total = len(targets) * options.episodes
         with tqdm(total=total, desc=name, unit="episode", leave=False) as bar:
             results[name] = evaluation.evaluate(
@@ -89,10 +93,24 @@ def main(arguments: list[str] | None = None) -> None:
         checkpoint=", ".join(notes),
         memory=evaluation.describe_memory(window),
     )
-    say(report.table(results, facts["env_id"], protocol))
     target = options.json or options.run / "evaluation.json"
     checkpoint.write_json(target, report.as_json(results, facts["env_id"], protocol))
+    say(report.table(results, facts["env_id"], protocol))
     say(f"\nevery episode: {target}")
+
+
+def check(options: Options) -> None:
+    """Refuse values that cannot be meant."""
+    if min(options.episodes, options.window or 1, options.num_envs) < 1 or options.seed < 0:
+        raise UserError("--episodes, --window and --num-envs must be positive, --seed not negative")
+    if not all(math.isfinite(target) for target in options.targets or ()):
+        raise UserError(f"--targets must be finite numbers, not {options.targets}")
+
+
+def choose_window(options: Options, window_of_run: int | None) -> int | None:
+    """Return the steps of the window, None to carry the state: as asked, or as in the run."""
+    memory = options.memory or ("window" if options.window or window_of_run else "carry")
+    return (options.window or window_of_run or 20) if memory == "window" else None
 
 
 def checkpoints(options: Options) -> dict[str, Path]:

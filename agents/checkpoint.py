@@ -21,10 +21,12 @@ from configs import ModelConfig
 from envs.errors import UserError
 
 FORMAT = 1
+FACTS = {"format", "model", "env_id", "data", "targets", "update", "window"}
+"""What `agent.json` holds: the model's configuration, and all that evaluate.py needs to know."""
 
 
 def save_checkpoint(folder: Path, model: DecisionModel, facts: dict[str, Any]) -> None:
-    """Write `model` and `facts` (env id, data set, targets, ... as JSON) to `folder`, atomically.
+    """Write `model` and `facts` (see FACTS) to `folder`, atomically.
 
     Raises UserError where the disk is full or not writable; an older checkpoint then stays.
     """
@@ -40,11 +42,16 @@ def load_checkpoint(folder: Path) -> tuple[DecisionModel, dict[str, Any]]:
 
     Raises UserError where there is no checkpoint, or one that is damaged or newer than this code.
     """
+    aside = _old(folder)
+    if not folder.exists() and aside.exists():
+        folder = aside  # killed in between the two renames of a save
     agent_file, weights_file = folder / "agent.json", folder / "model.safetensors"
     if not agent_file.is_file() or not weights_file.is_file():
         raise UserError(f"no checkpoint in {folder}: give the folder of a run that train.py made")
     try:
         facts = json.loads(agent_file.read_text())
+        if not isinstance(facts, dict) or not facts.keys() >= FACTS:
+            raise ValueError(f"agent.json lacks {', '.join(sorted(FACTS - set(facts)))}")
         if facts["format"] > FORMAT:
             raise UserError(
                 f"{folder} was written by a newer minrnn (format {facts['format']}, this one reads "
@@ -98,14 +105,23 @@ class atomic_folder:
 def _replace(new: Path, target: Path) -> None:
     # A folder cannot be renamed over a full one: step aside first, so that a kill in between leaves
     # the old one under a name that is easy to find, and never a mixture.
-    old = target.with_name(f".old-{target.name}")
+    old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
+    os.chmod(new, 0o755)
     if target.exists():
         os.rename(target, old)
-    os.chmod(new, 0o755)
-    os.rename(new, target)
+    try:
+        os.rename(new, target)
+    except OSError:
+        if old.exists():
+            os.rename(old, target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
     _sync(target.parent)
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".old-{target.name}")
 
 
 def _sync(path: Path) -> None:
@@ -118,8 +134,8 @@ def _sync(path: Path) -> None:
 
 def _cannot_write(target: Path, error: Exception) -> UserError:
     return UserError(
-        f"cannot write {target}: {error}; nothing was left half-written. "
-        "Free some space or choose another --run-dir"
+        f"cannot write {target}: {error}; nothing was left half-written; "
+        "free some space or choose another folder"
     )
 
 
@@ -132,22 +148,10 @@ def write_file(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically; UserError where the disk is full or not writable."""
     aside = path.with_name(f".writing-{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(content)
         _sync(aside)
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise _cannot_write(path, error) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in `path`; UserError where it is missing or damaged."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: give the folder of a run of train.py") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): train again") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object. Train again")
-    return values

@@ -142,17 +142,17 @@ class DecisionModel(nn.Module):
 
 
 def stack_config(config: ModelConfig) -> minrnn.StackConfig:
-    """Return the part of `config` that describes the stack."""
+    """Return the part of `config` that describes the stack.
+
+    Only options that were changed go to the cell, so that a cell need not know them all.
+    """
+    plain = {"expansion": 1.0, "candidate": "g", "forget_bias": 0.0, "learn_initial_state": False}
+    asked = {name: getattr(config, name) for name in plain}
     return minrnn.StackConfig(
         dim=config.dim,
         num_layers=config.num_layers,
         backbone=config.backbone,
-        cell={
-            "expansion": config.expansion,
-            "candidate": config.candidate,
-            "forget_bias": config.forget_bias or 0.0,
-            "learn_initial_state": config.learn_initial_state,
-        },
+        cell={k: v for k, v in asked.items() if v is not None and v != plain[k]},
         mlp_ratio=config.mlp_ratio,
         activation=config.activation,
         norm=config.norm,

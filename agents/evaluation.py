@@ -11,6 +11,8 @@ import torch
 
 from agents.decision import DecisionModel
 from agents.policy import Policy
+from envs.errors import UserError
+from envs.make import env_sizes
 from envs.rollout import rollout
 
 
@@ -49,11 +51,19 @@ def evaluate(
     """
     asked = np.repeat(np.asarray(targets, dtype=np.float64), episodes)
     seeds = [seed + i for _ in targets for i in range(episodes)]
-    policy = Policy(model, asked, window=window, device=device)
+    fits = (model.obs_dim, model.action_dim)
+    if env_sizes(env_id) != fits:
+        raise UserError(
+            f"the agent was trained for observations and actions of sizes {fits}, {env_id} has "
+            f"{env_sizes(env_id)}: evaluate it in the environment that it was trained for"
+        )
     was_training = model.training
-    with _exact_matmul():
-        played = rollout(env_id, policy, seeds, num_envs=num_envs, progress=progress)
-    model.train(was_training)
+    try:
+        policy = Policy(model, asked, window=window, device=device)
+        with _exact_matmul():
+            played = rollout(env_id, policy, seeds, num_envs=num_envs, progress=progress)
+    finally:
+        model.train(was_training)
     returns = played.returns.reshape(len(targets), episodes)
     lengths = played.lengths.reshape(len(targets), episodes)
     return [Result(float(target), returns[i], lengths[i]) for i, target in enumerate(targets)]
@@ -68,6 +78,16 @@ def _exact_matmul():
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def beyond_data(model: DecisionModel, targets: Sequence[float]) -> str | None:
+    """Say which targets lie outside the returns-to-go of the data, and what is asked instead."""
+    low, high = float(model.rtg_low), float(model.rtg_high)
+    outside = [target for target in targets if not low - 1 <= target <= high + 1]
+    if not outside:
+        return None
+    names = ", ".join(f"{target:g}" for target in outside)
+    return f"beyond the data, which has {low:.0f} to {high:.0f}, and taken for its ends: {names}"
 
 
 def describe_memory(window: int | None) -> str:

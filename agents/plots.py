@@ -27,8 +27,10 @@ def calibration(
     axes.patch.set_visible(False)
 
     everything = [data_returns, *(r.returns for swept in results.values() for r in swept)]
+    everything.append(np.array([r.target for swept in results.values() for r in swept]))
     low = min(0.0, *(float(values.min()) for values in everything))
-    high = max(float(values.max()) for values in everything) * 1.05
+    high = max(float(values.max()) for values in everything)
+    high += 0.05 * ((high - low) or 1.0)
     axes.plot([low, high], [low, high], color=INK, linewidth=1, linestyle="--", label="as asked")
     shift = (high - low) * 0.006
     for place, (name, swept) in enumerate(results.items()):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from agents.evaluation import Result
 from envs import score
 
@@ -33,9 +35,11 @@ def as_json(
 
     def row(result: Result) -> dict[str, Any]:
         normalised = score.normalized(result.mean, env_id)
+        low, high = score.bootstrap_interval(result.returns, np.mean)
         return {
             "target": result.target,
             "mean": result.mean,
+            "mean_interval_95": [low, high],
             "std": float(result.returns.std()),
             "iqm": float(score.iqm(result.returns)),
             "score": None if normalised is None else float(normalised),

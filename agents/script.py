@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 from collections.abc import Callable
@@ -17,11 +18,15 @@ def run_script(main: Callable[[], None]) -> int:
     except UserError as error:
         sys.stderr.write(f"\nerror: {error}\n")
         return 2
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        sys.stderr.close()
+        return 1
     except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f": {error.filename}" if error.filename else ""
         sys.stderr.write(
-            f"\nerror: {error.strerror or error}"
-            f"{f': {error.filename}' if error.filename else ''}; "
-            "free some space or choose another --run-dir\n"
+            f"\nerror: {error.strerror}{where}; free some space or choose another folder\n"
         )
         return 1
     except KeyboardInterrupt:

@@ -7,7 +7,6 @@ from configs.base import (
     EvalConfig,
     ModelConfig,
     OptimConfig,
-    from_dict,
     resolve,
     to_dict,
 )
@@ -21,7 +20,6 @@ __all__ = [
     "EvalConfig",
     "ModelConfig",
     "OptimConfig",
-    "from_dict",
     "resolve",
     "to_dict",
 ]

@@ -63,8 +63,12 @@ def reset_rows(state: State, fresh: State, resets: Tensor) -> State:
 
     What the state held in a reset row is invisible, NaN included, to gradients as well.
     """
+    if resets.dim() != 1 or resets.dtype != torch.bool:
+        raise ValueError(f"resets must be (B,) bool, not {tuple(resets.shape)} {resets.dtype}")
 
     def reset(leaf: Tensor, clean: Tensor) -> Tensor:
+        if len(leaf) != len(resets):
+            raise ValueError(f"the state has {len(leaf)} rows and resets has {len(resets)}")
         mask = resets.reshape(-1, *(1,) * (leaf.dim() - 1))
         return torch.where(mask, clean.to(leaf.dtype), leaf)
 

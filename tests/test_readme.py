@@ -36,6 +36,29 @@ def test_train_commands_parse(checkout):
             assert parse(arguments, "").preset in PRESETS
 
 
+MODULES = {
+    "evaluate.py": "evaluate.py",
+    "-m envs.behaviour.generate": "envs/behaviour/generate.py",
+    "-m envs.behaviour.train_sac": "envs/behaviour/train_sac.py",
+    "-m envs.sources.arrays": "envs/sources/arrays.py",
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_flags_of_the_other_commands_exist(checkout, module):
+    text = (checkout / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(rf"python {re.escape(module)}([^`\n]*)", text)
+    assert commands
+    source = (checkout / MODULES[module]).read_text(encoding="utf-8")
+    for flag in re.findall(r"--([a-z-]+)", " ".join(commands)):
+        declared = f'"--{flag}"' in source or f"    {flag.replace('-', '_')}:" in source
+        assert declared or flag == "help", flag
+
+
+def test_nothing_is_left_to_fill_in(checkout):
+    assert "_HERE" not in (checkout / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_test_command_is_the_one_of_the_gate(checkout):
     command = 'pip install -e ".[dev]" -c constraints.txt'
     assert f"{command} && pytest" in (checkout / "README.md").read_text(encoding="utf-8")

@@ -174,6 +174,20 @@ def test_a_full_disk_stops_the_run_with_one_line(checkout, data, tmp_path):
         f"flags = ['--preset', 'smoke', '--env', {data!r}, '--run-dir', {str(tmp_path / 'r')!r}]\n"
         "sys.exit(run_script(lambda: train.main(flags)))\n"
     )
-    fails(run(checkout, "-c", code), 2, "No space left on device", "--run-dir")
+    fails(run(checkout, "-c", code), 2, "No space left on device", "another folder")
     left = {path.name for path in (tmp_path / "r").iterdir()}
     assert left <= {"config.json", "metrics.jsonl", "tensorboard"}
+
+
+def test_targets_that_are_no_numbers_are_refused(checkout, trained):
+    folder, _ = trained
+    fails(run(checkout, "evaluate.py", folder, "--targets", "nan"), 2, "--targets", "finite")
+
+
+def test_asking_beyond_the_data_is_said(checkout, trained, tmp_path):
+    folder, _ = trained
+    flags = ["--targets", 1e6, "--episodes", 1, "--json", tmp_path / "new" / "out.json"]
+    done = run(checkout, "evaluate.py", folder, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "beyond the data" in done.stdout
+    assert (tmp_path / "new" / "out.json").is_file()

@@ -58,11 +58,23 @@ class MinimalCell(SequenceMixer):
 
     def _advance(self, a: Tensor, b: Tensor, state: State | None, resets: Tensor | None) -> Tensor:
         # One step: h = a * h + b. a, b: (B, hidden), in the dtype that states are kept in.
+        if a.dim() != 2:
+            raise ValueError(f"step reads one time step, x (B, {self.dim}); use forward for more")
+        if resets is not None:
+            if resets.shape != a.shape[:1]:
+                raise ValueError(f"resets must be ({len(a)},), not {tuple(resets.shape)}")
+            if resets.dtype != torch.bool:
+                raise ValueError(f"resets must be bool, not {resets.dtype}; pass resets.bool()")
         fresh = None if self.initial is None else self.initial.to(a.dtype)
         if state is None:
             h = b if fresh is None else torch.addcmul(b, a, fresh)
         else:
             previous = self._checked(state).to(a.dtype)
+            if previous.shape != a.shape:
+                raise ValueError(
+                    f"the state must be {tuple(a.shape)}, not {tuple(previous.shape)}; "
+                    "it belongs to a batch of another size, or to another cell"
+                )
             if resets is not None:
                 start = torch.zeros((), dtype=a.dtype, device=a.device) if fresh is None else fresh
                 previous = torch.where(resets.unsqueeze(-1), start, previous)

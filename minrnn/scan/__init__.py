@@ -105,6 +105,8 @@ def _check(
     if first.dim() != 3 or first.shape[1] == 0 or any(x.shape != first.shape for x in inputs):
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ValueError(f"{names} must have one shape (B, T, D) with T >= 1, not {shapes}")
+    if not all(x.is_floating_point() for x in inputs):
+        raise ValueError(f"{names} must be of floating point, not {first.dtype}")
     batch, length, width = first.shape
     for name, x, shape in (
         ("h0", h0, (batch, width)),

@@ -33,7 +33,8 @@ def check_mixer(
     make_or_module: a module, or what makes one: called with `dim` if that is given, else without
     arguments. The module need not be a `SequenceMixer`; it needs `forward`, `step` and
     `initial_state`, and `dim` unless that is given. A copy of it is checked, in `dtype` and in
-    eval mode; neither it nor the global random state is touched. tolerance: relative and absolute;
+    eval mode; neither it nor the global random state is touched (what
+    torch.compile has cached is). tolerance: relative and absolute;
     by default 1e-9 for float64, 1e-4 for float32, 3e-2 for others. Finite differences in float64
     are the reference of the gradients.
 

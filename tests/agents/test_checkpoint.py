@@ -14,7 +14,7 @@ from agents.checkpoint import load_checkpoint, save_checkpoint, write_json
 from agents.policy import Policy
 from envs.errors import UserError
 
-FACTS = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": [1.0], "update": 3}
+FACTS = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": [1.0], "update": 3, "window": None}
 
 
 @pytest.mark.parametrize("tokens", ["fused", "interleaved"])
@@ -40,7 +40,7 @@ def test_a_new_checkpoint_takes_the_place_of_the_old_one(tmp_path):
     assert os.listdir(tmp_path) == ["last"]
 
 
-@pytest.mark.parametrize("fails", ["save_file", "_sync", "_replace"])
+@pytest.mark.parametrize("fails", ["save_file", "_sync", "os.rename"])
 def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkeypatch, fails):
     model = tiny_model()
     save_checkpoint(tmp_path / "last", model, FACTS)
@@ -48,11 +48,25 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkey
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, fails, full)
-    with pytest.raises(UserError, match=r"No space left on device.*Free some space"):
+    if fails == "os.rename":  # the new folder cannot take the place of the old one
+        rename = os.rename
+        monkeypatch.setattr(
+            checkpoint.os,
+            "rename",
+            lambda a, b: full() if ".writing-" in str(a) else rename(a, b),
+        )
+    else:
+        monkeypatch.setattr(checkpoint, fails, full)
+    with pytest.raises(UserError, match=r"No space left on device.*free some space"):
         save_checkpoint(tmp_path / "last", model, {**FACTS, "update": 9})
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["last"]
+    assert load_checkpoint(tmp_path / "last")[1]["update"] == 3
+
+
+def test_a_kill_between_the_renames_loses_nothing(tmp_path):
+    save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
+    os.rename(tmp_path / "last", tmp_path / ".old-last")
     assert load_checkpoint(tmp_path / "last")[1]["update"] == 3
 
 
@@ -91,7 +105,15 @@ def damage_shape(folder):
     (folder / "agent.json").write_text(json.dumps(agent))
 
 
-@pytest.mark.parametrize("damage", [damage_cut, damage_json, damage_option, damage_shape])
+def damage_facts(folder):
+    agent = json.loads((folder / "agent.json").read_text())
+    del agent["targets"]
+    (folder / "agent.json").write_text(json.dumps(agent))
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_cut, damage_json, damage_option, damage_shape, damage_facts]
+)
 def test_a_damaged_checkpoint_is_one_line(tmp_path, damage):
     save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
     damage(tmp_path / "last")

@@ -158,3 +158,13 @@ def test_weight_decay_leaves_gates_biases_and_norms_alone():
     assert "tokens.embed.timestep.weight" in exempt_names
     gates = [name for name in exempt_names if "gate" in name and name.endswith("weight")]
     assert len(gates) == 2  # one a layer
+
+
+def test_a_cell_of_ones_own_needs_no_options_to_be_an_agents_backbone():
+    @minrnn.register("plain-for-test")
+    def build(dim):
+        return minrnn.MinGRU(dim)
+
+    assert isinstance(make("plain-for-test").stack.blocks[0].mixer, minrnn.MinGRU)
+    with pytest.raises(ValueError, match="no option 'expansion'"):
+        make("plain-for-test", expansion=2.0)

@@ -8,7 +8,16 @@ import sys
 import numpy as np
 import pytest
 
-from configs import PRESETS, Config, DataInfo, EvalConfig, ModelConfig, from_dict, resolve, to_dict
+from configs import (
+    PRESETS,
+    Config,
+    DataInfo,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    resolve,
+    to_dict,
+)
 from configs.base import quantile
 
 INFO = DataInfo(env_id="Hopper-v5", returns=(5.0, 10.0, 40.0), max_length=900, horizon=1000)
@@ -19,7 +28,9 @@ def test_every_preset_resolves_and_survives_json(name):
     resolved = resolve(PRESETS[name], INFO)
     assert resolved.data.return_scale
     assert resolved.eval.targets
-    assert from_dict(json.loads(json.dumps(to_dict(resolved)))) == resolved
+    saved = json.loads(json.dumps(to_dict(resolved)))
+    assert saved["model"] == dataclasses.asdict(resolved.model)
+    assert saved["eval"]["targets"] == list(resolved.eval.targets)
     assert resolved.preset == name
 
 
@@ -57,19 +68,15 @@ def test_a_time_embedding_shorter_than_the_episode_is_refused():
         (ModelConfig, {"dropout": 1.0}),
         (EvalConfig, {"episodes": 0}),
         (EvalConfig, {"targets": ()}),
+        (EvalConfig, {"targets": (float("nan"),)}),
+        (ModelConfig, {"rtg_scales": 40}),
+        (OptimConfig, {"clip": float("nan")}),
         (Config, {"threads": 0}),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(kind, values):
-    with pytest.raises(ValueError, match=next(iter(values))):
+    with pytest.raises(ValueError, match=next(iter(values)).replace("_", ".")):
         kind(**values)
-
-
-def test_an_unknown_field_in_a_saved_configuration_is_named():
-    values = to_dict(Config())
-    values["model"]["flux"] = 1
-    with pytest.raises(ValueError, match="flux"):
-        from_dict(values)
 
 
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py"])

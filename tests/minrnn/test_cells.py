@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import minrnn
 from minrnn import MinGRU, MinLSTM
 from minrnn.scan import gates
 
@@ -123,3 +124,23 @@ def test_wrong_arguments_are_named(cell):
         cell(4)(torch.randn(2, 3, 4), (torch.zeros(2, 4),))
     with pytest.raises(ValueError, match=r"h0 must be \(2, 4\)"):
         cell(4)(torch.randn(2, 3, 4), torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize("name", minrnn.available())
+@pytest.mark.parametrize(
+    ("x", "rows", "resets", "message"),
+    [
+        ((3, 4), 3, torch.zeros(3, 1, dtype=torch.bool), "resets must be"),
+        ((3, 4), 3, torch.zeros(3), "resets must be bool"),
+        ((3, 4), 1, None, "state must be"),
+        ((3, 4), 5, None, "state must be"),
+        ((3, 3, 4), 3, None, "one time step"),
+    ],
+)
+def test_a_step_refuses_what_would_broadcast(name, x, rows, resets, message):
+    cell = minrnn.build(name, 4)
+    with pytest.raises(ValueError, match=message):
+        cell.step(torch.zeros(x), cell.initial_state(rows), resets)
+    if rows == 3:
+        with pytest.raises(ValueError, match=message):
+            cell.step(torch.zeros(x), None, resets)

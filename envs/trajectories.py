@@ -77,6 +77,8 @@ class Trajectories:
     ) -> Trajectories:
         """Lay episodes end to end and validate them; action bounds default to -1 and 1.
 
+        Where a bound is infinite (or the largest float, which some spaces hold instead), the least
+        or greatest action of the data takes its place; an action that never changes gets 1 of room.
         Raises UserError naming the episode and what is wrong with it.
         """
         if not episodes:
@@ -86,17 +88,18 @@ class Trajectories:
             length = _check_shapes(episode, episodes[0], i, name)
             obs.append(np.asarray(episode.obs)[:length])
         lengths = np.array([len(episode.action) for episode in episodes], np.int64)
-        size = np.asarray(episodes[0].action).shape[1]
+        action = np.concatenate([e.action for e in episodes]).astype(np.float32)
+        low, high = _bounds(action, action_low, action_high)
         trajectories = cls(
             obs=np.concatenate(obs).astype(np.float32),
-            action=np.concatenate([e.action for e in episodes]).astype(np.float32),
+            action=action,
             reward=np.concatenate([e.reward for e in episodes]).astype(np.float32),
             starts=np.concatenate(([0], np.cumsum(lengths))),
             terminated=np.array([bool(e.terminated) for e in episodes]),
             env_id=env_id,
             name=name,
-            action_low=_bound(action_low, -1.0, size),
-            action_high=_bound(action_high, 1.0, size),
+            action_low=low,
+            action_high=high,
         )
         trajectories.validate()
         return trajectories
@@ -136,8 +139,13 @@ class Trajectories:
         return self.obs.mean(axis=0, dtype=np.float64).astype(np.float32)
 
     def obs_std(self) -> Float32:
-        """(O,) standard deviation over all steps, plus 1e-6 as Decision Transformer has it."""
-        return (self.obs.std(axis=0, dtype=np.float64) + 1e-6).astype(np.float32)
+        """(O,) standard deviation over all steps, plus 1e-6 as Decision Transformer has it.
+
+        1 for a dimension whose standard deviation is below 1e-4: it is as good as constant in the
+        data, and scaled it would turn a small change when acting into an enormous input.
+        """
+        std = self.obs.std(axis=0, dtype=np.float64)
+        return np.where(std < 1e-4, 1.0, std + 1e-6).astype(np.float32)
 
     def returns_to_go(self) -> Float32:
         """(N,) the sum of the rewards from each step to the end of its episode, in float64."""
@@ -194,6 +202,17 @@ class Trajectories:
                 raise UserError(f"{name}: {label} has shape {values.shape} for {steps} steps")
             if not np.isfinite(values).all():
                 self._raise_not_finite(label, values)
+        low, high, size = self.action_low, self.action_high, self.action_dim
+        if low.shape != (size,) or high.shape != (size,):
+            raise UserError(
+                f"{name}: action bounds of shapes {low.shape} and {high.shape} for actions of size "
+                f"{size}; correct the data set's action space to one low and high for each"
+            )
+        if (bad := np.flatnonzero(~(np.isfinite(low) & np.isfinite(high) & (low < high)))).size:
+            raise UserError(
+                f"{name}: action {bad[0]} has the bounds {low[bad[0]]:g} and {high[bad[0]]:g}; "
+                f"correct the data set's action space to numbers with low < high"
+            )
 
     def _raise_not_finite(self, label: str, values: Float32) -> None:
         step = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
@@ -204,8 +223,26 @@ class Trajectories:
         )
 
 
-def _bound(values: ArrayLike | None, default: float, size: int) -> Float32:
-    return np.full(size, default, np.float32) if values is None else np.array(values, np.float32)
+def unlimited(bound: ArrayLike) -> NDArray[np.bool_]:
+    """Return where a bound is none: infinite, or as large as floats get."""
+    return np.abs(np.asarray(bound, np.float64)) >= float(np.finfo(np.float32).max)
+
+
+def _bounds(
+    action: Float32, low: ArrayLike | None, high: ArrayLike | None
+) -> tuple[Float32, Float32]:
+    """Return the bounds given, infinite ones replaced by what the data reaches."""
+    size = action.shape[1]
+    lower = np.full(size, -1.0) if low is None else np.array(low, np.float64)
+    upper = np.full(size, 1.0) if high is None else np.array(high, np.float64)
+    if lower.shape == upper.shape == (size,):
+        open_low, open_high = unlimited(lower) & (lower < 0), unlimited(upper) & (upper > 0)
+        within = np.clip(action, lower, upper) if (open_low | open_high).any() else action
+        lower = np.where(open_low, within.min(axis=0), lower)
+        upper = np.where(open_high, within.max(axis=0), upper)
+        flat = lower == upper
+        lower, upper = lower - (flat & open_low), upper + (flat & open_high)
+    return lower.astype(np.float32), upper.astype(np.float32)
 
 
 def _check_shapes(episode: Episode, first: Episode, index: int, name: str) -> int:

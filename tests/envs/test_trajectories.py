@@ -59,8 +59,17 @@ def test_timesteps_count_from_zero_in_each_episode() -> None:
 def test_statistics_are_over_all_steps_and_never_zero() -> None:
     trajectories = data([5, 7])
     np.testing.assert_allclose(trajectories.obs_mean(), trajectories.obs.mean(0), rtol=1e-5)
-    constant = replace(trajectories, obs=np.ones_like(trajectories.obs))
-    np.testing.assert_allclose(constant.obs_std(), 1e-6)
+    expected = (trajectories.obs.std(axis=0, dtype=np.float64) + 1e-6).astype(np.float32)
+    np.testing.assert_array_equal(trajectories.obs_std(), expected)
+
+
+def test_a_dimension_that_is_nearly_constant_is_not_scaled() -> None:
+    trajectories = data([50, 70])
+    scale = np.array([1.0, 1e-5, 0.0], np.float32)
+    flat = replace(trajectories, obs=trajectories.obs * scale + 1.0)
+    std = flat.obs_std()
+    assert std[0] > 1
+    assert std[1:].tolist() == [1.0, 1.0]
 
 
 @given(LENGTHS, st.data())
@@ -133,3 +142,39 @@ def test_validate_finds_offsets_that_do_not_fit(starts: list[int], message: str)
     bad = replace(good, starts=np.array(starts), terminated=np.zeros(len(starts) - 1, np.bool_))
     with pytest.raises(UserError, match=message):
         bad.validate()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        ([-1.0], [1.0], r"shapes \(1,\) and \(1,\) for actions of size 2"),
+        (-1.0, [1.0, 1.0], r"shapes \(\) and \(2,\)"),
+        ([-1.0, 2.0], [1.0, 2.0], "action 1 has the bounds 2 and 2; correct"),
+        ([-1.0, np.nan], [1.0, 1.0], "action 1 has the bounds nan and 1"),
+        ([np.inf, -1.0], [np.inf, 1.0], "action 0 has the bounds inf"),
+    ],
+)
+def test_action_bounds_of_no_use_are_refused(low: object, high: object, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        Trajectories.from_episodes(
+            episodes([3]),
+            env_id="E-v0",
+            name="n/n-v0",
+            action_low=low,  # type: ignore[arg-type]
+            action_high=high,  # type: ignore[arg-type]
+        )
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("none", [np.inf, float(np.finfo(np.float32).max), np.finfo(float).max])
+def test_bounds_that_are_none_are_taken_from_the_data(none: float) -> None:
+    action = np.array([[0.5, 3.0], [-2.0, 3.0], [4.0, 3.0]])
+    trajectories = Trajectories.from_episodes(
+        [replace(episodes([3])[0], action=action)],
+        env_id="E-v0",
+        name="n/n-v0",
+        action_low=[-none, -none],
+        action_high=[1.0, none],
+    )
+    assert trajectories.action_low.tolist() == [-2.0, 2.0]
+    assert trajectories.action_high.tolist() == [1.0, 4.0]

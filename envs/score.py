@@ -14,8 +14,9 @@ from envs.catalog import lookup
 Statistic = Callable[[NDArray[np.float64]], float]
 
 CONVENTION = (
-    "Reference constants are D4RL's, measured on its own v2 environments and data; "
-    "on -v5 environments and on other data sets they are a convention."
+    "Reference constants are D4RL's, measured on the environments and data of its time; "
+    "on gymnasium's, such as Hopper-v5 and AdroitHandDoor-v1, and on other data sets they are a "
+    "convention."
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.score import bootstrap_interval, iqm, protocol, protocol_text
+from envs.score import CONVENTION, bootstrap_interval, iqm, protocol, protocol_text
 
 SCORES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30)
 
@@ -49,6 +49,11 @@ def test_no_scores_are_refused() -> None:
     for function in (iqm, bootstrap_interval):
         with pytest.raises(ValueError, match="of no scores"):
             function(np.zeros(0))
+
+
+def test_the_convention_is_true_of_every_environment_with_constants() -> None:
+    assert "v2" not in CONVENTION
+    assert "Hopper-v5 and AdroitHandDoor-v1" in CONVENTION
 
 
 def test_a_protocol_names_everything_and_fits_json() -> None:

@@ -37,25 +37,35 @@ def read_npz(path: Path, time_limit: int | None) -> list[Episode]:
     Episodes end where `episode_lengths` says, else at terminals | timeouts; what follows the last
     end is an episode that was cut. An end at the environment's time limit is no termination,
     whatever the file says: many recorders store `done` as `terminal`.
-    Raises UserError naming what is missing.
+    Raises UserError naming what is missing or does not fit.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             given = {key: file[key] for key in file.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read as .npz ({error})") from error
     found = {name: _find(given, names) for name, names in _NAMES.items()}
     obs, action, reward = (
         _need(found[name], _NAMES[name], given, path) for name in ("obs", "action", "reward")
     )
+    for name, values in found.items():
+        if values is not None and (values.dtype.kind not in "biuf" or values.ndim == 0):
+            raise UserError(
+                f"{path}: {_NAMES[name][0]} is of type {values.dtype} and shape {values.shape}; "
+                f"store an array of numbers"
+            )
     steps = len(action)
+    if steps == 0:
+        raise UserError(f"{path} has no steps; choose another file")
     if len(obs) != steps or reward.size != steps:
         raise UserError(f"{path}: {len(obs)} observations, {steps} actions, {reward.size} rewards")
     reward = reward.reshape(steps)
-    terminal = _flags(found["terminal"], steps)
-    ends = _ends(found["lengths"], terminal | _flags(found["timeout"], steps), path)
+    terminal, timeout = (_flags(found[name], name, steps, path) for name in ("terminal", "timeout"))
+    ends = _ends(found["lengths"], terminal | timeout, path)
     episodes: list[Episode] = []
     next_obs = found["next_obs"]
+    if next_obs is not None and next_obs.shape != obs.shape:
+        raise UserError(f"{path}: next_observations {next_obs.shape}, observations {obs.shape}")
     for first, end in zip((0, *ends[:-1]), ends, strict=True):
         last = () if next_obs is None else (next_obs[end - 1 : end],)
         episodes.append(
@@ -74,6 +84,12 @@ def _ends(lengths: NDArray[Any] | None, over: NDArray[np.bool_], path: Path) -> 
     if lengths is None:
         ends = np.flatnonzero(over) + 1
         return tuple(int(end) for end in ends) + (() if steps in ends else (steps,))
+    lengths = lengths.ravel()
+    if (bad := np.flatnonzero(~(lengths >= 1) | (lengths != np.round(lengths)))).size:
+        raise UserError(
+            f"{path}: episode_lengths has {lengths[bad[0]]} for episode {bad[0]}; "
+            f"every episode needs a whole number of steps, 1 or more"
+        )
     if lengths.sum() != steps:
         raise UserError(f"{path}: episode_lengths add up to {lengths.sum()}, of {steps} steps")
     return tuple(int(end) for end in np.cumsum(lengths))
@@ -91,8 +107,15 @@ def _need(
     return values
 
 
-def _flags(values: NDArray[Any] | None, steps: int) -> NDArray[np.bool_]:
-    return np.zeros(steps, np.bool_) if values is None else values.reshape(steps).astype(np.bool_)
+def _flags(values: NDArray[Any] | None, name: str, steps: int, path: Path) -> NDArray[np.bool_]:
+    if values is None:
+        return np.zeros(steps, np.bool_)
+    if values.size != steps:
+        raise UserError(
+            f"{path}: {_NAMES[name][0]} has {values.size} entries for {steps} steps; "
+            f"store one for each step, or leave it out"
+        )
+    return values.reshape(steps).astype(np.bool_)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -70,11 +70,28 @@ def test_a_file_becomes_a_minari_data_set(tmp_path: Path) -> None:
         ({"actions": None}, "has no actions; it has: observations, rewards"),
         ({"rewards": np.zeros(5)}, "12 observations, 12 actions, 5 rewards"),
         ({"episode_lengths": np.array([3, 3])}, "add up to 6, of 12"),
+        ({"episode_lengths": np.array([15, -3])}, "has -3 for episode 1"),
+        ({"episode_lengths": np.array([12, 0])}, "has 0 for episode 1"),
+        ({"episode_lengths": np.array([3.5, 8.5])}, "has 3.5 for episode 0"),
+        ({"terminals": np.zeros(5)}, "terminals has 5 entries for 12 steps"),
+        ({"timeouts": np.zeros(13)}, "timeouts has 13 entries for 12 steps"),
+        ({"terminals": np.array(["no"] * 12)}, "terminals is of type <U2"),
+        ({"actions": np.array(0.0)}, "actions is of type float64 and shape"),
+        ({"next_observations": np.zeros((12, OBS + 1))}, "next_observations"),
+        (
+            {k: np.zeros((0, 1)) for k in ("observations", "actions", "rewards")},
+            "has no steps",
+        ),
     ],
 )
-def test_what_does_not_fit_is_named(tmp_path: Path, more: dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_is_named(
+    tmp_path: Path, more: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(tmp_path / "a.npz", **more)
     with pytest.raises(UserError, match=message):
-        arrays.read_npz(save(tmp_path / "a.npz", **more), None)
+        arrays.read_npz(path, None)
+    assert arrays.main([str(path), "--env-id", register(), "--id", "me/human-v0"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])

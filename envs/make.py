@@ -10,9 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from numpy.typing import NDArray
 
 from envs.errors import UserError
+from envs.trajectories import unlimited
 
 EnvLike = str | Callable[[], gym.Env[Any, Any]]
 """An environment id, or a function without arguments that makes an environment."""
@@ -60,6 +64,35 @@ def env_sizes(env: EnvLike) -> tuple[int, int]:
         return sizes[0], sizes[1]
     finally:
         made.close()
+
+
+def action_bounds(env: EnvLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the least and the greatest actions (A,) of an environment with a flat Box of them.
+
+    Raises UserError where they have no bounds.
+    """
+    made = make_env(env)
+    try:
+        space = made.action_space
+        assert isinstance(space, spaces.Box)
+        if unlimited(space.low).any() or unlimited(space.high).any():
+            raise UserError(
+                f"{env} has actions without bounds ({space}), and policies are scaled to bounds; "
+                f"register it with a bounded action space or choose another environment"
+            )
+        return space.low.astype(np.float32), space.high.astype(np.float32)
+    finally:
+        made.close()
+
+
+def registered(env_id: str) -> EnvSpec | None:
+    """Return how gymnasium makes an id, None where it or the package that has it is not there."""
+    if env_id.startswith(_ROBOTICS):
+        try:
+            _register_robotics(env_id)
+        except UserError:
+            return None
+    return gym.registry.get(env_id)
 
 
 def _register_robotics(env_id: str) -> None:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from envs.behaviour.mixes import ENVIRONMENTS, WEIGHTS, stages
-from envs.behaviour.policy import Policy, PolicyActor, load_policy
+from envs.behaviour.policy import Policy, PolicyActor, fit_bounds, load_policy
 from envs.errors import UserError
-from envs.make import env_sizes
+from envs.make import action_bounds, env_sizes
 from envs.rollout import Progress, rollout
 from envs.trajectories import Episode
 
@@ -59,6 +59,8 @@ def run_policy(
 
     The first n episodes are the same whatever `episodes` and `num_envs` are.
     """
+    if min(seed) < 0:
+        raise UserError(f"seed {min(seed)} is below zero; choose 0 or more")
     # Two streams, so that asking for more episodes does not change the first ones.
     env_seeds, noise_seeds = (
         np.random.SeedSequence([*seed, stream]).generate_state(episodes) for stream in (0, 1)
@@ -107,6 +109,8 @@ def generate_from(
 ) -> list[Episode]:
     """Roll out policy files in the order given, each for about steps / len(files) steps.
 
+    Where the environment's action bounds are not -1 and 1, actions are rescaled or clipped to them
+    as SB3 does (see `fit_bounds`); UserError where there are none.
     Every policy gives the fewest episodes, in the order of their seeds, that reach its share.
     """
     if steps < len(files):
@@ -119,11 +123,13 @@ def generate_from(
                 f"{file} takes {policy.obs_dim} observations and gives {policy.action_dim} "
                 f"actions, {env_id} has {sizes[0]} and {sizes[1]}; choose another --env-id"
             )
+    low, high = action_bounds(env_id)
     share = -(-steps // len(files))
     episodes: list[Episode] = []
     with _bar(share * len(files), f"running {len(files)} policies", "steps", progress) as bar:
         for index, (_, policy) in enumerate(policies):
-            episodes += _reach(policy, env_id, share, (seed, index), num_envs, bar)
+            fitted = fit_bounds(policy, low, high)
+            episodes += _reach(fitted, env_id, share, (seed, index), num_envs, bar)
     return episodes
 
 

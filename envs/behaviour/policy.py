@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,13 +57,20 @@ class SACPolicy:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> SACPolicy:
-        """Read the arrays params/Dense_i/{kernel,bias}; the last two layers are the two heads."""
+        """Read the arrays params/Dense_i/{kernel,bias}; the last two layers are the two heads.
+
+        Raises ValueError or KeyError where they are not there or do not fit each other.
+        """
         count = sum(key.endswith("/kernel") for key in arrays)
         layers = [
             (_f32(arrays[f"params/Dense_{i}/kernel"]), _f32(arrays[f"params/Dense_{i}/bias"]))
             for i in range(count)
         ]
-        return cls(tuple(layers[:-2]), layers[-2], layers[-1])
+        for head in (-2, -1):
+            _check_layers([*layers[:-2], layers[head]])
+        policy = cls(tuple(layers[:-2]), layers[-2], layers[-1])
+        _check_size("the last layer", policy.log_std[1], policy.action_dim)
+        return policy
 
     @property
     def obs_dim(self) -> int:
@@ -93,7 +100,8 @@ class MLPPolicy:
 
     Optional keys: hidden_act, out_act (tanh, relu, lrelu, none); obs_mean, obs_std, obs_clip for
     the input clip((obs - mean) / std, -clip, clip); log_std (A,) for Gaussian noise around the
-    output, without which the policy is deterministic. Actions are clipped to [-1, 1].
+    output, without which the policy is deterministic. Actions are clipped to [low, high], -1 and 1
+    unless `fit_bounds` sets others.
     """
 
     layers: tuple[tuple[Float32, Float32], ...]
@@ -103,10 +111,12 @@ class MLPPolicy:
     obs_std: Float32 | None = None
     obs_clip: float = np.inf
     log_std: Float32 | None = None
+    low: Float32 | float = -1.0
+    high: Float32 | float = 1.0
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> MLPPolicy:
-        """Read the format above."""
+        """Read the format above; ValueError or KeyError where arrays lack or do not fit."""
         count = sum(key[0] == "W" and key[1:].isdigit() for key in arrays)
 
         def optional(key: str) -> Float32 | None:
@@ -125,6 +135,14 @@ class MLPPolicy:
         for act in (policy.hidden_act, policy.out_act):
             if act not in _ACTIVATIONS:
                 raise KeyError(f"activation {act!r}, known: {', '.join(_ACTIVATIONS)}")
+        _check_layers(policy.layers)
+        for name, values, size in (
+            ("obs_mean", policy.obs_mean, policy.obs_dim),
+            ("obs_std", policy.obs_std, policy.obs_dim),
+            ("log_std", policy.log_std, policy.action_dim),
+        ):
+            if values is not None and values.size != 1:
+                _check_size(name, values, size)
         return policy
 
     @property
@@ -138,7 +156,7 @@ class MLPPolicy:
         return self.layers[-1][0].shape[1]
 
     def act(self, obs: NDArray[np.floating], noise: Float32 | None) -> Float32:
-        """obs: (K, O), noise: (K, A) or None for the mode; actions (K, A) in [-1, 1]."""
+        """obs: (K, O), noise: (K, A) or None for the mode; actions (K, A) in [low, high]."""
         x = _pad(obs)
         if self.obs_mean is not None and self.obs_std is not None:
             x = np.clip((x - self.obs_mean) / self.obs_std, -self.obs_clip, self.obs_clip)
@@ -147,13 +165,52 @@ class MLPPolicy:
         action = _ACTIVATIONS[self.out_act](_linear(x, self.layers[-1]))[: len(obs)]
         if noise is not None and self.log_std is not None:
             action = action + np.exp(self.log_std) * noise
-        return np.clip(action, -1.0, 1.0)
+        return np.clip(action, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """A policy with actions in [-1, 1], stretched to [low, high] as SB3 and sbx do."""
+
+    policy: Policy
+    low: Float32
+    high: Float32
+
+    @property
+    def obs_dim(self) -> int:
+        """O"""
+        return self.policy.obs_dim
+
+    @property
+    def action_dim(self) -> int:
+        """A"""
+        return self.policy.action_dim
+
+    def act(self, obs: NDArray[np.floating], noise: Float32 | None) -> Float32:
+        """obs: (K, O), noise: (K, A) or None for the mode; actions (K, A) in [low, high]."""
+        share = np.float32(0.5) * (self.policy.act(obs, noise) + np.float32(1.0))
+        action = self.low + share * (self.high - self.low)
+        return np.clip(action, self.low, self.high).astype(np.float32)
+
+
+def fit_bounds(policy: SACPolicy | MLPPolicy, low: Float32, high: Float32) -> Policy:
+    """Return the policy as it acts where actions lie in [low, high], each (A,), as SB3 does it.
+
+    Those that end in tanh are rescaled (SAC, TD3), others clipped (PPO); with bounds of -1 and 1
+    the policy is returned as it is.
+    """
+    if (low == -1.0).all() and (high == 1.0).all():
+        return policy
+    if isinstance(policy, MLPPolicy) and policy.out_act != "tanh":
+        return replace(policy, low=low, high=high)
+    return Rescaled(policy, low, high)
 
 
 def load_policy(path: Path) -> SACPolicy | MLPPolicy:
     """Read a policy file (.npz) of either format; nothing in it is unpickled.
 
-    Raises UserError where the file is missing, broken or of neither format.
+    Raises UserError where the file is missing, broken, of neither format, or has layers that do
+    not fit each other.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -161,9 +218,13 @@ def load_policy(path: Path) -> SACPolicy | MLPPolicy:
         if "W0" in arrays:
             return MLPPolicy.from_arrays(arrays)
         return SACPolicy.from_arrays(arrays)
-    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+    except (
+        *(OSError, EOFError, zipfile.BadZipFile),
+        *(ValueError, TypeError, KeyError, IndexError),
+    ) as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path} is not a policy ({error}); it needs the arrays W0, b0, ... or "
+            f"{path} is not a policy ({reason}); it needs the arrays W0, b0, ... or "
             f"params/Dense_0/kernel, ... (see envs/behaviour/policy.py)"
         ) from error
 
@@ -218,6 +279,25 @@ class PolicyActor:
 
 def _f32(values: NDArray[Any]) -> Float32:
     return np.ascontiguousarray(values, np.float32)
+
+
+def _check_layers(layers: Sequence[tuple[Float32, Float32]]) -> None:
+    """Raise ValueError where a layer's shapes do not fit each other or the layer before."""
+    size: int | None = None
+    for i, (weight, bias) in enumerate(layers):
+        fits = weight.ndim == 2 and bias.shape == weight.shape[1:]
+        if not fits or size not in (None, weight.shape[0]):
+            after = "" if size is None else f" after one of size {size}"
+            raise ValueError(
+                f"layer {i} has weights {weight.shape} and biases {bias.shape}{after}, "
+                f"which do not fit"
+            )
+        size = weight.shape[1]
+
+
+def _check_size(name: str, values: Float32, size: int) -> None:
+    if values.size != size:
+        raise ValueError(f"{name} has {values.size} entries where {size} are needed")
 
 
 def _linear(x: Float32, layer: tuple[Float32, Float32]) -> Float32:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from envs.behaviour.mixes import ENVIRONMENTS, LEVELS, WEIGHTS, checkpoints, stages
 from envs.behaviour.pack import pack
-from envs.behaviour.policy import MLPPolicy, PolicyActor, SACPolicy, load_policy
+from envs.behaviour.policy import MLPPolicy, PolicyActor, SACPolicy, fit_bounds, load_policy
 from envs.errors import UserError
 from envs.make import env_sizes
 
@@ -77,6 +77,18 @@ def test_a_plain_policy_equals_its_formula(act: str) -> None:
     np.testing.assert_allclose(policy.act(obs, noise), np.clip(noisy, -1, 1), atol=1e-4)
 
 
+def test_a_tanh_policy_is_rescaled_to_other_bounds_as_sb3_does() -> None:
+    policy = SACPolicy.from_arrays(sac_arrays())
+    low, high = np.array([-0.4, 0.0], np.float32), np.array([0.4, 10.0], np.float32)
+    rng = np.random.default_rng(1)
+    obs, noise = rng.normal(size=(7, 5)), rng.normal(size=(7, 2)).astype(np.float32)
+    found = fit_bounds(policy, low, high)
+    expected = low + (policy.act(obs, noise) + 1) / 2 * (high - low)
+    np.testing.assert_allclose(found.act(obs, noise), expected, rtol=1e-5, atol=1e-6)
+    assert found.act(obs, noise).dtype == np.float32
+    assert (found.obs_dim, found.action_dim) == (5, 2)
+
+
 @pytest.mark.parametrize(
     "policy", [SACPolicy.from_arrays(sac_arrays()), MLPPolicy.from_arrays(mlp_arrays())]
 )
@@ -122,6 +134,16 @@ def test_noise_depends_on_the_episodes_seed_alone() -> None:
         {"W1": np.zeros(3)},
         {"params/Dense_0/kernel": np.zeros((2, 2))},
         mlp_arrays(hidden_act=np.array("gelu")),
+        mlp_arrays(W1=np.zeros((7, 2))),
+        mlp_arrays(b0=np.zeros(7)),
+        mlp_arrays(W0=np.zeros(5)),
+        mlp_arrays(obs_mean=np.zeros(4)),
+        mlp_arrays(log_std=np.zeros(3)),
+        mlp_arrays(obs_clip=np.zeros(3)),
+        sac_arrays() | {"params/Dense_1/kernel": np.zeros((15, 16))},
+        sac_arrays() | {"params/Dense_3/kernel": np.zeros((9, 2))},
+        sac_arrays()
+        | {"params/Dense_3/kernel": np.zeros((16, 3)), "params/Dense_3/bias": np.zeros(3)},
     ],
 )
 def test_a_file_that_is_no_policy_is_named(tmp_path: Path, content: Any) -> None:

@@ -8,6 +8,7 @@ from toys import ACTION, OBS, register
 
 from envs import sources
 from envs.behaviour import generate, mixes
+from envs.behaviour.policy import fit_bounds
 from envs.errors import UserError
 
 
@@ -15,6 +16,8 @@ from envs.errors import UserError
 def policies(tmp_path: Path) -> Path:
     """Three snapshots in the plain format, whose action tells which one it is."""
     register()
+    register("ToyFree-v0", low=-np.inf, high=np.inf)
+    register("ToyWide-v0", low=-2.0, high=6.0)
     folder = tmp_path / "policies"
     folder.mkdir()
     for i in range(3):
@@ -93,6 +96,8 @@ def test_more_episodes_do_not_change_the_first_ones(policies: Path) -> None:
         ({"env-id": "Hoper-v5"}, "near matches"),
         ({"id": "bad"}, "not a Minari id"),
         ({"steps": "2"}, "at least one step each"),
+        ({"seed": "-1"}, "seed -1 is below zero"),
+        ({"env-id": "ToyFree-v0"}, "ToyFree-v0 has actions without bounds"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(
@@ -116,3 +121,38 @@ def test_a_policy_of_no_use_is_named(policies: Path) -> None:
     (policies / "iter002.npz").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"iter002\.npz is not a policy"):
         generate.generate_from(sorted(policies.glob("*")), "ToyWalk-v0", 100, progress=False)
+
+
+def test_layers_that_do_not_fit_are_one_line(
+    policies: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(
+        policies / "iter001.npz",
+        W0=np.zeros((OBS, 4)),
+        b0=np.zeros(4),
+        W1=np.zeros((5, ACTION)),
+        b1=np.zeros(ACTION),
+    )
+    assert generate.main(arguments(policies)) == 2
+    error = capsys.readouterr().err
+    assert "iter001.npz is not a policy (layer 1 has weights (5, 2)" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("out_act", "bias", "expected"),
+    [("tanh", 0.0, 2.0), ("tanh", 50.0, 6.0), ("none", 3.0, 3.0), ("none", -9.0, -2.0)],
+)
+def test_actions_are_fitted_to_other_bounds(
+    policies: Path, out_act: str, bias: float, expected: float
+) -> None:
+    path = policies / "bounds.npz"
+    np.savez(path, W0=np.zeros((OBS, ACTION)), b0=np.full(ACTION, bias), out_act=out_act)
+    made = generate.generate_from([path], "ToyWide-v0", 30, progress=False)
+    assert all((episode.action == expected).all() for episode in made)
+
+
+def test_with_bounds_of_one_a_policy_is_left_as_it_is(policies: Path) -> None:
+    policy = generate.load_policy(policies / "iter001.npz")
+    one = np.ones(ACTION, np.float32)
+    assert fit_bounds(policy, -one, one) is policy

@@ -22,9 +22,11 @@ class Walk(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
 
     live = 0
 
-    def __init__(self, horizon: int = 40, hazard: float = 0.05) -> None:
+    def __init__(
+        self, horizon: int = 40, hazard: float = 0.05, low: float = -1.0, high: float = 1.0
+    ) -> None:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (OBS,), np.float64)
-        self.action_space = gym.spaces.Box(-1.0, 1.0, (ACTION,), np.float32)
+        self.action_space = gym.spaces.Box(low, high, (ACTION,), np.float32)
         self.horizon, self.hazard, self.open = horizon, hazard, True
         type(self).live += 1
 
@@ -51,10 +53,10 @@ class Walk(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         self.open = False
 
 
-def register(env_id: str = "ToyWalk-v0") -> str:
+def register(env_id: str = "ToyWalk-v0", **kwargs: Any) -> str:
     """Register Walk with gymnasium, once."""
     if env_id not in gym.registry:
-        gym.register(env_id, "toys:Walk")
+        gym.register(env_id, "toys:Walk", kwargs=kwargs)
     return env_id
 
 

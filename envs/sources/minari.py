@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import UserError
+from envs.sources.env_spec import check_plain, table
 from envs.sources.folder import check_new, exists, list_ids, root
 from envs.sources.minari_writer import DATA_FILE, write
 from envs.trajectories import Episode, Trajectories
@@ -29,7 +30,10 @@ def read(dataset_id: str) -> Trajectories:
     """Read a data set of flat observations and actions.
 
     Actions are clipped to the bounds of the action space, as D4RL does and as MuJoCo does to what
-    it is given: human demonstrations hold values outside, which no agent could produce.
+    it is given: human demonstrations hold values outside, which no agent could produce. Where the
+    space has no bounds, the data's own least and greatest actions are taken for them.
+    Warns where the data is of an environment with other arguments than the registered one: only
+    its id is kept.
     Raises UserError where the data set is missing, incomplete, broken or not of flat arrays.
     """
     about = metadata(dataset_id)
@@ -37,6 +41,7 @@ def read(dataset_id: str) -> Trajectories:
         total = int(about["total_episodes"])
         data_format = str(about.get("data_format", "hdf5"))
         low, high = _action_bounds(about)
+        spec = table(about.get("env_spec"), "env_spec")
         if data_format == "hdf5":
             episodes = _read_hdf5(_data(dataset_id) / DATA_FILE, total, dataset_id)
         else:
@@ -46,12 +51,17 @@ def read(dataset_id: str) -> Trajectories:
             f"{dataset_id} has {len(episodes)} episodes, its metadata says {total}; "
             f"{_again(dataset_id)}"
         )
-    trajectories = Trajectories.from_episodes(
-        episodes, env_id=_env_id(about), name=dataset_id, action_low=low, action_high=high
-    )
+    with _read_errors(dataset_id):
+        trajectories = Trajectories.from_episodes(
+            episodes,
+            env_id=str(spec.get("id", "")),
+            name=dataset_id,
+            action_low=low,
+            action_high=high,
+        )
+        check_plain(spec, dataset_id)
     low, high = trajectories.action_low, trajectories.action_high
-    if low.shape == high.shape == (trajectories.action_dim,):
-        np.clip(trajectories.action, low, high, out=trajectories.action)
+    np.clip(trajectories.action, low, high, out=trajectories.action)
     return trajectories
 
 
@@ -74,7 +84,10 @@ def _read_errors(dataset_id: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UserError(f"{dataset_id} is not complete; {_again(dataset_id)}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        *(OSError, RuntimeError, ArithmeticError),  # of HDF5, and of numbers such as 1e999
+        *(ValueError, TypeError, AttributeError, KeyError, IndexError),
+    ) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{dataset_id} cannot be read ({reason}); {_again(dataset_id)}") from error
 
@@ -135,13 +148,10 @@ def _read_through_minari(dataset_id: str, data_format: str) -> list[Episode]:
     ]
 
 
-def _env_id(about: dict[str, Any]) -> str:
-    spec = about.get("env_spec") or "{}"
-    return str(json.loads(spec).get("id", ""))
-
-
-def _action_bounds(about: dict[str, Any]) -> tuple[list[float] | None, list[float] | None]:
-    space: dict[str, Any] = json.loads(about.get("action_space") or "{}")
+def _action_bounds(
+    about: dict[str, Any],
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+    space = table(about.get("action_space"), "action_space")
     if space.get("type") != "Box":
         return None, None
-    return space["low"], space["high"]
+    return np.asarray(space["low"], np.float64), np.asarray(space["high"], np.float64)

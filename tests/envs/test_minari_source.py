@@ -268,3 +268,87 @@ def test_an_unknown_id_names_near_matches(name: str, near: str) -> None:
 def test_an_id_like_nothing_names_all_that_is_known() -> None:
     with pytest.raises(UserError, match="known here: minrnn/halfcheetah/expert-v0"):
         sources.load("zzzz")
+
+
+def change(**fields: Any) -> None:
+    path = minari.root() / ID / "data" / "metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def change_spec(**fields: Any) -> None:
+    change(env_spec=json.dumps(json.loads(minari.metadata(ID)["env_spec"]) | fields))
+
+
+BOX = {"type": "Box", "dtype": "float32", "shape": [2], "low": [-1.0, -1.0], "high": [1.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"env_spec": "[]"}, "env_spec holds no table"),
+        ({"env_spec": '{"id": "ToyWalk-v0", "kwargs": [1]}'}, "cannot be read"),
+        ({"env_spec": '{"id": "ToyWalk-v0", "additional_wrappers": 3}'}, "cannot be read"),
+        ({"env_spec": {"id": "ToyWalk-v0"}}, "cannot be read"),
+        ({"action_space": "[]"}, "action_space holds no table"),
+        ({"action_space": json.dumps(BOX | {"low": [-1.0], "high": [1.0]})}, "of size 2"),
+        ({"action_space": json.dumps(BOX | {"low": ["a", "b"]})}, "cannot be read"),
+        ({"action_space": json.dumps(BOX | {"low": None})}, "action bounds of shapes"),
+        ({"action_space": json.dumps(BOX | {"high": [1.0, -1.0]})}, "action 1 has the bounds"),
+        ({"action_space": '{"type": "Box"}'}, "cannot be read"),
+        ({"total_episodes": float("inf")}, "cannot be read"),
+        ({"total_episodes": 0}, "no episodes"),
+    ],
+)
+def test_metadata_of_no_use_is_one_line(fields: dict[str, Any], message: str) -> None:
+    write()
+    change(**fields)
+    with pytest.raises(UserError, match=message) as caught:
+        sources.load(ID)
+    assert "\n" not in str(caught.value)
+    assert ID in str(caught.value)
+
+
+def test_an_action_space_without_bounds_gets_those_of_the_data() -> None:
+    made = write()
+    change(action_space=json.dumps(BOX | {"low": [-np.inf] * 2, "high": [np.inf] * 2}))
+    action = np.concatenate([e.action for e in made]).astype(np.float32)
+    found = sources.load(ID)
+    np.testing.assert_array_equal(found.action, action)
+    np.testing.assert_array_equal(found.action_low, action.min(axis=0))
+    np.testing.assert_array_equal(found.action_high, action.max(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"kwargs": {"hazard": 0.5, "render_mode": None}}, "hazard=0.5;"),
+        ({"max_episode_steps": 7}, r"max_episode_steps=7 \(plain: None\);"),
+        (
+            {"additional_wrappers": [{"name": "Flip", "entry_point": "x:Flip", "kwargs": None}]},
+            "the wrappers Flip;",
+        ),
+        ({"kwargs": {"horizon": 3}, "max_episode_steps": 7}, "horizon=3, max_episode_steps=7"),
+    ],
+)
+def test_an_environment_with_other_arguments_is_named(fields: dict[str, Any], named: str) -> None:
+    write()
+    change_spec(**fields)
+    pattern = f"^{ID} was recorded in ToyWalk-v0 with {named}.*uses the plain ToyWalk-v0"
+    with pytest.warns(UserWarning, match=pattern) as caught:
+        assert sources.load(ID).env_id == "ToyWalk-v0"
+    assert len(caught) == 1
+    assert "\n" not in str(caught[0].message)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kwargs": {"render_mode": "rgb_array", "horizon": 40, "hazard": None}},
+        {"kwargs": None, "max_episode_steps": None, "additional_wrappers": None},
+        {"id": "Nowhere-v7", "kwargs": {"x": 1}},
+    ],
+)
+def test_arguments_that_change_nothing_are_not_named(fields: dict[str, Any]) -> None:
+    write()
+    change_spec(**fields)
+    sources.load(ID)  # a warning is an error here

@@ -82,7 +82,14 @@ def curve(metrics: Sequence[Mapping[str, Any]], best_in_data: float, title: str)
     below.axhline(best_in_data, color=INK, linewidth=0.8, linestyle="--", label="best in data")
     below.set_xlabel("update")
     below.set_ylabel("mean return")
-    below.legend(title="asked (dotted)", frameon=False, fontsize=7, title_fontsize=8, ncols=2)
+    below.legend(
+        title="asked (dotted)",
+        frameon=False,
+        fontsize=7,
+        title_fontsize=8,
+        loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+    )
     return figure
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see train.py
 
 import tyro
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     from agents.runlog import say
     from envs import score
 
-    runtime.configure(None)
+    runtime.configure(threads=1)
     device = runtime.select_device(options.device)
     window: int | None = None
     results: dict[str, list[evaluation.Result]] = {}

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# Before torch is imported: threads that wait without burning the core another process needs.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before torch is imported: threads that wait busily for microseconds, not for milliseconds, which
+# would cost dearly where another process needs the core.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import configs
 from agents.script import run_script

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 
 import torch
@@ -11,10 +10,9 @@ import torch
 from envs.errors import UserError
 
 
-def configure(threads: int | None) -> None:
+def configure(threads: int) -> None:
     """Set threads, matmul precision and allocation for training on this machine."""
-    # Such small matrices gain nothing from more threads, and lose when the machine is busy.
-    torch.set_num_threads(threads or min(4, os.cpu_count() or 1))
+    torch.set_num_threads(threads)
     # oneDNN instead of MKL for float32 products: 2-3 times faster on CPUs that are not Intel's; on
     # a GPU (and on CPUs with AMX) products use TF32 or bfloat16 with float32 sums.
     torch.set_float32_matmul_precision("medium")

@@ -47,8 +47,3 @@ def calibration(rows: list[Row], best: float) -> str:
     missed = [f"{r['target']:.0f} → {r['mean']:.0f}" for r in rows if not as_asked(r, best)]
     hits = f"{len(rows) - len(missed)} of {len(rows)}"
     return f"{hits} ({', '.join(missed)})" if missed else hits
-
-
-def thread_flags(threads: int | None) -> list[str]:
-    """Return the flags of train.py that choose its threads."""
-    return [] if threads is None else ["--threads", str(threads)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from benchmarks.runs import calibration, results, thread_flags
+from benchmarks.runs import calibration, results
 from envs import score, sources
 
 
@@ -32,8 +32,6 @@ class Options:
     """Training seeds."""
     out: Path = Path("runs/scores")
     """Folder of the runs."""
-    threads: int | None = None
-    """CPU threads of each run; 1 lets several of these commands share a machine."""
     run: bool = True
     """With --no-run: print the table of the runs that are there, and train nothing."""
 
@@ -52,7 +50,7 @@ def main() -> None:
             for seed in options.seeds:
                 flags = ["--env", env, "--model.backbone", backbone, "--seed", str(seed)]
                 folder = options.out / env.replace("/", "-") / f"{backbone}-seed{seed}"
-                rows = results(folder, flags + thread_flags(options.threads), run=options.run)
+                rows = results(folder, flags, run=options.run)
                 if rows is None:
                     continue
                 asked = max(rows, key=lambda row: row["target"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.runs import as_asked, calibration, results, thread_flags
+from benchmarks.runs import as_asked, calibration, results
 from envs import sources
 
 VARIANTS = {
@@ -48,8 +48,6 @@ class Options:
     """Training seeds."""
     out: Path = Path("runs/trials")
     """Folder of the runs."""
-    threads: int | None = None
-    """CPU threads of each run; 1 lets several of these commands share a machine."""
     run: bool = True
     """With --no-run: print the table of the runs that are there, and train nothing."""
 
@@ -64,7 +62,7 @@ def main() -> None:
             continue
         for seed in options.seeds:
             folder = options.out / name.replace(" ", "-").replace("'", "") / f"seed{seed}"
-            more = ["--env", options.env, "--seed", str(seed), *thread_flags(options.threads)]
+            more = ["--env", options.env, "--seed", str(seed)]
             rows = results(folder, flags.split() + more, run=options.run)
             if rows is None:
                 continue

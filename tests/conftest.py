@@ -7,7 +7,6 @@ from pathlib import Path
 
 # Small tensors: a second thread costs more than it brings, and much more on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 from hypothesis import settings

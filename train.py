@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from envs.trajectories import Trajectories
 
 DESCRIPTION = """Train a return-conditioned recurrent agent (minGRU, minLSTM) on offline data, then
-evaluate it over a sweep of target returns. With no arguments: Hopper, five minutes, two cores."""
+evaluate it over a sweep of target returns. With no arguments: Hopper, within five minutes."""
 
 LOG_EVERY = 50
 QUICK_SEEDS = 1_000_000

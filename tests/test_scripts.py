@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,7 +156,8 @@ def test_an_unusable_device_is_one_line(checkout, data, tmp_path):
 
 
 def test_data_that_does_not_fit_its_environment_is_refused(checkout, data, tmp_path):
-    episodes = [minari.read(data).episode(i) for i in range(3)]
+    hopper = minari.read(data).episode(0)
+    episodes = [replace(hopper, action=np.zeros((len(hopper.action), 6)))]  # Walker2d has 17 and 6
     name = "test/hopper/wrong-v0"
     minari.write(name, episodes, env_id="Walker2d-v5", algorithm="random", description="test")
     done = run(checkout, "train.py", "--env", name, "--run-dir", tmp_path / "r")

@@ -36,8 +36,9 @@ def calibration(
     for place, (name, swept) in enumerate(results.items()):
         asked = np.array([r.target for r in swept]) + shift * (place - (len(results) - 1) / 2)
         mean = np.array([r.mean for r in swept])
-        spread = [np.quantile(r.returns, (0.1, 0.9)) for r in swept]
-        bars = np.abs(np.array(spread).T - mean)
+        low_end, high_end = np.array([np.quantile(r.returns, (0.1, 0.9)) for r in swept]).T
+        # A few failures can pull the mean out of the 10 to 90 %: no bar on that side then.
+        bars = np.maximum([mean - low_end, high_end - mean], 0)
         axes.errorbar(
             asked,
             mean,

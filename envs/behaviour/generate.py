@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from envs.behaviour.actor import PolicyActor
 from envs.behaviour.mixes import ENVIRONMENTS, WEIGHTS, stages
-from envs.behaviour.policy import Policy, PolicyActor, fit_bounds, load_policy
+from envs.behaviour.policy import Policy, fit_bounds, load_policy
 from envs.errors import UserError
 from envs.make import action_bounds, env_sizes
 from envs.rollout import Progress, rollout

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from envs.behaviour.actor import PolicyActor
 from envs.behaviour.mixes import ENVIRONMENTS, LEVELS, WEIGHTS, checkpoints, stages
 from envs.behaviour.pack import pack
-from envs.behaviour.policy import MLPPolicy, PolicyActor, SACPolicy, fit_bounds, load_policy
+from envs.behaviour.policy import MLPPolicy, SACPolicy, fit_bounds, load_policy
 from envs.errors import UserError
 from envs.make import env_sizes
 

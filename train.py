@@ -169,9 +169,12 @@ def make_run_dir(config: configs.Config) -> Path:
     """Create the run's folder: a fresh one by default, the given one if it is empty."""
     if config.run_dir is not None:
         folder = config.run_dir
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{folder} runs into a file: choose another --run-dir") from None
+        if any(folder.iterdir()):
             raise UserError(f"{folder} is not empty: choose another --run-dir, or remove it")
-        folder.mkdir(parents=True, exist_ok=True)
         return folder
     name = config.env.strip("/").replace("/", "-")
     base = Path("runs") / name / f"{config.model.backbone}-seed{config.seed}"

@@ -5,6 +5,7 @@ Folders appear whole or not at all: written aside, synced, renamed. Loading runs
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -153,5 +154,6 @@ def write_file(path: Path, content: bytes) -> None:
         _sync(aside)
         os.replace(aside, path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
         raise _cannot_write(path, error) from None

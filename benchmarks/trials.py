@@ -5,6 +5,7 @@ One run of train.py for each variant of the default and each seed. A finished ru
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,9 +58,8 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     best = float(sources.load(options.env).returns.max())
     header = False
-    for name, flags in VARIANTS.items():
-        if not any(wanted in name for wanted in options.variants):
-            continue
+    for name in choose(options.variants):
+        flags = VARIANTS[name]
         for seed in options.seeds:
             folder = options.out / name.replace(" ", "-").replace("'", "") / f"seed{seed}"
             more = ["--env", options.env, "--seed", str(seed)]
@@ -75,6 +75,17 @@ def main() -> None:
                 for row in rows
             )
             print(f"| {name} | {seed} | {cells} | {calibration(rows, best)[:6]} |", flush=True)
+
+
+def choose(wanted: tuple[str, ...]) -> list[str]:
+    """Return the variants called that, or, where none is, those whose names contain it."""
+    chosen = []
+    for part in wanted:
+        found = [part] if part in VARIANTS else [name for name in VARIANTS if part in name]
+        if not found:
+            sys.exit(f"error: no variant {part!r}: choose from {'; '.join(VARIANTS)}")
+        chosen.extend(found)
+    return list(dict.fromkeys(chosen))
 
 
 if __name__ == "__main__":

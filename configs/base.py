@@ -49,7 +49,7 @@ class ModelConfig:
     tokens: Tokens = "fused"
     """One token a step (return + observation), or three in a row (return, observation, action)."""
     prev_action: bool = False
-    """Show the agent its previous action. Steadier without: it cannot learn to copy itself."""
+    """Show the agent its previous action. It made no difference in our trials."""
     rtg_scales: int = 6
     """Resolutions at which the return-to-go is embedded, each 4 x finer; 0 is linear alone."""
     timestep_embedding: int = 0

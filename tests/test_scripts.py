@@ -129,6 +129,20 @@ def test_a_run_folder_in_use_is_left_alone(checkout, trained, data):
     assert sorted(path.stat().st_mtime_ns for path in folder.rglob("*")) == before
 
 
+def test_a_run_folder_below_a_file_is_refused(checkout, data, tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        flags = ["--preset", "smoke", "--env", data, "--run-dir", folder]
+        fails(run(checkout, "train.py", *flags), 2, "runs into a file", "--run-dir")
+
+
+def test_results_that_cannot_be_written_are_one_line(checkout, trained, tmp_path):
+    folder, _ = trained
+    (tmp_path / "file").write_text("")
+    flags = ["--episodes", 1, "--targets", 5, "--json", tmp_path / "file" / "out.json"]
+    fails(run(checkout, "evaluate.py", folder, *flags), 2, "out.json", "another folder")
+
+
 def test_a_folder_without_checkpoint_is_refused(checkout, tmp_path):
     fails(run(checkout, "evaluate.py", tmp_path), 2, "no checkpoint", "train.py")
 

@@ -143,7 +143,7 @@ class Config:
 
     preset: Preset = "default"
     """Named starting point; every other flag overrides it. `paper-*` is the paper's set-up on
-    D4RL (100,000 updates: hours on a CPU); for Hopper it has --model.dim 256 --optim.lr 1e-4."""
+    D4RL (100,000 updates: hours on a CPU); add --model.dim 256 --optim.lr 1e-4 for Hopper."""
     env: str = "minrnn/hopper/medium-replay-v0"
     """Data set: a Minari id on this disk, or minrnn/{hopper,walker2d,halfcheetah}/{medium-replay,\
 medium,expert,medium-expert}-v0, which is rolled out at first use."""
@@ -154,8 +154,8 @@ medium,expert,medium-expert}-v0, which is rolled out at first use."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     threads: int = 1
-    """CPU threads for torch. At the default size two gain a third where both cores are free, and
-    lose three times as much where one is not; raise it for wide models and large batches."""
+    """CPU threads for torch. At the default size two are a little faster where both cores are free
+    and much slower where one is not; raise it for wide models and large batches."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -60,10 +60,12 @@ def test_nothing_is_left_to_fill_in(checkout):
 
 
 def test_the_test_command_is_the_one_of_the_gate(checkout):
-    command = 'pip install -e ".[dev]" -c constraints.txt'
-    assert f"{command} && pytest" in (checkout / "README.md").read_text(encoding="utf-8")
-    gate = (checkout / ".ci" / "run").read_text(encoding="utf-8")
-    assert f"{command} && checks && pytest" in gate
+    command = 'pip install -e ".[dev]" -c constraints.txt && pytest'
+    assert command in (checkout / "README.md").read_text(encoding="utf-8").splitlines()
+    gate = (checkout / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert command in gate
+    assert "set -euo pipefail" in gate  # each check stops the gate
+    assert {"ruff check .", "ruff format --check .", "pyright"} <= set(gate)
 
 
 def test_links_to_files_lead_somewhere(checkout):

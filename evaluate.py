@@ -52,10 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = tyro.cli(Options, args=arguments, description=DESCRIPTION)
     check(options)
 
-    from tqdm import tqdm
-
     from agents import checkpoint, evaluation, report, runtime
-    from agents.runlog import say
+    from agents.runlog import episode_bar, say
     from envs import score
 
     runtime.configure(threads=1)
@@ -69,8 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         window = choose_window(options, facts["window"])
         if warning := evaluation.beyond_data(model, targets):
             say(f"note: targets {warning}")
-        total = len(targets) * options.episodes
-        with tqdm(total=total, desc=name, unit="episode", leave=False) as bar:
+        with episode_bar(name, len(targets) * options.episodes) as progress:
             results[name] = evaluation.evaluate(
                 model,
                 facts["env_id"],
@@ -80,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
                 num_envs=options.num_envs,
                 window=window,
                 device=device,
-                progress=lambda done, _, bar=bar: bar.update(done - bar.n),
+                progress=progress,
             )
         notes.append(f"{name} (update {facts['update']})")
 

@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from agents import checkpoint, evaluation, plots, report, runtime
     from agents.decision import DecisionModel
-    from agents.runlog import RunLog, read_metrics, say
+    from agents.runlog import RunLog, episode_bar, read_metrics, say
     from agents.trainer import Trainer
     from envs import score, sources
 
@@ -62,16 +62,18 @@ def main(arguments: list[str] | None = None) -> None:
     best_score, best_update = -float("inf"), 0
 
     def play(acting: DecisionModel, episodes: int, seed: int) -> list[evaluation.Result]:
-        return evaluation.evaluate(
-            acting,
-            data.env_id,
-            targets,
-            episodes=episodes,
-            seed=seed,
-            num_envs=config.eval.num_envs,
-            window=window,
-            device=device,
-        )
+        with episode_bar("evaluate", len(targets) * episodes) as progress:
+            return evaluation.evaluate(
+                acting,
+                data.env_id,
+                targets,
+                episodes=episodes,
+                seed=seed,
+                num_envs=config.eval.num_envs,
+                window=window,
+                device=device,
+                progress=progress,
+            )
 
     def save(name: str) -> None:
         checkpoint.save_checkpoint(

@@ -6,6 +6,8 @@ import io
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,13 @@ def say(text: str = "") -> None:
     """Print a line above any progress bar."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
+
+
+@contextmanager
+def episode_bar(name: str, total: int) -> Iterator[Callable[[int, int], object]]:
+    """Show a progress bar over `total` episodes; yield the callback that moves it."""
+    with tqdm(total=total, desc=name, unit="episode", leave=False, dynamic_ncols=True) as bar:
+        yield lambda done, _total: bar.update(done - bar.n)
 
 
 class RunLog:

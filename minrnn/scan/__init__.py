@@ -11,14 +11,13 @@ for float64 inputs) whatever the dtype of the inputs. All tensor arguments get g
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
 import torch
 from torch import Tensor
 
-from minrnn.scan import eager
+from minrnn.interface import state_dtype
+from minrnn.scan import ops
 from minrnn.scan.gates import CANDIDATES
+from minrnn.scan.ops import GATES
 
 __all__ = ["backends", "mingru_scan", "minlstm_scan", "scan"]
 
@@ -39,8 +38,7 @@ def scan(
     >>> h.flatten().tolist(), last.item()
     ([1.0, 1.5, 1.75], 1.75)
     """
-    _check((a, b), "a, b", h0, resets, init, backend)
-    return _apply(eager.Scan, a, b, h0, resets, init)
+    return _run(backend, "linear", "linear", (a, b), h0, resets, init)
 
 
 def mingru_scan(
@@ -54,8 +52,7 @@ def mingru_scan(
     candidate: str = "g",
 ) -> tuple[Tensor, Tensor]:
     """Compute h_t = (1 - z_t) * h_{t-1} + z_t * candidate(c_t), z = sigmoid(k). k, c: (B, T, D)."""
-    _check((k, c), "k, c", h0, resets, init, backend, candidate)
-    return _apply(eager.MinGRUScan, k, c, h0, resets, init, candidate)
+    return _run(backend, "mingru", candidate, (k, c), h0, resets, init)
 
 
 def minlstm_scan(
@@ -75,21 +72,41 @@ def minlstm_scan(
     With F = sigmoid(f), I = sigmoid(i): f' = F / (F + I), i' = I / (F + I); F and I themselves
     with normalize=False.
     """
-    _check((f, i, c), "f, i, c", h0, resets, init, backend, candidate)
-    return _apply(eager.MinLSTMScan, f, i, c, h0, resets, init, candidate, normalize)
+    gates = "minlstm" if normalize else "minlstm-raw"
+    return _run(backend, gates, candidate, (f, i, c), h0, resets, init)
 
 
-def backends() -> tuple[str, ...]:
-    """Return the names of the backends that work here, the one that "auto" means first."""
+def backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
+    """Return the names of the backends that work here on `device`, the default ("auto") first."""
     return ("eager",)
 
 
-def _call(function: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-    return cast("tuple[Tensor, Tensor]", function.apply(*arguments))
-
-
-# A compiler would unroll the loop over time.
-_apply = cast("Callable[..., tuple[Tensor, Tensor]]", cast(Any, torch).compiler.disable(_call))
+def _run(
+    backend: str,
+    gates: str,
+    candidate: str,
+    inputs: tuple[Tensor, ...],
+    h0: Tensor | None,
+    resets: Tensor | None,
+    init: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    _check(inputs, ", ".join(GATES[gates]), h0, resets, init)
+    names = backends(inputs[0].device)
+    if backend != "auto" and backend not in names:
+        raise ValueError(f"no backend {backend!r}; there is auto, {', '.join(names)}")
+    if candidate not in CANDIDATES:
+        raise ValueError(f"no candidate {candidate!r}; there is {', '.join(CANDIDATES)}")
+    dtype = inputs[0].dtype
+    for x in inputs[1:]:
+        dtype = torch.promote_types(dtype, x.dtype)
+    inputs = tuple(x.to(dtype) for x in inputs)
+    if init is not None:
+        init = init.to(state_dtype(dtype))
+        h0 = init.expand_as(inputs[0][:, 0]) if h0 is None else h0
+    if h0 is not None:
+        h0 = h0.to(state_dtype(dtype))
+    name = names[0] if backend == "auto" else backend
+    return ops.run(name, gates, candidate, inputs, h0, resets, init)
 
 
 def _check(
@@ -98,8 +115,6 @@ def _check(
     h0: Tensor | None,
     resets: Tensor | None,
     init: Tensor | None,
-    backend: str,
-    candidate: str = "g",
 ) -> None:
     first = inputs[0]
     if first.dim() != 3 or first.shape[1] == 0 or any(x.shape != first.shape for x in inputs):
@@ -117,7 +132,3 @@ def _check(
             raise ValueError(f"{name} must be {shape}, not {tuple(x.shape)}")
     if resets is not None and resets.dtype != torch.bool:
         raise ValueError(f"resets must be bool, not {resets.dtype}; pass resets.bool()")
-    if backend != "auto" and backend not in backends():
-        raise ValueError(f"no backend {backend!r}; there is auto, {', '.join(backends())}")
-    if candidate not in CANDIDATES:
-        raise ValueError(f"no candidate {candidate!r}; there is {', '.join(CANDIDATES)}")

@@ -1,166 +1,119 @@
-# pyright: reportIncompatibleMethodOverride=false
-"""The scans in plain torch, on any device, with hand-made gradients.
+"""The backend in plain torch: any device, any dtype, no compiler.
 
-Linear space, accumulated in float32 (float64 for float64). The gates are computed for all time
-steps at once, before the loop, and again in the backward pass instead of being saved.
+The gates are computed for all time steps at once, before the loop over time, and again in the
+backward pass. See `minrnn.scan.ops` for the arguments.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from minrnn.interface import state_dtype
 from minrnn.scan.loop import scan_
 
 
-class Scan(torch.autograd.Function):
-    """h_t = a_t * h_{t-1} + b_t. Returns h (B, T, D) and a copy of its last step (B, D)."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        a: Tensor,
-        b: Tensor,
-        h0: Tensor | None,
-        resets: Tensor | None,
-        init: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Compute the states."""
-        dtype = state_dtype(torch.promote_types(a.dtype, b.dtype))
-        h = b.to(dtype, memory_format=torch.contiguous_format, copy=True)
-        _fill(a.to(dtype), h, h0, resets, init)
-        ctx.save_for_backward(a, h, h0, resets, init)
-        ctx.b_dtype = b.dtype
-        ctx.set_materialize_grads(False)
-        return h, h[:, -1].clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        """Compute the gradients of the tensor arguments."""
-        a, h, h0, resets, init = ctx.saved_tensors
-        decay = a.to(h.dtype)
-        g = _adjoint(decay, h, grad_outputs, resets)
-        grad_a = _previous(h, h0, resets, init).mul_(g).to(a.dtype)
-        grad_h0, grad_init = _edges(ctx, decay, g, h0, resets, init)
-        return grad_a, g.to(ctx.b_dtype), grad_h0, None, grad_init
-
-
-class MinGRUScan(torch.autograd.Function):
-    """The gates of minGRU and the scan. k, c: (B, T, H) pre-activations of gate and candidate."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        k: Tensor,
-        c: Tensor,
-        h0: Tensor | None,
-        resets: Tensor | None,
-        init: Tensor | None,
-        kind: str,
-    ) -> tuple[Tensor, Tensor]:
-        """Compute the states."""
-        dtype = state_dtype(torch.promote_types(k.dtype, c.dtype))
-        gate = k.to(dtype)
-        h = _candidate(c.to(dtype), kind).mul_(torch.sigmoid(gate))
-        _fill(torch.neg(gate).sigmoid_(), h, h0, resets, init)
-        ctx.save_for_backward(k, c, h, h0, resets, init)
-        ctx.kind = kind
-        ctx.set_materialize_grads(False)
-        return h, h[:, -1].clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        """Compute the gradients of the tensor arguments."""
-        k, c, h, h0, resets, init = ctx.saved_tensors
-        gate = k.to(h.dtype)
-        value = _candidate(c.to(h.dtype), ctx.kind)
-        update, decay = torch.sigmoid(gate), torch.neg(gate).sigmoid_()
-        g = _adjoint(decay, h, grad_outputs, resets)
-        grad_h0, grad_init = _edges(ctx, decay, g, h0, resets, init)
-        previous = _previous(h, h0, resets, init)
-        grad_b = g.mul_(update)
-        grad_k = torch.sub(value, previous, out=previous).mul_(grad_b).mul_(decay)
-        grad_c = _candidate_gradient(grad_b, value, ctx.kind)
-        return grad_k.to(k.dtype), grad_c.to(c.dtype), grad_h0, None, grad_init, None
-
-
-class MinLSTMScan(torch.autograd.Function):
-    """The gates of minLSTM and the scan. f, i, c: (B, T, H) pre-activations."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        f: Tensor,
-        i: Tensor,
-        c: Tensor,
-        h0: Tensor | None,
-        resets: Tensor | None,
-        init: Tensor | None,
-        kind: str,
-        normalize: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """Compute the states."""
-        dtype = state_dtype(torch.promote_types(torch.promote_types(f.dtype, i.dtype), c.dtype))
-        decay, update = _lstm_gates(f.to(dtype), i.to(dtype), normalize)
-        h = _candidate(c.to(dtype), kind).mul_(update)
-        _fill(decay, h, h0, resets, init)
-        ctx.save_for_backward(f, i, c, h, h0, resets, init)
-        ctx.kind, ctx.normalize = kind, normalize
-        ctx.set_materialize_grads(False)
-        return h, h[:, -1].clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        """Compute the gradients of the tensor arguments."""
-        f, i, c, h, h0, resets, init = ctx.saved_tensors
-        forget, enter = f.to(h.dtype), i.to(h.dtype)
-        decay, update = _lstm_gates(forget, enter, ctx.normalize)
-        value = _candidate(c.to(h.dtype), ctx.kind)
-        g = _adjoint(decay, h, grad_outputs, resets)
-        grad_h0, grad_init = _edges(ctx, decay, g, h0, resets, init)
-        grad_f = _previous(h, h0, resets, init)
-        grad_b = g * update
-        if ctx.normalize:
-            # Both gates hang on the odds log F - log I: d decay = -d update = decay * update.
-            grad_odds = grad_f.sub_(value).mul_(grad_b).mul_(decay)
-            grad_i = torch.sigmoid(-enter).mul_(grad_odds).neg_()
-            grad_f = grad_odds.mul_(torch.neg(forget).sigmoid_())
-        else:
-            grad_f = grad_f.mul_(g).mul_(decay).mul_(torch.neg(forget).sigmoid_())
-            grad_i = torch.neg(enter).sigmoid_().mul_(grad_b).mul_(value)
-        grad_c = _candidate_gradient(grad_b, value, ctx.kind)
-        inputs = grad_f.to(f.dtype), grad_i.to(i.dtype), grad_c.to(c.dtype)
-        return *inputs, grad_h0, None, grad_init, None, None
-
-
-def _fill(
-    a: Tensor, h: Tensor, h0: Tensor | None, resets: Tensor | None, init: Tensor | None
-) -> None:
-    # Turn h, which holds b, into the states. Without h0 the sequence starts from init, or zero.
-    start = h0 if h0 is not None else init
-    if start is not None:
-        scan_(a, h, start.to(h.dtype).expand_as(h[:, 0]), resets, _like(init, h))
+def forward(
+    gates: str,
+    candidate: str,
+    inputs: Sequence[Tensor],
+    h0: Tensor | None,
+    resets: Tensor | None,
+    init: Tensor | None,
+) -> Tensor:
+    """Compute the states."""
+    dtype = state_dtype(inputs[0].dtype)
+    decay, h = _decay_and_input(gates, candidate, [x.to(dtype) for x in inputs])
+    if h0 is not None or init is not None:
+        start = torch.zeros_like(h[:, 0]) if h0 is None else h0
+        scan_(decay, h, start, resets, init)
     else:
-        scan_(a[:, 1:], h[:, 1:], h[:, 0], None if resets is None else resets[:, 1:])
+        scan_(decay[:, 1:], h[:, 1:], h[:, 0], None if resets is None else resets[:, 1:])
+    return h
+
+
+def backward(
+    gates: str,
+    candidate: str,
+    grad_h: Tensor | None,
+    grad_last: Tensor | None,
+    inputs: Sequence[Tensor],
+    h: Tensor,
+    h0: Tensor | None,
+    resets: Tensor | None,
+    init: Tensor | None,
+) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    """Compute the gradients of inputs, h0 and init."""
+    wide = [x.to(h.dtype) for x in inputs]
+    if gates == "linear":
+        decay, update, value = wide[0], None, None
+    else:
+        decay, update = _gates(gates, wide)
+        value = _candidate(wide[-1], candidate)
+    g = _adjoint(decay, h, grad_h, grad_last, resets)
+    grad_h0, grad_init = _edges(decay, g, h0, resets, init)
+    previous = _previous(h, h0, resets, init)
+    if update is None or value is None:
+        grads = [previous.mul_(g), g]
+    else:
+        through = _gate_gradients(gates, wide, decay, update, value, previous, g)
+        grads = [*through, _candidate_gradient(g.mul_(update), value, candidate)]
+    typed = [grad.to(x.dtype) for grad, x in zip(grads, inputs, strict=True)]
+    return typed, grad_h0, grad_init
+
+
+def _decay_and_input(gates: str, kind: str, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    # a and b of the recurrence, b in a buffer of its own.
+    if gates == "linear":
+        return inputs[0], inputs[1].clone(memory_format=torch.contiguous_format)
+    decay, update = _gates(gates, inputs)
+    return decay, update.mul_(_candidate(inputs[-1], kind))
+
+
+def _gates(gates: str, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+    # Forget gate and input gate, both new and contiguous.
+    first = inputs[0].contiguous()
+    if gates == "mingru":
+        return torch.neg(first).sigmoid_(), torch.sigmoid(first)
+    second = inputs[1].contiguous()
+    if gates == "minlstm-raw":
+        return torch.sigmoid(first), torch.sigmoid(second)
+    odds = F.logsigmoid(first).sub_(F.logsigmoid(second))
+    return torch.sigmoid(odds), odds.neg_().sigmoid_()
+
+
+def _gate_gradients(
+    gates: str,
+    inputs: list[Tensor],
+    decay: Tensor,
+    update: Tensor,
+    value: Tensor,
+    previous: Tensor,
+    g: Tensor,
+) -> list[Tensor]:
+    # The gradients of the gates' pre-activations; overwrites previous.
+    if gates == "mingru":
+        return [torch.sub(value, previous, out=previous).mul_(update).mul_(g).mul_(decay)]
+    forget, enter = (torch.neg(x).sigmoid_() for x in inputs[:2])  # 1 - F, 1 - I
+    if gates == "minlstm-raw":
+        grad_i = enter.mul_(g).mul_(update).mul_(value)
+        return [previous.mul_(g).mul_(decay).mul_(forget), grad_i]
+    # Both gates hang on the odds log F - log I: d decay = -d update = decay * update.
+    grad_odds = previous.sub_(value).mul_(update).mul_(g).mul_(decay)
+    return [forget.mul_(grad_odds), enter.mul_(grad_odds).neg_()]
 
 
 def _adjoint(
-    a: Tensor, h: Tensor, grads: tuple[Tensor | None, ...], resets: Tensor | None
+    a: Tensor, h: Tensor, grad_h: Tensor | None, grad_last: Tensor | None, resets: Tensor | None
 ) -> Tensor:
     # The gradient by b_t: g_t = grad_h_t + a_{t+1} g_{t+1}.
-    grad_h, grad_last = grads
     if grad_h is None:
         g = torch.zeros_like(h)
     else:
-        g = grad_h.to(h.dtype, memory_format=torch.contiguous_format, copy=True)
+        g = grad_h.clone(memory_format=torch.contiguous_format)
     if grad_last is not None:
         g[:, -1] += grad_last
     rest = None if resets is None else resets[:, 1:]
@@ -172,50 +125,38 @@ def _previous(h: Tensor, h0: Tensor | None, resets: Tensor | None, init: Tensor 
     # h_{t-1} as step t saw it, in a new buffer.
     previous = torch.empty_like(h)
     previous[:, 1:] = h[:, :-1]
-    start = h0 if h0 is not None else init
-    previous[:, 0] = 0.0 if start is None else start.to(h.dtype)
+    previous[:, 0] = 0.0 if h0 is None else h0
     if resets is None:
         return previous
     mask = resets.unsqueeze(-1)
     if init is None:
         return previous.masked_fill_(mask, 0.0)
-    return torch.where(mask, init.to(h.dtype), previous)
+    return torch.where(mask, init, previous)
 
 
 def _edges(
-    ctx: Any, a: Tensor, g: Tensor, h0: Tensor | None, resets: Tensor | None, init: Tensor | None
+    a: Tensor, g: Tensor, h0: Tensor | None, resets: Tensor | None, init: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     # The gradients by h0 (B, D) and by init (D,).
     grad_h0 = grad_init = None
     if h0 is not None:
         grad_h0 = a[:, 0] * g[:, 0]
         if resets is not None:
-            grad_h0 = grad_h0.masked_fill(resets[:, :1], 0.0)
-        grad_h0 = grad_h0.to(h0.dtype)
+            grad_h0 = grad_h0.masked_fill_(resets[:, :1], 0.0)
     if init is not None:
         if resets is None:
-            grad_init = torch.zeros_like(init) if h0 is not None else (a[:, 0] * g[:, 0]).sum(0)
+            grad_init = torch.zeros_like(init)
         else:
-            starts = resets.clone()
-            starts[:, 0] |= h0 is None
-            grad_init = (a * g).masked_fill_(~starts.unsqueeze(-1), 0.0).sum((0, 1))
-        grad_init = grad_init.to(init.dtype)
+            grad_init = (a * g).masked_fill_(~resets.unsqueeze(-1), 0.0).sum((0, 1))
     return grad_h0, grad_init
 
 
-def _lstm_gates(f: Tensor, i: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
-    if not normalize:
-        return torch.sigmoid(f), torch.sigmoid(i)
-    odds = F.logsigmoid(f).sub_(F.logsigmoid(i))
-    return torch.sigmoid(odds), odds.neg_().sigmoid_()
-
-
 def _candidate(c: Tensor, kind: str) -> Tensor:
-    # Always a new tensor. g is the larger of its two branches, everywhere.
+    # A new tensor, but for "linear". g is the larger of its two branches, everywhere.
     if kind == "g":
         value = torch.sigmoid(c)
         return torch.maximum(value, c + 0.5, out=value)
-    return torch.tanh(c) if kind == "tanh" else c.clone()
+    return torch.tanh(c) if kind == "tanh" else c
 
 
 def _candidate_gradient(grad: Tensor, value: Tensor, kind: str) -> Tensor:
@@ -228,7 +169,3 @@ def _candidate_gradient(grad: Tensor, value: Tensor, kind: str) -> Tensor:
     if kind == "tanh":
         return grad.addcmul(grad * value, value, value=-1.0)
     return grad
-
-
-def _like(x: Tensor | None, h: Tensor) -> Tensor | None:
-    return None if x is None else x.to(h.dtype)

@@ -35,6 +35,9 @@ GATES: dict[str, tuple[str, ...]] = {
     "minlstm-raw": ("f", "i", "c"),  # not normalised
 }
 
+# Name of the backend: its module, imported when first used.
+MODULES = {"eager": "eager", "numba": "cpu", "triton": "gpu"}
+
 
 def run(
     backend: str,
@@ -56,7 +59,7 @@ def run(
 
 def module(backend: str) -> ModuleType:
     """Return the backend of that name."""
-    return importlib.import_module(f"minrnn.scan.{backend}")
+    return importlib.import_module(f"minrnn.scan.{MODULES[backend]}")
 
 
 class _Scan(torch.autograd.Function):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from minrnn.interface import state_dtype
 from minrnn.scan import ops
+from minrnn.scan.backends import MODULES, backends
 from minrnn.scan.gates import CANDIDATES
 from minrnn.scan.ops import GATES
 
@@ -76,11 +77,6 @@ def minlstm_scan(
     return _run(backend, gates, candidate, (f, i, c), h0, resets, init)
 
 
-def backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
-    """Return the names of the backends that work here on `device`, the default ("auto") first."""
-    return ("eager",)
-
-
 def _run(
     backend: str,
     gates: str,
@@ -91,9 +87,8 @@ def _run(
     init: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     _check(inputs, ", ".join(GATES[gates]), h0, resets, init)
-    names = backends(inputs[0].device)
-    if backend != "auto" and backend not in names:
-        raise ValueError(f"no backend {backend!r}; there is auto, {', '.join(names)}")
+    if backend != "auto" and backend not in MODULES:
+        raise ValueError(f"no backend {backend!r}; there is auto, {', '.join(MODULES)}")
     if candidate not in CANDIDATES:
         raise ValueError(f"no candidate {candidate!r}; there is {', '.join(CANDIDATES)}")
     dtype = inputs[0].dtype
@@ -105,8 +100,7 @@ def _run(
         h0 = init.expand_as(inputs[0][:, 0]) if h0 is None else h0
     if h0 is not None:
         h0 = h0.to(state_dtype(dtype))
-    name = names[0] if backend == "auto" else backend
-    return ops.run(name, gates, candidate, inputs, h0, resets, init)
+    return ops.run(backend, gates, candidate, inputs, h0, resets, init)
 
 
 def _check(

@@ -16,9 +16,7 @@ zero. h (B, T, D) and the gradients are new and contiguous, those of the inputs 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -26,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minrnn.interface import state_dtype
+from minrnn.scan.backends import load
 
 # Name of the gates: the names of the inputs.
 GATES: dict[str, tuple[str, ...]] = {
@@ -34,9 +33,6 @@ GATES: dict[str, tuple[str, ...]] = {
     "minlstm": ("f", "i", "c"),
     "minlstm-raw": ("f", "i", "c"),  # not normalised
 }
-
-# Name of the backend: its module, imported when first used.
-MODULES = {"eager": "eager", "numba": "cpu", "triton": "gpu"}
 
 
 def run(
@@ -57,11 +53,6 @@ def run(
     return apply(backend, gates, candidate, h0, resets, init, *inputs)
 
 
-def module(backend: str) -> ModuleType:
-    """Return the backend of that name."""
-    return importlib.import_module(f"minrnn.scan.{MODULES[backend]}")
-
-
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -74,7 +65,7 @@ class _Scan(torch.autograd.Function):
         init: Tensor | None,
         *inputs: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        h = module(backend).forward(gates, candidate, inputs, h0, resets, init)
+        h = load(backend, inputs[0].device).forward(gates, candidate, inputs, h0, resets, init)
         ctx.save_for_backward(h, h0, resets, init, *inputs)
         ctx.options = backend, gates, candidate
         ctx.set_materialize_grads(False)
@@ -85,7 +76,7 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
         h, h0, resets, init, *inputs = ctx.saved_tensors
         backend, gates, candidate = ctx.options
-        grads, grad_h0, grad_init = module(backend).backward(
+        grads, grad_h0, grad_init = load(backend, h.device).backward(
             gates, candidate, *grad_outputs, inputs, h, h0, resets, init
         )
         return None, None, None, grad_h0, None, grad_init, *grads
@@ -101,7 +92,7 @@ def _op(
     candidate: str,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    h = module(backend).forward(gates, candidate, inputs, h0, resets, init)
+    h = load(backend, inputs[0].device).forward(gates, candidate, inputs, h0, resets, init)
     return h, h[:, -1].clone()
 
 
@@ -119,7 +110,7 @@ def _op_backward(
     backend: str,
 ) -> list[Tensor]:
     # The gradients of inputs, h0 and init; of those two only where they are there.
-    grads, *rest = module(backend).backward(
+    grads, *rest = load(backend, h.device).backward(
         gates, candidate, grad_h, grad_last, inputs, h, h0, resets, init
     )
     return [*grads, *(x for x in rest if x is not None)]

@@ -1,0 +1,74 @@
+"""Which backend computes a scan: what is installed, what a device can run, what "auto" means."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import os
+from types import ModuleType
+
+import torch
+
+# Name: its module (imported when first used), what it needs, and how that is had.
+MODULES = {
+    "numba": ("minrnn.scan.cpu", "numba", "pip install 'numba>=0.62'"),
+    "triton": ("minrnn.scan.gpu", "triton", "pip install triton"),
+    "eager": ("minrnn.scan.eager", "torch", "pip install torch"),
+}
+
+
+def backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
+    """Return the names of the backends that work here on `device`, the one of "auto" first."""
+    return tuple(name for name in _candidates(torch.device(device).type) if _module(name))
+
+
+def load(name: str, device: torch.device | str) -> ModuleType:
+    """Return the backend of that name, or the best there is for "auto".
+
+    Raises ValueError where it is not installed, or cannot run on the device.
+    """
+    kind = torch.device(device).type
+    if name == "auto":
+        return _best(kind)
+    there = _candidates(kind)
+    if name not in there:
+        raise ValueError(f"backend {name!r} cannot run on {kind}; there is {', '.join(there)}")
+    module = _module(name)
+    if module is None:
+        raise ValueError(f"backend {name!r} needs {MODULES[name][1]}: {MODULES[name][2]}")
+    return module
+
+
+def _candidates(kind: str) -> tuple[str, ...]:
+    if kind == "cuda":
+        return "triton", "eager"
+    if kind == "cpu":
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        return ("numba", "eager", "triton") if interpreted else ("numba", "eager")
+    return ("eager",)
+
+
+@functools.cache
+def _best(kind: str) -> ModuleType:
+    wanted = _candidates(kind)[0]
+    module = _module(wanted)
+    if module is None:
+        _, package, install = MODULES[wanted]
+        logging.getLogger("minrnn").warning(
+            "scans on %s run in plain torch, several times slower, without %s: %s",
+            kind,
+            package,
+            install,
+        )
+        module = _module("eager")
+        assert module is not None
+    return module
+
+
+@functools.cache
+def _module(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(MODULES[name][0])
+    except ImportError:  # of numba's also where numpy is newer than it allows
+        return None

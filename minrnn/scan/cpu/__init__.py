@@ -1,0 +1,154 @@
+"""The backend for CPUs: one pass over memory, compiled by numba.
+
+Serial over time, in vectors over channels, in as many threads as torch has, each with rows of the
+batch or channels of its own: the result does not depend on their number. The first call compiles
+for some seconds; numba keeps the result on disk. See `minrnn.scan.ops` for the arguments.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from minrnn.interface import state_dtype
+from minrnn.scan.cpu import gates as gate_math
+from minrnn.scan.cpu import kernels
+
+# A thread is worth waking for this many elements: about 50 microseconds.
+_GRAIN = 1 << 16
+
+
+def forward(
+    gates: str,
+    candidate: str,
+    inputs: Sequence[Tensor],
+    h0: Tensor | None,
+    resets: Tensor | None,
+    init: Tensor | None,
+) -> Tensor:
+    """Compute the states."""
+    h = torch.empty(inputs[0].shape, dtype=state_dtype(inputs[0].dtype))
+    _launch(kernels.forward, gates, candidate, inputs, h, h0, resets, init)
+    return h
+
+
+def backward(
+    gates: str,
+    candidate: str,
+    grad_h: Tensor | None,
+    grad_last: Tensor | None,
+    inputs: Sequence[Tensor],
+    h: Tensor,
+    h0: Tensor | None,
+    resets: Tensor | None,
+    init: Tensor | None,
+) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    """Compute the gradients of inputs, h0 and init."""
+    batch, _, width = h.shape
+    grads = [torch.empty(h.shape, dtype=x.dtype) for x in inputs]
+    grad_start, grad_init = (torch.empty((batch, width), dtype=h.dtype) for _ in range(2))
+    more = [_dense(grad_h), _dense(grad_last), *_three(grads), grad_start, grad_init]
+    _launch(kernels.backward, gates, candidate, inputs, h, h0, resets, init, more)
+    return (
+        grads,
+        None if h0 is None else grad_start,
+        None if init is None else grad_init.sum(0),
+    )
+
+
+def _launch(
+    kernel: Callable[..., Callable[..., None]],
+    gates: str,
+    candidate: str,
+    inputs: Sequence[Tensor],
+    h: Tensor,
+    h0: Tensor | None,
+    resets: Tensor | None,
+    init: Tensor | None,
+    more: Sequence[Tensor | None] = (),
+) -> None:
+    batch, length, width = h.shape
+    compiled = kernel(
+        gate_math.GATES[gates],
+        gate_math.CANDIDATES[candidate],
+        str(inputs[0].dtype).removeprefix("torch."),
+        str(h.dtype).removeprefix("torch."),
+    )
+    rows = _three([x if x.stride(2) == 1 or width == 1 else x.contiguous() for x in inputs])
+    strided: list[int] = []
+    for x in rows:
+        strided += [x.data_ptr(), x.stride(0), x.stride(1)]
+    # These have to live until the kernel is done: it sees addresses.
+    dense = [_dense(h0), _dense(resets), _dense(init), h]
+    addresses = [_address(x) for x in dense]
+    rest = [_address(x) for x in more]
+    parts = _parts(batch, length, width)
+    scratch = torch.empty((len(parts), 2 * width), dtype=h.dtype)
+
+    def work(index: int) -> None:
+        own = scratch[index].data_ptr()
+        arguments = (*parts[index], length, width, *strided, *addresses, own, *rest)
+        try:
+            compiled(*arguments)
+        except OSError:  # numba compiled it, and could not write that to the disk
+            compiled(*arguments)
+
+    if len(parts) == 1:
+        work(0)
+        return
+    waiting = [_pool().submit(work, index) for index in range(1, len(parts))]
+    work(0)
+    for future in waiting:
+        future.result()
+
+
+def _parts(batch: int, length: int, width: int) -> list[tuple[int, int, int, int]]:
+    # (b0, b1, d0, d1) for each thread: rows of the batch, and where these are few, channels.
+    threads = min(torch.get_num_threads(), batch * length * width // _GRAIN)
+    if threads <= 1:
+        return [(0, batch, 0, width)]
+    over_batch = min(threads, batch)
+    over_width = min(threads // over_batch, -(-width // kernels.LINE))
+    return [
+        (b0, b1, d0, d1)
+        for b0, b1 in _ranges(batch, over_batch, 1)
+        for d0, d1 in _ranges(width, over_width, kernels.LINE)
+    ]
+
+
+def _ranges(size: int, parts: int, unit: int) -> list[tuple[int, int]]:
+    # Even parts of range(size), whole units each but for the last.
+    units = -(-size // unit)
+    cuts = [min(size, units * part // parts * unit) for part in range(parts + 1)]
+    return list(itertools.pairwise(cuts))
+
+
+# Threads of our own: numba's pools abort a process that calls them from two threads (workqueue),
+# or kill a forked child (OpenMP). The kernels run without the GIL.
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="minrnn-scan")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        after_in_child=_pool.cache_clear
+    )  # a child has none of its parent's threads
+
+
+def _three(x: list[Tensor]) -> list[Tensor]:
+    return x if len(x) == 3 else [*x, x[-1]]
+
+
+def _dense(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()

@@ -1,0 +1,103 @@
+"""The commands that time, on tiny sizes: they run with and without peers, and end with JSON."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.timing import interleaved, parse_shape
+
+PEERS = ("accelerated_scan", "minGRU_pytorch", "transformers")
+SCAN = [
+    *("--quick", "--shapes", "2x8x4", "--accuracy-shape", "1x32x4"),
+    *("--lengths", "4", "16", "--width", "4"),
+]
+TRAIN = ["--quick", "--shapes", "2x4", "--dim", "8", "--num-layers", "1"]
+
+
+def run(checkout, command, *flags, peers=False):
+    hidden = () if peers else PEERS
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({hidden!r}))\n"
+        f"from benchmarks.{command} import main; main({[*map(str, flags)]!r})"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=False
+    )
+
+
+def report(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_scan_measures_every_backend_without_peers(checkout, tmp_path):
+    from minrnn.scan import backends
+
+    done = run(checkout, "scan", *SCAN, "--json", tmp_path / "scan.json")
+    found = report(done)
+    assert json.loads((tmp_path / "scan.json").read_text()) == found
+    names = {row["name"] for row in found["speed"] if row["gates"] == "mingru"}
+    assert names == {"Python loop", *(f"minrnn, {name}" for name in backends())}
+    assert "pip install mingru-pytorch" in done.stdout
+    assert all(row["ms"] > 0 and row["times_floor"] > 0 for row in found["speed"])
+    assert all(max(row["output"], row["gradient"]) < 1e-6 for row in found["accuracy"])
+    assert {row["name"].split(",")[0] for row in found["layers"]} > {"minrnn.MinGRU", "nn.GRU"}
+    ours = [row for row in found["saved"] if row["name"].startswith("minrnn")]
+    assert all(row["bytes_per_element"] <= 4 for row in ours)
+
+
+def test_scan_takes_the_parts_asked_for(checkout):
+    found = report(run(checkout, "scan", *SCAN, "--parts", "saved", "--no-peers"))
+    assert "saved" in found
+    assert "speed" not in found
+
+
+def test_train_step_measures_ours_without_the_peer(checkout):
+    done = run(checkout, "train_step", *TRAIN)
+    found = report(done)
+    assert "pip install transformers" in done.stdout
+    assert len(found["steps"]) == 6
+    assert not found["aims"]
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "peer", "name"),
+    [
+        ("scan", SCAN, "minGRU_pytorch", "mingru-pytorch"),
+        ("scan", SCAN, "accelerated_scan", "accelerated-scan, ref"),
+        ("train_step", TRAIN, "transformers", "DT, sdpa, float32"),
+    ],
+)
+def test_an_installed_peer_is_measured(checkout, command, flags, peer, name):
+    pytest.importorskip(peer)
+    found = report(run(checkout, command, *flags, peers=True))
+    rows = found["speed"] if command == "scan" else found["steps"]
+    assert name in {row["name"] for row in rows}
+
+
+def test_the_profile_names_operators(checkout):
+    found = report(run(checkout, "train_step", *TRAIN, "--profile"))
+    for rows in found["profile"].values():
+        assert "aten::addmm" in {row["name"] for row in rows}
+
+
+def test_a_wrong_shape_is_one_line(checkout):
+    done = run(checkout, "scan", "--shapes", "2x8")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: '2x8' is not a shape: write BxTxD in numbers"
+
+
+def test_parse_shape_reads_numbers():
+    assert parse_shape("64x60x256", "B x T x D") == (64, 60, 256)
+
+
+def test_slow_cases_take_fewer_calls_and_none_fewer_than_three():
+    cases = {"fast": lambda: time.sleep(1e-4), "slow": lambda: time.sleep(0.06)}
+    found = interleaved(cases, 0.08, "test")
+    assert found["slow"].calls == 3
+    assert found["fast"].calls == 100
+    assert found["slow"].waited > 0.9  # asleep
+    assert 60 <= found["slow"].low <= found["slow"].ms <= found["slow"].high

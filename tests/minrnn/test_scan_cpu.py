@@ -1,0 +1,170 @@
+"""The numba backend among threads, processes, caches; and life without it."""
+
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from minrnn.scan import backends, mingru_scan, minlstm_scan
+
+pytestmark = pytest.mark.skipif("numba" not in backends(), reason="numba is not installed")
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def run(batch=4, length=300, width=200):
+    """Return h, last and all gradients of one scan."""
+    generator = torch.Generator().manual_seed(0)
+    k, c = (
+        torch.randn(batch, length, width, generator=generator, requires_grad=True) for _ in range(2)
+    )
+    h0 = torch.randn(batch, width, generator=generator, requires_grad=True)
+    init = torch.randn(width, generator=generator, requires_grad=True)
+    resets = torch.rand(batch, length, generator=generator) < 0.05
+    h, last = mingru_scan(k, c, h0, resets, "numba", init=init)
+    return h, last, *torch.autograd.grad(h.sum() + last.sum(), (k, c, h0, init))
+
+
+@pytest.mark.parametrize("shape", [(4, 300, 200), (1, 3000, 200), (3, 70, 1031), (200, 40, 33)])
+def test_the_number_of_threads_changes_no_bit(shape, threads):
+    threads(1)
+    one = run(*shape)
+    for number in (2, 5):
+        threads(number)
+        for x, y in zip(run(*shape), one, strict=True):
+            assert torch.equal(x, y)
+
+
+def test_calls_from_several_threads_at_once(threads):
+    threads(3)
+    wanted = run()
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda _: run(), range(16)):
+            for x, y in zip(got, wanted, strict=True):
+                assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_child_processes_of_a_process_that_has_used_threads(method, checkout):
+    code = """
+import multiprocessing, sys, torch
+from minrnn.scan import mingru_scan
+torch.set_num_threads(3)
+x = torch.linspace(-1, 1, 4 * 200 * 256).view(4, 200, 256)
+def end(_=0):  # torch's own threads hang in a forked child, so no arithmetic of its here
+    return mingru_scan(x, x, backend="numba")[1][:, :9].tolist()
+if __name__ == "__main__":
+    wanted = end()
+    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+        assert pool.map_async(end, range(4)).get(60) == [wanted] * 4
+"""
+    script = checkout / ".pytest_cache" / f"scan_{method}.py"  # spawn imports it by its path
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(code, encoding="utf-8")
+    subprocess.run(
+        [sys.executable, script, method],
+        check=True,
+        timeout=120,
+        env={"PYTHONPATH": str(checkout), "PATH": ""},
+    )
+
+
+def python(code, checkout, **env):
+    """Run a script at the checkout and return what it wrote to stderr."""
+    command = [sys.executable, "-c", code]
+    env = {"PYTHONPATH": str(checkout), "PATH": "", **env}
+    return subprocess.run(command, check=True, env=env, capture_output=True, text=True).stderr
+
+
+def test_without_numba_torch_computes_and_one_note_is_logged(checkout):
+    code = """
+import sys
+sys.modules["numba"] = None
+import torch
+from minrnn.scan import backends, mingru_scan
+x = torch.rand(2, 30, 4)
+for _ in range(3):
+    mingru_scan(x, x)
+assert backends() == ("eager",)
+try:
+    mingru_scan(x, x, backend="numba")
+except ValueError as error:
+    assert "pip install" in str(error)
+else:
+    raise AssertionError
+"""
+    notes = python(code, checkout)
+    assert notes.count("numba") == 2, notes  # the package and how to install it, in one line
+    assert len(notes.strip().splitlines()) == 1
+
+
+def test_no_place_for_compiled_kernels_is_no_failure(checkout):
+    code = """
+import torch
+from numba.core import caching
+from minrnn.scan import mingru_scan
+caching.CacheImpl._locator_classes.clear()
+x = torch.rand(2, 3, 4)
+mingru_scan(x, x, backend="numba")
+"""
+    python(code, checkout)
+
+
+def test_a_full_disk_while_a_kernel_is_kept_is_no_failure(checkout, tmp_path):
+    code = """
+import torch
+from numba.core.caching import IndexDataCacheFile
+from minrnn.scan import mingru_scan
+def full(self, *arguments):
+    raise OSError(28, "No space left on device")
+IndexDataCacheFile.save = full
+x = torch.rand(2, 3, 4)
+h, _ = mingru_scan(x, x, backend="numba")
+assert torch.allclose(h, mingru_scan(x, x, backend="eager")[0])
+"""
+    python(code, checkout, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+def test_a_kernel_of_another_version_of_the_gates_is_not_used(checkout, tmp_path):
+    shutil.copytree(checkout / "minrnn", tmp_path / "minrnn")
+    code = """
+import torch
+from minrnn.scan import mingru_scan
+x = torch.full((1, 1, 16), 50.0)
+print(round(mingru_scan(x, x, backend="numba")[0][0, 0, 0].item(), 3))
+"""
+
+    def value():
+        command = [sys.executable, "-c", code]
+        env = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PATH": ""}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env, check=True, capture_output=True, text=True
+        )
+        return float(done.stdout)
+
+    assert value() == 50.5
+    gates = tmp_path / "minrnn/scan/cpu/gates.py"
+    gates.write_text(gates.read_text().replace("c + 0.5", "c + 0.75"))
+    assert value() == 50.75
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_only_inputs_and_states_are_saved(dtype):
+    saved = {}
+
+    def pack(x):
+        saved[x.untyped_storage().data_ptr()] = x
+        return x
+
+    f, i, c = (torch.rand(2, 50, 64, dtype=dtype, requires_grad=True) for _ in range(3))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        h, _ = minlstm_scan(f, i, c)
+    assert set(saved) == {x.untyped_storage().data_ptr() for x in (f, i, c, h)}

@@ -1,0 +1,227 @@
+# pyright: reportUnknownMemberType=false
+"""The backend in Triton, for GPUs: gates and scan in one pass over memory, forward and backward.
+
+Two schedules. Where the rows of a batch fill the chip, a program walks over all time steps of a
+block of channels of a row. Where they do not, rows are cut into chunks of time as well: one pass
+finds what each chunk does to the state that comes in, a scan over chunks (by the same kernel) the
+state that comes in, and the walk starts from there. No chunk's steps are ever summed in another
+order than the loop's.
+
+Nothing is read back on the way, so that it can be captured in a CUDA graph. See `minrnn.scan.ops`
+for the arguments, and `minrnn.scan.gpu_kernels` for the kernels.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minrnn.interface import state_dtype
+from minrnn.scan import gpu_kernels
+
+# Time steps that are computed side by side, and how many such groups are at work or on their way.
+STEPS, STAGES = 4, 4
+# Warps of a multiprocessor that keep both memory and arithmetic busy; half of them nearly do.
+_WARPS = 8
+# Rows and chunks shorter than these are not worth two more launches and a second look at the data.
+_LONG, _CHUNK = 256, 64
+
+
+def forward(
+    gates: str,
+    candidate: str,
+    inputs: Sequence[Tensor],
+    h0: Tensor | None,
+    resets: Tensor | None,
+    init: Tensor | None,
+) -> Tensor:
+    """Compute the states."""
+    given = _given(inputs, h0, resets, init)
+    call = _Call.of(gates, candidate, given)
+    h = call.empty(call.batch, call.length, call.width)
+    ends = None
+    if call.num_chunks > 1:
+        product, end, cut = call.summaries(resets)
+        outputs = {"h": end, "product": product, "cut": cut}
+        call.launch(gpu_kernels.forward_kernel, {**given, **outputs}, summary=True)
+        ends = forward("linear", "linear", (product, end), h0, cut, None)
+    call.launch(gpu_kernels.forward_kernel, {**given, "ends": ends, "h": h})
+    return h
+
+
+def backward(
+    gates: str,
+    candidate: str,
+    grad_h: Tensor | None,
+    grad_last: Tensor | None,
+    inputs: Sequence[Tensor],
+    h: Tensor,
+    h0: Tensor | None,
+    resets: Tensor | None,
+    init: Tensor | None,
+) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    """Compute the gradients of inputs, h0 and init."""
+    given = _given(inputs, h0, resets, init, grad_h=grad_h, grad_last=grad_last)
+    call = _Call.of(gates, candidate, given)
+    given["h"] = h
+    ends = None
+    if call.num_chunks > 1:  # numbered from the end, so that it is a forward scan over them
+        product, end, cut = call.summaries(resets)
+        outputs = {"end": end, "product": product, "cut": cut}
+        call.launch(gpu_kernels.backward_kernel, {**given, **outputs}, summary=True)
+        ends = forward("linear", "linear", (product, end), grad_last, cut, None)
+    grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs]
+    outputs = {f"grad_x{i}": grad for i, grad in enumerate(grads)}
+    grad_h0 = grad_init = partial = None
+    if h0 is not None:
+        outputs["grad_h0"] = grad_h0 = call.empty(call.batch, call.width)
+    if init is not None and resets is not None:
+        outputs["grad_init"] = partial = call.empty(call.batch, call.num_chunks, call.width)
+    call.launch(gpu_kernels.backward_kernel, {**given, **outputs, "ends": ends})
+    if init is not None:  # one sum a program and then theirs: no atomics, the same bits every time
+        grad_init = torch.zeros_like(init) if partial is None else partial.sum((0, 1))
+    return grads, grad_h0, grad_init
+
+
+def chunk_length(programs: int, length: int, multiprocessors: int) -> int:
+    """Return the number of time steps in a chunk: `length` for one chunk, else a multiple of STEPS.
+
+    programs: the warps that there are without chunks. Chunks look at the data twice: a minGRU moves
+    5 words an element instead of 3, and 8 instead of 6 in the backward pass. So they are for where
+    at least half of the chip would have nothing to do, and make just enough warps to fill it.
+    """
+    wanted = _WARPS * multiprocessors
+    if length <= _LONG or 2 * programs >= wanted:
+        return length
+    num_chunks = min(-(-wanted // programs), length // _CHUNK)
+    return -(-length // (num_chunks * STEPS)) * STEPS
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What the launches of one call have in common."""
+
+    gates: str
+    candidate: str
+    batch: int
+    length: int
+    width: int
+    vector: int  # divides the width, and all strides: the elements that may be moved at once
+    block: int  # channels of a program
+    chunk: int  # time steps of a program
+    dtype: torch.dtype  # of h
+    device: torch.device
+
+    @staticmethod
+    def of(gates: str, candidate: str, given: dict[str, Tensor | None]) -> _Call:
+        """Plan a call with these arguments."""
+        x = given["x0"]
+        assert x is not None
+        batch, length, width = x.shape
+        strides = [
+            _stride(y, dim)
+            for name, y in given.items()
+            if y is not None and name != "resets"
+            for dim in range(y.dim() - 1)
+        ]
+        vector = 16 // x.element_size()
+        block = min(32 * vector, 1 << max(width - 1, 0).bit_length())
+        chunk = length
+        if batch * width > 0:
+            programs = batch * -(-width // block)
+            chunk = chunk_length(programs, length, _multiprocessors(x.device))
+        return _Call(
+            gates,
+            candidate,
+            batch,
+            length,
+            width,
+            math.gcd(vector, width, *strides),
+            block,
+            chunk,
+            state_dtype(x.dtype),
+            x.device,
+        )
+
+    @property
+    def num_chunks(self) -> int:
+        return -(-self.length // self.chunk)
+
+    def empty(self, *shape: int) -> Tensor:
+        """Return a new tensor like h."""
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
+
+    def summaries(self, resets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return room for product, end and cut of all chunks but the last, which passes on none."""
+        shape = (self.batch, self.num_chunks - 1)
+        cut = None if resets is None else torch.empty(shape, dtype=torch.bool, device=self.device)
+        return self.empty(*shape, self.width), self.empty(*shape, self.width), cut
+
+    def launch(self, kernel: Any, tensors: dict[str, Tensor | None], summary: bool = False) -> None:
+        """Start a kernel's programs on the tensors by these names."""
+        blocks = -(-self.width // self.block)
+        arguments: dict[str, Any] = {
+            "length": self.length,
+            "chunk": self.chunk,
+            "width": self.width // self.vector,
+            "blocks": blocks,
+            "GATES": self.gates,
+            "CANDIDATE": self.candidate,
+            "SUMMARY": summary,
+            "VEC": self.vector,
+            "BLOCK": self.block,
+            "STEPS": STEPS,
+            "STAGES": STAGES,
+        }
+        for name in kernel.arg_names:
+            base, _, kind = name.rpartition("_")
+            x = tensors.get(base)
+            if kind == "ptr":
+                if x is not None and x.dtype == torch.bool:
+                    x = x.view(torch.uint8)
+                arguments[name] = x
+            elif kind in ("row", "step"):
+                stride = _stride(x, 0 if kind == "row" else 1)
+                arguments[name] = stride if base == "resets" else stride // self.vector
+        grid = (self.batch * blocks, self.num_chunks - summary)
+        with torch.cuda.device_of(tensors["x0"]):
+            _run(kernel, grid, arguments)
+
+
+def _run(kernel: Any, grid: tuple[int, int], arguments: dict[str, Any]) -> None:
+    kernel[grid](**arguments, num_warps=1, enable_fp_fusion=True)
+
+
+def _given(
+    inputs: Sequence[Tensor],
+    h0: Tensor | None,
+    resets: Tensor | None,
+    init: Tensor | None,
+    **grads: Tensor | None,
+) -> dict[str, Tensor | None]:
+    # The arguments by the kernels' names, with neighbouring channels next to each other.
+    named = {f"x{i}": x for i, x in enumerate(inputs)} | {"h0": h0, "init": init} | grads
+    given = {
+        name: x if x is None or x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+        for name, x in named.items()
+    }
+    return {**given, "resets": resets}
+
+
+def _stride(x: Tensor | None, dim: int) -> int:
+    # Of one row or step there is no next, whatever its stride is.
+    return 0 if x is None or x.shape[dim] == 1 else x.stride(dim)
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":  # the interpreter
+        return 0
+    properties: Any = torch.cuda.get_device_properties(device)
+    return properties.multi_processor_count

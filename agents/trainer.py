@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,11 @@ class Trainer:
         if config.ema:
             self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.update = 0
+        self._loss: Callable[..., Tensor] = self.model.loss
+        if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
+            # CUDA graphs: so small a model would spend its time launching kernels.
+            mode = "reduce-overhead" if device.type == "cuda" else "default"
+            self._loss = torch.compile(self.model.loss, mode=mode, fullgraph=True, dynamic=False)
 
     @property
     def acting_model(self) -> DecisionModel:
@@ -80,17 +86,33 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = to_tensors(self.sampler.sample(), self.device)
-        with self._autocast():
-            loss = self.model.loss(**batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        try:
+            loss = self._gradients(batch)
+        except Exception as error:
+            if self.update or self._loss == self.model.loss:
+                raise
+            # No compiler on this machine, say. Not fatal, and seen at the first update or never.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            logging.getLogger(__name__).warning("training runs uncompiled: %s", reason)
+            self._loss = self.model.loss
+            loss = self._gradients(batch)
         limit = self.config.clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.update += 1
-        return loss.detach(), norm
+        return loss, norm
+
+    def _gradients(self, batch: dict[str, Tensor]) -> Tensor:
+        # Leave the gradients in the parameters, and return the loss.
+        if self.device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()
+        with self._autocast():
+            loss = self._loss(**batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach().clone()  # the next replay of a CUDA graph writes over it
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.config.precision == "bfloat16":

@@ -100,6 +100,9 @@ class OptimConfig:
     """Act with an exponential moving average of the weights of this decay, e.g. 0.999; 0 is off."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """`bfloat16` runs matrix products under autocast; the recurrent state stays float32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the training step with torch.compile; on a GPU it is then replayed as CUDA graphs.
+    `auto`: on a GPU. It needs a C++ compiler, and takes up to a minute at the first update."""
 
     def __post_init__(self) -> None:
         _positive(self, "updates", "lr")

@@ -52,6 +52,64 @@ def test_the_same_seed_gives_the_same_weights():
     torch.testing.assert_close(weights(), weights(), rtol=0, atol=0)
 
 
+def updated(monkeypatch, compile_with, **options):
+    """Return the weights after ten updates, compiled by `compile_with`."""
+    monkeypatch.setattr(torch, "compile", compile_with)
+    torch.manual_seed(0)
+    model = tiny_model(dropout=0.0)
+    sampler = WindowSampler(tiny_data(), 4, 8, seed=3)
+    trainer = Trainer(model, sampler, OptimConfig(updates=10, warmup=2, **options), CPU)
+    list(trainer.fit(at_end))
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_compiled_step_is_one_graph_and_trains_to_the_same_weights(monkeypatch, precision):
+    graphs = []
+
+    def trace(function, *, fullgraph, **_):  # all that needs no C++ compiler
+        assert fullgraph
+        graphs.append(function)
+        return plain_compile(function, fullgraph=True, backend="aot_eager")
+
+    plain_compile = torch.compile
+    eager = updated(monkeypatch, trace, precision=precision)
+    assert not graphs  # on a CPU "auto" does not
+    compiled = updated(monkeypatch, trace, precision=precision, compile="on")
+    assert len(graphs) == 1
+    torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
+
+
+def test_a_failing_compiler_is_noted_and_training_goes_on(monkeypatch, caplog):
+    def broken(function, **_):
+        def call(**batch):
+            raise RuntimeError("no g++ here\nand more")
+
+        return call
+
+    eager = updated(monkeypatch, torch.compile)
+    assert torch.equal(updated(monkeypatch, broken, compile="on"), eager)
+    assert [record.getMessage() for record in caplog.records] == [
+        "training runs uncompiled: no g++ here"
+    ]
+
+
+def test_an_error_after_the_first_update_is_not_hidden(monkeypatch):
+    def late(function, **_):
+        calls = []
+
+        def call(**batch):
+            calls.append(0)
+            if len(calls) == 3:
+                raise RuntimeError("out of memory")
+            return function(**batch)
+
+        return call
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        updated(monkeypatch, late, compile="on")
+
+
 def test_the_moving_average_acts_and_the_raw_weights_train():
     config = OptimConfig(updates=20, warmup=0, ema=0.9, lr=1e-2)
     trainer = Trainer(tiny_model(), WindowSampler(tiny_data(), 4, 8, seed=0), config, CPU)

@@ -17,7 +17,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -223,5 +223,4 @@ def _stride(x: Tensor | None, dim: int) -> int:
 def _multiprocessors(device: torch.device) -> int:
     if device.type != "cuda":  # the interpreter
         return 0
-    properties: Any = torch.cuda.get_device_properties(device)
-    return properties.multi_processor_count
+    return cast(Any, torch.cuda).get_device_properties(device).multi_processor_count

@@ -18,6 +18,14 @@ or interpreted by what TRITON_INTERPRET was when triton was first imported, whoe
 import triton
 import triton.language as tl
 
+# Compiled once for all of their values. What there is to know of them, VEC says.
+_NUMBERS = [
+    *("length", "chunk", "width", "blocks"),
+    *(f"x{i}_{kind}" for i in range(3) for kind in ("row", "step")),
+    *("resets_row", "resets_step", "h0_row"),
+]
+_GRAD_NUMBERS = ["grad_h_row", "grad_h_step", "grad_last_row"]
+
 
 @triton.jit
 def _sigmoids(x):
@@ -102,7 +110,7 @@ def _starts(resets, first, step, stride, low, end, STEPS: tl.constexpr):
     return tl.reduce(bits << u, 0, _or)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_NUMBERS)
 def forward_kernel(
     x0_ptr, x1_ptr, x2_ptr,  # (B, T, D); x2 is None where the gates have two inputs
     resets_ptr, init_ptr, h0_ptr,  # (B, T), (D,), (B, D), or None
@@ -181,7 +189,7 @@ def forward_kernel(
             tl.store(cut_ptr + row, any_bits != 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_NUMBERS + _GRAD_NUMBERS)
 def backward_kernel(
     x0_ptr, x1_ptr, x2_ptr, resets_ptr, init_ptr, h0_ptr, h_ptr,  # as they were in forward
     grad_h_ptr, grad_last_ptr,  # (B, T, D), (B, D), or None

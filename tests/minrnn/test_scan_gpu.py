@@ -48,7 +48,7 @@ def case(name, batch, length, width, resets="none", dtype=torch.float64, h0=True
 @pytest.mark.parametrize("name", SCANS)
 def test_outputs_and_all_gradients_equal_the_loop(name, schedule):
     torch.manual_seed(0)
-    for length in (1, 10):
+    for length in (1, 7):
         assert_equals_loop(name, *case(name, 2, length, 3, "dense"), backend="triton")
 
 
@@ -56,16 +56,14 @@ def test_outputs_and_all_gradients_equal_the_loop(name, schedule):
 @pytest.mark.parametrize(("h0", "init"), [(False, False), (True, False), (True, True)])
 def test_states_and_resets_of_every_kind_equal_the_loop(resets, h0, init, schedule):
     torch.manual_seed(0)
-    for name in ("scan", "minlstm-g-raw"):
-        inputs = case(name, 1, 10, 2, resets, h0=h0, init=init)
-        assert_equals_loop(name, *inputs, backend="triton")
+    inputs = case("scan", 2, 10, 2, resets, h0=h0, init=init)
+    assert_equals_loop("scan", *inputs, backend="triton")
 
 
-@pytest.mark.parametrize("length", [41, 64])
+@pytest.mark.parametrize("length", [40, 41])
 def test_long_rows_equal_the_loop(length, schedule):
     torch.manual_seed(0)
-    for name in ("mingru-g", "minlstm-tanh-normalized"):
-        assert_equals_loop(name, *case(name, 1, length, 2, "sparse"), backend="triton")
+    assert_equals_loop("mingru-g", *case("mingru-g", 1, length, 2, "sparse"), backend="triton")
 
 
 @pytest.mark.parametrize("width", [1, 6, 33, 260])
@@ -79,7 +77,7 @@ def test_rows_of_any_width_equal_the_loop(width, schedule):
 @pytest.mark.parametrize("name", ["scan", "mingru-tanh", "minlstm-g-normalized"])
 def test_half_precision_inputs_accumulate_in_float32(name, dtype, schedule):
     torch.manual_seed(0)
-    inputs, h0, init, mask = case(name, 1, 20, 8, "sparse", dtype)
+    inputs, h0, init, mask = case(name, 1, 14, 8, "sparse", dtype)
     _, fused, to_gates = SCANS[name]
     h, last = fused(*inputs, h0, mask, init=init, **TRITON)
     assert h.dtype == last.dtype == torch.float32
@@ -127,7 +125,7 @@ def test_strided_expanded_and_unaligned_inputs_are_read_right(schedule):
 @pytest.mark.parametrize("name", SCANS)
 def test_every_element_is_written_and_no_argument_is(name, schedule, monkeypatch):
     torch.manual_seed(0)
-    inputs, h0, init, mask = case(name, 2, 10, 3, "consecutive")
+    inputs, h0, init, mask = case(name, 1, 7, 3, "consecutive")
     arrays = (*inputs, h0, init, mask)
     before = [x.detach().clone() for x in arrays]
     empty = torch.empty

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from minrnn.interface import SequenceMixer, State
+from minrnn.mlp import ACTIVATIONS, MLP
 
 T = TypeVar("T")
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class Block(SequenceMixer):
@@ -41,18 +41,15 @@ class Block(SequenceMixer):
         super().__init__()
         dim = self.dim = mixer.dim
         make_norm = choose("norm", norm, NORMS)
-        make_activation = choose("activation", activation, ACTIVATIONS)
+        choose("activation", activation, ACTIVATIONS)
         self.norm1 = make_norm(dim)
         self.mixer = mixer
         self.drop = nn.Dropout(dropout)
         self.norm2: nn.Module | None = None
         self.mlp: nn.Module | None = None
         if mlp_ratio:
-            inner = round(dim * mlp_ratio)
             self.norm2 = make_norm(dim)
-            self.mlp = nn.Sequential(
-                nn.Linear(dim, inner), make_activation(), nn.Linear(inner, dim)
-            )
+            self.mlp = MLP(dim, round(dim * mlp_ratio), activation)
 
     def forward(
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None

@@ -3,9 +3,11 @@
 Cases are timed in turns in one process, so that a busy spell of the machine hits all of them, and
 the medians of their calls are compared. A turn of a fast case is three calls that are not timed and
 then five that are: it takes that many until a case has its own buffers, and nobody else's, in a
-large cache. Slow cases have one call a turn, and fewer turns, spread evenly. Threads, matmul
-precision and the reuse of large buffers are the trainer's (`agents.runtime.configure`): without the
-last, the page faults of fresh tensors cost more than the arithmetic of a fast kernel.
+large cache. Slow cases have one call a turn, and fewer turns, spread evenly. On one thread the time
+is the process's own, in which it had a core; what others took of the machine is reported apart, as
+`waited`. Threads, matmul precision and the reuse of large buffers are the trainer's
+(`agents.runtime.configure`): without the last, the page faults of fresh tensors cost more than the
+arithmetic of a fast kernel.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Measuring:
 
     threads: int = 1
     """CPU threads for torch."""
-    seconds: float = 1.5
+    seconds: float = 1.0
     """Time to spend on each case; every one is timed at least three times all the same."""
     quick: bool = False
     """A tenth of the time: for a first look."""
@@ -75,7 +77,7 @@ def interleaved(
 ) -> dict[str, Timing]:
     """Time every case for about `seconds`, in turns, behind a progress bar on stderr."""
     plans: dict[str, tuple[int, int, int]] = {}  # turns, untimed and timed calls in each
-    for name, case in tqdm(cases.items(), f"{label}: warm up", file=sys.stderr, leave=False):
+    for name, case in _bar(cases.items(), f"{label}: warm up", len(cases)):
         case()  # compiles, allocates
         cost, _ = _clock(case)
         untimed, timed = (UNTIMED, TIMED) if cost < FAST else (0, 1)
@@ -87,7 +89,7 @@ def interleaved(
     gc.disable()
     try:
         total = sum(turns for turns, _, _ in plans.values())
-        with tqdm(total=total, desc=label, file=sys.stderr, leave=False) as bar:
+        with _bar(None, label, total) as bar:
             for turn in range(rounds):
                 for name, case in cases.items():
                     turns, untimed, timed = plans[name]
@@ -102,22 +104,28 @@ def interleaved(
     timings = {name: _summary(found) for name, found in times.items()}
     waited = statistics.fmean(timing.waited for timing in timings.values())
     if waited > 0.1:
-        print(f"{label}: waited for a core {waited:.0%} of the time; measure again when it is free")
+        print(f"{label}: the machine is busy, {waited:.0%} of the time went by waiting for a core")
     return timings
 
 
+def _bar(items: Iterable[Any] | None, label: str, total: int) -> tqdm:
+    # On a terminal only (disable=None): a log would get every state of the bar.
+    return tqdm(items, label, total, leave=False, file=sys.stderr, disable=None)
+
+
 def _clock(case: Callable[[], object]) -> tuple[float, float]:
-    # Seconds, and those of them that the process (all of its threads) had a core.
-    start, running = time.perf_counter(), time.process_time()
+    # Seconds on the clock, and seconds of cores that the process and its threads had.
+    start, own = time.perf_counter(), time.process_time()
     case()
-    return time.perf_counter() - start, time.process_time() - running
+    return time.perf_counter() - start, time.process_time() - own
 
 
 def _summary(times: list[tuple[float, float]]) -> Timing:
-    seconds = [wall for wall, _ in times]
+    alone = torch.get_num_threads() == 1
+    seconds = [own if alone else wall for wall, own in times]
     low, middle, high = (1e3 * s for s in statistics.quantiles(seconds, n=4, method="inclusive"))
-    running = sum(cpu for _, cpu in times)
-    return Timing(middle, low, high, len(times), max(0.0, 1 - running / sum(seconds)))
+    running = sum(own for _, own in times) / sum(wall for wall, _ in times)
+    return Timing(middle, low, high, len(times), max(0.0, 1 - running))
 
 
 def start(options: Measuring) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from minrnn.interface import state_dtype
 from minrnn.scan import gpu_kernels
 
 # Time steps that are computed side by side, and how many such groups are at work or on their way.
-STEPS, STAGES = 4, 4
+STEPS, _STAGES = 4, 4
 # Warps of a multiprocessor that keep both memory and arithmetic busy; half of them nearly do.
 _WARPS = 8
 # Rows and chunks shorter than these are not worth two more launches and a second look at the data.
@@ -43,7 +43,7 @@ def forward(
 ) -> Tensor:
     """Compute the states."""
     given = _given(inputs, h0, resets, init)
-    call = _Call.of(gates, candidate, given)
+    call = _Call.of(gates, candidate, given, STEPS)
     h = call.empty(call.batch, call.length, call.width)
     ends = None
     if call.num_chunks > 1:
@@ -68,7 +68,8 @@ def backward(
 ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
     """Compute the gradients of inputs, h0 and init."""
     given = _given(inputs, h0, resets, init, grad_h=grad_h, grad_last=grad_last)
-    call = _Call.of(gates, candidate, given)
+    # Rows of half precision are twice as wide: with as many steps, registers run out.
+    call = _Call.of(gates, candidate, given, STEPS // 2 if h.dtype != inputs[0].dtype else STEPS)
     given["h"] = h
     ends = None
     if call.num_chunks > 1:  # numbered from the end, so that it is a forward scan over them
@@ -115,11 +116,12 @@ class _Call:
     vector: int  # divides the width, and all strides: the elements that may be moved at once
     block: int  # channels of a program
     chunk: int  # time steps of a program
+    steps: int  # of those, at once
     dtype: torch.dtype  # of h
     device: torch.device
 
     @staticmethod
-    def of(gates: str, candidate: str, given: dict[str, Tensor | None]) -> _Call:
+    def of(gates: str, candidate: str, given: dict[str, Tensor | None], steps: int) -> _Call:
         """Plan a call with these arguments."""
         x = given["x0"]
         assert x is not None
@@ -145,6 +147,7 @@ class _Call:
             math.gcd(vector, width, *strides),
             block,
             chunk,
+            steps,
             state_dtype(x.dtype),
             x.device,
         )
@@ -176,8 +179,8 @@ class _Call:
             "SUMMARY": summary,
             "VEC": self.vector,
             "BLOCK": self.block,
-            "STEPS": STEPS,
-            "STAGES": STAGES,
+            "STEPS": self.steps,
+            "STAGES": _STAGES,
         }
         for name in kernel.arg_names:
             base, _, kind = name.rpartition("_")

@@ -46,7 +46,7 @@ def case(name, batch, length, width, resets="none", dtype=torch.float64, h0=True
 
 
 @pytest.mark.parametrize("name", SCANS)
-def test_outputs_and_all_gradients_equal_the_loop(name, schedule):
+def test_outputs_and_all_gradients_equal_the_loop(name):
     torch.manual_seed(0)
     for length in (1, 7):
         assert_equals_loop(name, *case(name, 2, length, 3, "dense"), backend="triton")
@@ -58,6 +58,13 @@ def test_states_and_resets_of_every_kind_equal_the_loop(resets, h0, init, schedu
     torch.manual_seed(0)
     inputs = case("scan", 2, 10, 2, resets, h0=h0, init=init)
     assert_equals_loop("scan", *inputs, backend="triton")
+
+
+@pytest.mark.parametrize("name", ["scan", "mingru-g", "minlstm-g-normalized", "minlstm-g-raw"])
+def test_chunks_with_resets_and_without_equal_the_loop(name, schedule):
+    torch.manual_seed(0)
+    for resets in ("none", "consecutive"):
+        assert_equals_loop(name, *case(name, 2, 10, 3, resets), backend="triton")
 
 
 @pytest.mark.parametrize("length", [40, 41])
@@ -122,7 +129,7 @@ def test_strided_expanded_and_unaligned_inputs_are_read_right(schedule):
             torch.testing.assert_close(got, true)
 
 
-@pytest.mark.parametrize("name", SCANS)
+@pytest.mark.parametrize("name", ["scan", "mingru-g", "minlstm-tanh-raw"])
 def test_every_element_is_written_and_no_argument_is(name, schedule, monkeypatch):
     torch.manual_seed(0)
     inputs, h0, init, mask = case(name, 1, 7, 3, "consecutive")

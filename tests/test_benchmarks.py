@@ -81,7 +81,7 @@ def test_an_installed_peer_is_measured(checkout, command, flags, peer, name):
 def test_the_profile_names_operators(checkout):
     found = report(run(checkout, "train_step", *TRAIN, "--profile"))
     for rows in found["profile"].values():
-        assert "aten::addmm" in {row["name"] for row in rows}
+        assert any(row["name"].startswith("aten::") for row in rows)
 
 
 def test_a_wrong_shape_is_one_line(checkout):

@@ -27,6 +27,9 @@ from minrnn.scan import gpu_kernels
 
 # Time steps that are computed side by side, and how many such groups are at work or on their way.
 STEPS, _STAGES = 4, 4
+# Names of the strides over rows of the batch and time steps.
+_KINDS = ("row", "step")
+_BYTE = torch.uint8
 # Warps of a multiprocessor that keep both memory and arithmetic busy; half of them nearly do.
 _WARPS = 8
 # Rows and chunks shorter than these are not worth two more launches and a second look at the data.
@@ -108,49 +111,50 @@ def chunk_length(programs: int, length: int, multiprocessors: int) -> int:
 class _Call:
     """What the launches of one call have in common."""
 
-    gates: str
-    candidate: str
     batch: int
     length: int
     width: int
-    vector: int  # divides the width, and all strides: the elements that may be moved at once
     block: int  # channels of a program
     chunk: int  # time steps of a program
-    steps: int  # of those, at once
     dtype: torch.dtype  # of h
     device: torch.device
+    arguments: dict[str, Any]  # of every kernel, by name
 
     @staticmethod
     def of(gates: str, candidate: str, given: dict[str, Tensor | None], steps: int) -> _Call:
-        """Plan a call with these arguments."""
+        """Plan a call with these arguments; `steps` of a program's are computed at once."""
         x = given["x0"]
         assert x is not None
         batch, length, width = x.shape
-        strides = [
-            _stride(y, dim)
-            for name, y in given.items()
-            if y is not None and name != "resets"
-            for dim in range(y.dim() - 1)
-        ]
+        strides: dict[str, int] = {}
+        for name, y in given.items():
+            if y is not None and name != "resets":
+                for dim, kind in enumerate(_KINDS[: y.dim() - 1]):  # of one row there is no next
+                    strides[f"{name}_{kind}"] = y.stride(dim) if y.shape[dim] > 1 else 0
+        # Elements that may be moved at once: their number divides the width and all strides.
         vector = 16 // x.element_size()
         block = min(32 * vector, 1 << max(width - 1, 0).bit_length())
+        vector = math.gcd(vector, width, *strides.values())
         chunk = length
         if batch * width > 0:
             programs = batch * -(-width // block)
             chunk = chunk_length(programs, length, _multiprocessors(x.device))
-        return _Call(
-            gates,
-            candidate,
-            batch,
-            length,
-            width,
-            math.gcd(vector, width, *strides),
-            block,
-            chunk,
-            steps,
-            state_dtype(x.dtype),
-            x.device,
-        )
+        arguments: dict[str, Any] = {name: stride // vector for name, stride in strides.items()}
+        if (resets := given["resets"]) is not None:
+            arguments["resets_row"], arguments["resets_step"] = resets.stride()
+        arguments |= {
+            "length": length,
+            "chunk": chunk,
+            "width": width // vector,
+            "blocks": -(-width // block),
+            "GATES": gates,
+            "CANDIDATE": candidate,
+            "VEC": vector,
+            "BLOCK": block,
+            "STEPS": steps,
+            "STAGES": _STAGES,
+        }
+        return _Call(batch, length, width, block, chunk, state_dtype(x.dtype), x.device, arguments)
 
     @property
     def num_chunks(self) -> int:
@@ -168,37 +172,24 @@ class _Call:
 
     def launch(self, kernel: Any, tensors: dict[str, Tensor | None], summary: bool = False) -> None:
         """Start a kernel's programs on the tensors by these names."""
-        blocks = -(-self.width // self.block)
-        arguments: dict[str, Any] = {
-            "length": self.length,
-            "chunk": self.chunk,
-            "width": self.width // self.vector,
-            "blocks": blocks,
-            "GATES": self.gates,
-            "CANDIDATE": self.candidate,
-            "SUMMARY": summary,
-            "VEC": self.vector,
-            "BLOCK": self.block,
-            "STEPS": self.steps,
-            "STAGES": _STAGES,
-        }
-        for name in kernel.arg_names:
-            base, _, kind = name.rpartition("_")
-            x = tensors.get(base)
-            if kind == "ptr":
-                if x is not None and x.dtype == torch.bool:
-                    x = x.view(torch.uint8)
-                arguments[name] = x
-            elif kind in ("row", "step"):
-                stride = _stride(x, 0 if kind == "row" else 1)
-                arguments[name] = stride if base == "resets" else stride // self.vector
-        grid = (self.batch * blocks, self.num_chunks - summary)
+        arguments = _nothing(tuple(kernel.arg_names)) | self.arguments
+        arguments["SUMMARY"] = summary
+        for name, x in tensors.items():
+            arguments[f"{name}_ptr"] = x if x is None or x.dtype != torch.bool else x.view(_BYTE)
+        grid = (self.batch * arguments["blocks"], self.num_chunks - summary)
         with torch.cuda.device_of(tensors["x0"]):
             _run(kernel, grid, arguments)
 
 
 def _run(kernel: Any, grid: tuple[int, int], arguments: dict[str, Any]) -> None:
     kernel[grid](**arguments, num_warps=1, enable_fp_fusion=True)
+
+
+@functools.cache
+def _nothing(names: tuple[str, ...]) -> dict[str, Any]:
+    # What a kernel gets for the arguments of tensors that there are not.
+    pointers = {name: None for name in names if name.endswith("_ptr")}
+    return pointers | {name: 0 for name in names if name.endswith(tuple(f"_{k}" for k in _KINDS))}
 
 
 def _given(
@@ -209,17 +200,11 @@ def _given(
     **grads: Tensor | None,
 ) -> dict[str, Tensor | None]:
     # The arguments by the kernels' names, with neighbouring channels next to each other.
-    named = {f"x{i}": x for i, x in enumerate(inputs)} | {"h0": h0, "init": init} | grads
-    given = {
-        name: x if x is None or x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-        for name, x in named.items()
-    }
+    given = {f"x{i}": x for i, x in enumerate(inputs)} | {"h0": h0, "init": init} | grads
+    for name, x in given.items():
+        if x is not None and x.stride(-1) != 1 and x.shape[-1] > 1:
+            given[name] = x.contiguous()
     return {**given, "resets": resets}
-
-
-def _stride(x: Tensor | None, dim: int) -> int:
-    # Of one row or step there is no next, whatever its stride is.
-    return 0 if x is None or x.shape[dim] == 1 else x.stride(dim)
 
 
 @functools.cache

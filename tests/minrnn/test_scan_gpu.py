@@ -242,7 +242,7 @@ def test_normalized_gates_are_a_ratio_even_where_both_vanish():
 def test_tiny_gates_and_candidates_keep_their_digits_in_float32():
     x = torch.tensor([-17.0, -10.0, -1e-3, 1e-4, 0.2, 0.3, 10.0, 17.0]).view(1, 1, 8).to(DEVICE)
     zero, one = torch.zeros_like(x), torch.ones(1, 8, device=DEVICE)
-    near = {"rtol": 2e-6, "atol": 0}
+    near = {"rtol": 4e-6, "atol": 0}  # the hardware rounds x log2(e) before its exponential
     update, _ = mingru_scan(x, zero + 1, 0 * one, candidate="linear", **TRITON)
     decay, _ = mingru_scan(x, zero, one, candidate="linear", **TRITON)
     torch.testing.assert_close(update.double(), x.double().sigmoid(), **near)

@@ -27,8 +27,8 @@ def _keep_large_buffers() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-    mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes; more is refused
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+    mallopt(M_MMAP_MAX, 0)  # a threshold would not do: glibc takes 32 MiB at most
     mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 

@@ -60,7 +60,7 @@ def backward(
         grads = [previous.mul_(g), g]
     else:
         through = _gate_gradients(gates, wide, decay, update, value, previous, g)
-        grads = [*through, _candidate_gradient(g.mul_(update), value, candidate)]
+        grads = [*through, _candidate_gradient(g.mul_(update), wide[-1], value, candidate)]
     typed = [grad.to(x.dtype) for grad, x in zip(grads, inputs, strict=True)]
     return typed, grad_h0, grad_init
 
@@ -159,11 +159,11 @@ def _candidate(c: Tensor, kind: str) -> Tensor:
     return torch.tanh(c) if kind == "tanh" else c
 
 
-def _candidate_gradient(grad: Tensor, value: Tensor, kind: str) -> Tensor:
-    # grad * derivative, the derivative from the candidate's value, which is overwritten.
+def _candidate_gradient(grad: Tensor, c: Tensor, value: Tensor, kind: str) -> Tensor:
+    # grad * derivative, the derivative from c and the candidate's value, which is overwritten.
     if kind == "g":
-        # 1 where value >= 0.5, else value * (1 - value). Masks would cost ten times the arithmetic.
-        right = torch.ge(value, 0.5, out=torch.empty_like(value))
+        # 1 where c >= 0, else value * (1 - value). Masks would cost ten times the arithmetic.
+        right = torch.ge(c, 0.0, out=torch.empty_like(value))
         left = value.clamp_(max=0.5)  # left - left ** 2 is 0.25 at the clamp
         return right.mul_(0.75).add_(left).addcmul_(left, left, value=-1.0).mul_(grad)
     if kind == "tanh":

@@ -277,17 +277,20 @@ def test_tiny_gates_keep_their_digits_in_float32():
     assert h.shape == (1, 1, 2)
 
 
-@pytest.mark.parametrize("point", [0.0, -0.0])
-def test_the_derivative_of_g_at_zero_is_one_sided(point):
-    c = torch.full((1, 1, 1), point, dtype=torch.float64, requires_grad=True)
-    k = torch.full((1, 1, 1), 30.0, dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("point", "slope"), [(0.0, 1.0), (-0.0, 1.0), (1e-30, 1.0), (-1e-30, 0.25)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_derivative_of_g_at_zero_is_one_sided(point, slope, dtype):
+    c = torch.full((1, 1, 1), point, dtype=dtype, requires_grad=True)
+    k = torch.full((1, 1, 1), 30.0, dtype=dtype)
     for h in (
         mingru_scan(k, c)[0],
         minlstm_scan(-k, k, c)[0],
         gates.candidate(c, "g"),
     ):
         (grad,) = torch.autograd.grad(h.sum(), c)
-        assert grad.item() == pytest.approx(1.0)
+        assert grad.item() == pytest.approx(slope)
 
 
 def test_half_precision_inputs_accumulate_in_float32():

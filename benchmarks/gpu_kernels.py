@@ -146,7 +146,7 @@ def compiled(kernel: Any, arguments: dict[str, Any], target: int) -> Any:
     return triton.compile(
         ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned),
         target=GPUTarget("cuda", target, 32),
-        options={"num_warps": 1, "enable_fp_fusion": True},
+        options={name: x for name, x in arguments.items() if name not in kernel.arg_names},
     )
 
 

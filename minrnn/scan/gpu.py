@@ -27,6 +27,9 @@ from minrnn.scan import gpu_kernels
 
 # Time steps that are computed side by side, and how many such groups are at work or on their way.
 STEPS, _STAGES = 4, 4
+# Told that a program may have them all, the compiler spills none for occupancy; AMD's has no such
+# option.
+_ALL_REGISTERS = {"maxnreg": 255} if torch.version.hip is None else {}
 # Names of the strides over rows of the batch and time steps.
 _KINDS = ("row", "step")
 _BYTE = torch.uint8
@@ -87,7 +90,8 @@ def backward(
         outputs["grad_h0"] = grad_h0 = call.empty(call.batch, call.width)
     if init is not None and resets is not None:
         outputs["grad_init"] = partial = call.empty(call.batch, call.num_chunks, call.width)
-    call.launch(gpu_kernels.backward_kernel, {**given, **outputs, "ends": ends})
+    tensors = {**given, **outputs, "ends": ends}
+    call.launch(gpu_kernels.backward_kernel, tensors, options=_ALL_REGISTERS)
     if init is not None:  # one sum a program and then theirs: no atomics, the same bits every time
         grad_init = torch.zeros_like(init) if partial is None else partial.sum((0, 1))
     return grads, grad_h0, grad_init
@@ -118,7 +122,7 @@ class _Call:
     chunk: int  # time steps of a program
     dtype: torch.dtype  # of h
     device: torch.device
-    arguments: dict[str, Any]  # of every kernel, by name
+    arguments: dict[str, Any]  # of every kernel, and options of the compiler, by name
 
     @staticmethod
     def of(gates: str, candidate: str, given: dict[str, Tensor | None], steps: int) -> _Call:
@@ -153,6 +157,8 @@ class _Call:
             "BLOCK": block,
             "STEPS": steps,
             "STAGES": _STAGES,
+            "num_warps": 1,
+            "enable_fp_fusion": True,
         }
         return _Call(batch, length, width, block, chunk, state_dtype(x.dtype), x.device, arguments)
 
@@ -170,9 +176,15 @@ class _Call:
         cut = None if resets is None else torch.empty(shape, dtype=torch.bool, device=self.device)
         return self.empty(*shape, self.width), self.empty(*shape, self.width), cut
 
-    def launch(self, kernel: Any, tensors: dict[str, Tensor | None], summary: bool = False) -> None:
+    def launch(
+        self,
+        kernel: Any,
+        tensors: dict[str, Tensor | None],
+        summary: bool = False,
+        options: dict[str, int] | None = None,
+    ) -> None:
         """Start a kernel's programs on the tensors by these names."""
-        arguments = _nothing(tuple(kernel.arg_names)) | self.arguments
+        arguments = _nothing(tuple(kernel.arg_names)) | self.arguments | (options or {})
         arguments["SUMMARY"] = summary
         for name, x in tensors.items():
             arguments[f"{name}_ptr"] = x if x is None or x.dtype != torch.bool else x.view(_BYTE)
@@ -182,7 +194,7 @@ class _Call:
 
 
 def _run(kernel: Any, grid: tuple[int, int], arguments: dict[str, Any]) -> None:
-    kernel[grid](**arguments, num_warps=1, enable_fp_fusion=True)
+    kernel[grid](**arguments)
 
 
 @functools.cache

@@ -3,7 +3,9 @@
 Triton's interpreter runs the same kernels on the CPU with NumPy, one program after another.
 """
 
+import functools
 import itertools
+import sys
 
 import pytest
 import torch
@@ -24,8 +26,13 @@ TRITON = {"backend": "triton"}
 def interpreter():
     with pytest.MonkeyPatch.context() as patch:
         if DEVICE == "cpu":
-            # Read when minrnn.scan.gpu is first imported, which no other test does without a GPU.
+            # Read when the kernels are defined: they are imported again, whoever did so before.
             patch.setenv("TRITON_INTERPRET", "1")
+            for name in ("gpu", "gpu_kernels"):
+                patch.delitem(sys.modules, f"minrnn.scan.{name}", raising=False)
+                patch.delattr(sys.modules["minrnn.scan"], name, raising=False)
+            registry = sys.modules["minrnn.scan.backends"]
+            patch.setattr(registry, "_module", functools.cache(registry._module.__wrapped__))
         yield
 
 

@@ -1,8 +1,8 @@
 # pyright: basic, reportCallIssue=false, reportGeneralTypeIssues=false
 """Vectors for numba: arithmetic on `Vec` is SIMD instructions for certain, on any CPU.
 
-LLVM's own vectoriser gives up on loops over as many arrays as a fused scan has, and numba's own
-arrays count references and wrap negative indices around in the innermost loop. So memory is read
+Whether LLVM would find the vectors in a loop over that many arrays is not left to it, and numba's
+own arrays count references and wrap negative indices around in the innermost loop: memory is read
 through pointers, unchecked. A product and a sum may be contracted to one instruction; nothing else
 is reordered, and NaN is kept.
 """

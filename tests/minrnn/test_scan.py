@@ -267,14 +267,33 @@ def test_minlstm_gates_are_a_ratio_even_where_both_vanish():
     torch.testing.assert_close(a + b, torch.ones(3))
 
 
-def test_tiny_gates_keep_their_digits_in_float32():
-    k = torch.tensor([[[-17.0, 17.0]]])
-    h, _ = mingru_scan(k, torch.ones_like(k), torch.ones(1, 2), candidate="linear")
-    decay, update = gates.mingru_gates(k, torch.ones_like(k), "linear")
-    exact = torch.tensor([-17.0, 17.0], dtype=torch.float64)
-    torch.testing.assert_close(update.double()[0, 0], exact.sigmoid(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(decay.double()[0, 0], (-exact).sigmoid(), rtol=1e-6, atol=0)
-    assert h.shape == (1, 1, 2)
+@pytest.mark.parametrize("k", [-17.0, -10.0, 10.0, 17.0])
+def test_tiny_gates_keep_their_digits_in_float32(k):
+    # h = z c with z = 4e-8, or 4e-8 of h0 that is left: a subtraction would leave no digit of it.
+    gate, c = torch.full((1, 1, 19), k), torch.full((1, 1, 19), 2.0 if k < 0 else 0.0)
+    h0 = torch.zeros(1, 19) if k < 0 else torch.full((1, 19), 2.0)
+    exact = 2.0 * torch.tensor(-abs(k), dtype=torch.float64).sigmoid()
+    for h, _ in (
+        mingru_scan(gate, c, h0, candidate="linear"),
+        minlstm_scan(-gate, gate, c, h0, candidate="linear", normalize=False),
+    ):
+        torch.testing.assert_close(h.double(), exact.expand_as(h), rtol=1e-6, atol=0)
+    h, _ = minlstm_scan(-gate, gate, c, h0, candidate="linear")
+    wanted, _ = loop_scan(
+        *gates.minlstm_gates(-gate.double(), gate.double(), c.double(), "linear"), h0
+    )
+    torch.testing.assert_close(h.double(), wanted, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("k", [-10.0, 10.0])
+def test_tiny_gates_over_thousands_of_steps(k):
+    torch.manual_seed(0)
+    gate = k + 0.1 * torch.randn(1, 4096, 19)
+    c = torch.randn(1, 4096, 19)
+    h, _ = mingru_scan(gate, c)
+    wanted, _ = loop_scan(*gates.mingru_gates(gate.double(), c.double()))
+    # A decay next to 1 is rounded to float32 at best: that alone comes to 4e-6 here.
+    assert (h - wanted).norm() / wanted.norm() < 1e-5
 
 
 @pytest.mark.parametrize(

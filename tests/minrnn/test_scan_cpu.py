@@ -34,16 +34,18 @@ def run(batch=4, length=300, width=200):
 
 
 @pytest.mark.parametrize("shape", [(4, 300, 200), (1, 3000, 200), (3, 70, 1031), (200, 40, 33)])
-def test_the_number_of_threads_changes_no_bit(shape, threads):
+def test_the_number_of_threads_changes_no_bit(shape, threads, monkeypatch):
     threads(1)
     one = run(*shape)
+    monkeypatch.setattr(sys.modules["minrnn.scan.cpu"], "_GRAIN", 1000)
     for number in (2, 5):
         threads(number)
         for x, y in zip(run(*shape), one, strict=True):
             assert torch.equal(x, y)
 
 
-def test_calls_from_several_threads_at_once(threads):
+def test_calls_from_several_threads_at_once(threads, monkeypatch):
+    monkeypatch.setattr(sys.modules["minrnn.scan.cpu"], "_GRAIN", 1000)
     threads(3)
     wanted = run()
     with ThreadPoolExecutor(4) as pool:
@@ -58,7 +60,7 @@ def test_child_processes_of_a_process_that_has_used_threads(method, checkout):
 import multiprocessing, sys, torch
 from minrnn.scan import mingru_scan
 torch.set_num_threads(3)
-x = torch.linspace(-1, 1, 4 * 200 * 256).view(4, 200, 256)
+x = torch.linspace(-1, 1, 4 * 800 * 256).view(4, 800, 256)
 def end(_=0):  # torch's own threads hang in a forked child, so no arithmetic of its here
     return mingru_scan(x, x, backend="numba")[1][:, :9].tolist()
 if __name__ == "__main__":

@@ -42,11 +42,14 @@ class Trainer:
         if config.ema:
             self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.update = 0
-        self._loss: Callable[..., Tensor] = self.model.loss
+        self._compiled: Callable[..., Tensor] | None = None
+        self._proven = 0  # calls of it that went well
         if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
             # CUDA graphs: so small a model would spend its time launching kernels.
             mode = "reduce-overhead" if device.type == "cuda" else "default"
-            self._loss = torch.compile(self.model.loss, mode=mode, fullgraph=True, dynamic=False)
+            self._compiled = torch.compile(
+                self.model.loss, mode=mode, fullgraph=True, dynamic=False
+            )
 
     @property
     def acting_model(self) -> DecisionModel:
@@ -86,16 +89,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = to_tensors(self.sampler.sample(), self.device)
-        try:
-            loss = self._gradients(batch)
-        except Exception as error:
-            if self.update or self._loss == self.model.loss:
-                raise
-            # No compiler on this machine, say. Not fatal, and seen at the first update or never.
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            logging.getLogger(__name__).warning("training runs uncompiled: %s", reason)
-            self._loss = self.model.loss
-            loss = self._gradients(batch)
+        loss = self._gradients(batch)
         limit = self.config.clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
@@ -106,11 +100,30 @@ class Trainer:
 
     def _gradients(self, batch: dict[str, Tensor]) -> Tensor:
         # Leave the gradients in the parameters, and return the loss.
+        if self._compiled is not None:
+            try:
+                loss = self._backward(self._compiled, batch)
+                self._proven += 1
+                return loss
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                # No compiler on this machine, say. A CUDA graph is recorded at the second call.
+                if self._proven >= 3:
+                    raise
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                logging.getLogger(__name__).warning(
+                    "training goes on uncompiled, as with --optim.compile off: %s", reason
+                )
+                self._compiled = None
+        return self._backward(self.model.loss, batch)
+
+    def _backward(self, function: Callable[..., Tensor], batch: dict[str, Tensor]) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
         with self._autocast():
-            loss = self._loss(**batch)
-        self.optimizer.zero_grad(set_to_none=True)
+            loss = function(**batch)
         loss.backward()
         return loss.detach().clone()  # the next replay of a CUDA graph writes over it
 

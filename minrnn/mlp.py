@@ -26,26 +26,47 @@ class MLP(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """Read and return (..., dim)."""
-        up, activation, down = self
-        if (
-            _FUSED is not None
-            and torch.is_grad_enabled()
-            and input.device.type == "cpu"
-            and input.dtype == up.weight.dtype == down.weight.dtype == torch.float32
-            and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
-            and type(activation) is nn.ReLU
-            and all(map(_plain, self))
-        ):
+        if _FUSED is not None and _fusible(self, input):
+            up, _, down = self
             parameters = up.weight, up.bias, down.weight, down.bias
             return cast(Tensor, cast(Any, _ReluMLP.apply)(input, *parameters))
         return super().forward(input)
 
 
+def _fusible(mlp: MLP, x: Tensor) -> bool:
+    # In training on sequences (steps are differentiated twice, or by vmap), in float32, where no
+    # layer was replaced, is listened to, or holds anything but plain numbers.
+    inside: Any = torch._C
+    return (
+        torch.is_grad_enabled()
+        and x.dim() == 3
+        and x.device.type == "cpu"
+        and len(mlp) == 3
+        and type(mlp[1]) is nn.ReLU
+        and all(map(_plain, mlp))
+        and x.dtype == mlp[0].weight.dtype == mlp[2].weight.dtype == torch.float32
+        and type(x) is Tensor
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()  # a compiler does as well by itself
+        and not inside._len_torch_dispatch_stack()
+        and inside._functorch.peek_interpreter_stack() is None
+        and not inside._is_tracing()
+        and not nn.modules.module._has_any_global_hook()
+    )
+
+
 def _plain(module: nn.Module) -> bool:
-    # Not replaced (LoRA, quantisation), and nobody is listening.
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    return type(module) in (nn.Linear, nn.ReLU) and not hooks
+    hooks = (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+    if hooks or "forward" in module.__dict__:
+        return False
+    if type(module) is nn.Linear:
+        return all(type(p) is nn.Parameter for p in module.parameters(recurse=False))
+    return type(module) is nn.ReLU
 
 
 def _fused_linear() -> Callable[..., Tensor] | None:
@@ -60,7 +81,7 @@ _FUSED = _fused_linear()
 
 
 class _ReluMLP(torch.autograd.Function):
-    # What autograd would do, but for two passes and two buffers less in each direction.
+    """What autograd would do, but for two passes and two buffers less in each direction."""
 
     @staticmethod
     def forward(
@@ -70,7 +91,6 @@ class _ReluMLP(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         hidden = _FUSED(rows, w1, b1, "none", [], "").relu_()  # its own ReLU makes 0 of NaN
         ctx.save_for_backward(rows, w1, w2, hidden)
-        ctx.biased = b1 is not None, b2 is not None
         ctx.shape = x.shape
         return _FUSED(hidden, w2, b2, "none", [], "").view(*x.shape[:-1], len(w2))
 
@@ -80,12 +100,13 @@ class _ReluMLP(torch.autograd.Function):
         rows, w1, w2, hidden = ctx.saved_tensors
         grad = grad_outputs[0].reshape(len(rows), len(w2))
         inner = grad @ w2
-        # In place: nobody else has seen it.
+        # In place: it is new, and nobody else's.
         torch.ops.aten.threshold_backward.grad_input(inner, hidden, 0, grad_input=inner)
+        needed = ctx.needs_input_grad
         return (
-            (inner @ w1).view(ctx.shape),
-            inner.t() @ rows,
-            inner.sum(0) if ctx.biased[0] else None,
-            grad.t() @ hidden,
-            grad.sum(0) if ctx.biased[1] else None,
+            (inner @ w1).view(ctx.shape) if needed[0] else None,
+            inner.t() @ rows if needed[1] else None,
+            inner.sum(0) if needed[2] else None,
+            grad.t() @ hidden if needed[3] else None,
+            grad.sum(0) if needed[4] else None,
         )

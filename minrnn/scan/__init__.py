@@ -4,6 +4,7 @@ All of them share these arguments and results:
 
 h0: (B, D), the state before the first step; None for `init`. resets: (B, T) bool: a new episode
 starts at step t, so h_{t-1} is replaced by `init` there, and nothing of it is seen, NaN included.
+Where nothing comes before (no h0, or a reset, and no `init`) the decay is not looked at, either.
 init: (D,), the state that an episode starts from; None for zero. backend: "auto" or a name from
 `backends()`. Returns h (B, T, D) and last (B, D), the last step of h, both in float32 (float64
 for float64 inputs) whatever the dtype of the inputs. All tensor arguments get gradients.
@@ -21,6 +22,8 @@ from minrnn.scan.gates import CANDIDATES
 from minrnn.scan.ops import GATES
 
 __all__ = ["backends", "mingru_scan", "minlstm_scan", "scan"]
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def scan(
@@ -114,8 +117,10 @@ def _check(
     if first.dim() != 3 or first.shape[1] == 0 or any(x.shape != first.shape for x in inputs):
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ValueError(f"{names} must have one shape (B, T, D) with T >= 1, not {shapes}")
-    if not all(x.is_floating_point() for x in inputs):
-        raise ValueError(f"{names} must be of floating point, not {first.dtype}")
+    for x in inputs:
+        if x.dtype not in _DTYPES:
+            kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+            raise ValueError(f"{names} must be one of {kinds}, not {x.dtype}")
     batch, length, width = first.shape
     for name, x, shape in (
         ("h0", h0, (batch, width)),
@@ -124,5 +129,13 @@ def _check(
     ):
         if x is not None and x.shape != shape:
             raise ValueError(f"{name} must be {shape}, not {tuple(x.shape)}")
+        if x is not None and name != "resets" and not x.is_floating_point():
+            raise ValueError(f"{name} must be of floating point, not {x.dtype}")
+    for x in (*inputs, h0, resets, init):
+        if x is not None and x.device != first.device:
+            raise ValueError(
+                f"{names} and h0, resets, init must be on one device, "
+                f"not {first.device} and {x.device}"
+            )
     if resets is not None and resets.dtype != torch.bool:
         raise ValueError(f"resets must be bool, not {resets.dtype}; pass resets.bool()")

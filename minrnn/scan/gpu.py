@@ -76,7 +76,7 @@ def backward(
     given = _given(inputs, h0, resets, init, grad_h=grad_h, grad_last=grad_last)
     # Rows of half precision are twice as wide: with as many steps, registers run out.
     call = _Call.of(gates, candidate, given, STEPS // 2 if h.dtype != inputs[0].dtype else STEPS)
-    given["h"] = h
+    given["h"] = h.contiguous()
     ends = None
     if call.num_chunks > 1:  # numbered from the end, so that it is a forward scan over them
         product, end, cut = call.summaries(resets)
@@ -214,7 +214,9 @@ def _given(
     # The arguments by the kernels' names, with neighbouring channels next to each other.
     given = {f"x{i}": x for i, x in enumerate(inputs)} | {"h0": h0, "init": init} | grads
     for name, x in given.items():
-        if x is not None and x.stride(-1) != 1 and x.shape[-1] > 1:
+        if x is not None and x.is_neg():
+            given[name] = x.resolve_neg()
+        elif x is not None and x.stride(-1) != 1 and x.shape[-1] > 1:
             given[name] = x.contiguous()
     return {**given, "resets": resets}
 

@@ -45,12 +45,28 @@ def run(
     init: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return h (B, T, D) and a copy of its last step (B, D), with gradients."""
-    if torch.compiler.is_compiling():
+    if _traced((*inputs, h0, resets, init)):
         op = cast(Any, torch.ops.minrnn.scan)
         return op(list(inputs), h0, resets, init, gates, candidate, backend)
     # The op does the same, and costs 85 microseconds more to call.
     apply = cast(Any, _Scan.apply)
     return apply(backend, gates, candidate, h0, resets, init, *inputs)
+
+
+def _traced(tensors: Sequence[Tensor | None]) -> bool:
+    # Whether the numbers may not be there: only torch's dispatcher knows what to do then.
+    if torch.compiler.is_compiling():
+        return True
+    inside = cast(Any, torch._C)  # pyright: ignore[reportPrivateUsage]
+    return (
+        inside._len_torch_dispatch_stack() > 0
+        or inside._functorch.peek_interpreter_stack() is not None
+        or inside._is_tracing()
+        or any(type(x) not in _PLAIN or x.is_meta for x in tensors if x is not None)
+    )
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class _Scan(torch.autograd.Function):

@@ -90,24 +90,33 @@ def test_a_failing_compiler_is_noted_and_training_goes_on(monkeypatch, caplog):
     eager = updated(monkeypatch, torch.compile)
     assert torch.equal(updated(monkeypatch, broken, compile="on"), eager)
     assert [record.getMessage() for record in caplog.records] == [
-        "training runs uncompiled: no g++ here"
+        "training goes on uncompiled, as with --optim.compile off: no g++ here"
     ]
 
 
-def test_an_error_after_the_first_update_is_not_hidden(monkeypatch):
+def test_an_error_after_the_first_updates_is_not_hidden(monkeypatch):
     def late(function, **_):
         calls = []
 
         def call(**batch):
             calls.append(0)
-            if len(calls) == 3:
-                raise RuntimeError("out of memory")
+            if len(calls) == 5:
+                raise RuntimeError("later")
             return function(**batch)
 
         return call
 
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(RuntimeError, match="later"):
         updated(monkeypatch, late, compile="on")
+
+    def full(function, **_):
+        def call(**batch):
+            raise torch.OutOfMemoryError("out of memory")
+
+        return call
+
+    with pytest.raises(torch.OutOfMemoryError):
+        updated(monkeypatch, full, compile="on")
 
 
 def test_the_moving_average_acts_and_the_raw_weights_train():

@@ -226,6 +226,29 @@ def test_the_decay_at_a_reset_is_not_looked_at():
     assert h.flatten().tolist() == [1.0, 1.0, 1.5]
 
 
+def test_the_decay_of_a_first_step_is_looked_at_where_there_is_a_state():
+    a, b = torch.full((1, 2, 3), 0.5), torch.ones(1, 2, 3)
+    a[0, 0] = float("nan")
+    assert scan(a, b)[0].isfinite().all()
+    assert scan(a, b, torch.zeros(1, 3))[0].isnan().all()
+    assert scan(a, b, init=torch.zeros(3))[0].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_infinite_gates_are_closed_or_open(dtype):
+    infinite = torch.full((1, 1, 17), float("inf"), dtype=dtype)
+    one, h0 = torch.ones_like(infinite), torch.full((1, 17), 2.0, dtype=dtype)
+    for h, wanted in (
+        (mingru_scan(infinite, one, h0)[0], 1.5),
+        (mingru_scan(-infinite, one, h0)[0], 2.0),
+        (minlstm_scan(infinite, infinite, one, h0)[0], 1.75),
+        (minlstm_scan(-infinite, infinite, one, h0)[0], 1.5),
+        (minlstm_scan(infinite, -infinite, one, h0)[0], 2.0),
+        (minlstm_scan(infinite, infinite, one, h0, normalize=False)[0], 3.5),
+    ):
+        torch.testing.assert_close(h, torch.full_like(h, wanted))
+
+
 def test_nan_is_not_swallowed():
     x = torch.zeros(1, 4, 1)
     x[0, 1] = float("nan")

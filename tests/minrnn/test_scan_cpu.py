@@ -79,6 +79,31 @@ if __name__ == "__main__":
     )
 
 
+def test_an_interrupt_frees_nothing_that_a_thread_still_writes_to(checkout):
+    code = """
+import signal, sys, torch
+from minrnn.scan import mingru_scan
+torch.set_num_threads(2)
+k = torch.randn(64, 512, 256)
+mingru_scan(k, k, backend="numba")
+def stop(*_):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, stop)
+caught = 0
+for i in range(60):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.0005 * (i % 12))
+        for _ in range(4):
+            mingru_scan(k, k, backend="numba")
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        caught += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert caught
+"""
+    python(code, checkout)
+
+
 def python(code, checkout, **env):
     """Run a script at the checkout and return what it wrote to stderr."""
     command = [sys.executable, "-c", code]

@@ -50,10 +50,13 @@ def backward(
     init: Tensor | None,
 ) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
     """Compute the gradients of inputs, h0 and init."""
-    batch, _, width = h.shape
+    batch, length, width = h.shape
     grads = [torch.empty(h.shape, dtype=x.dtype) for x in inputs]
     grad_start, grad_init = (torch.empty((batch, width), dtype=h.dtype) for _ in range(2))
-    more = [_dense(grad_h), _dense(grad_last), *_three(grads), grad_start, grad_init]
+    given = [_dense(grad_h), _dense(grad_last)]
+    for x, shape in zip(given, ((batch, length, width), (batch, width)), strict=True):
+        _address(x, shape, h.dtype)
+    more = [*given, *_three(grads), grad_start, grad_init]
     _launch(kernels.backward, gates, candidate, inputs, h, h0, resets, init, more)
     return (
         grads,
@@ -80,18 +83,24 @@ def _launch(
         str(inputs[0].dtype).removeprefix("torch."),
         str(h.dtype).removeprefix("torch."),
     )
-    rows = _three([x if x.stride(2) == 1 or width == 1 else x.contiguous() for x in inputs])
+    rows = [_resolved(x) for x in inputs]
+    rows = _three([x if x.stride(2) == 1 or width == 1 else x.contiguous() for x in rows])
     strided: list[int] = []
     for x in rows:
-        strided += [x.data_ptr(), x.stride(0), x.stride(1)]
-    # These have to live until the kernel is done: it sees addresses.
-    dense = [_dense(h0), _dense(resets), _dense(init), h]
-    addresses = [_address(x) for x in dense]
-    rest = [_address(x) for x in more]
+        strided += [_address(x, h.shape, inputs[0].dtype), x.stride(0), x.stride(1)]
+    dense = [_dense(x) for x in (h0, resets, init, h)]
+    shapes = ((batch, width), (batch, length), (width,), (batch, length, width))
+    dtypes = (h.dtype, torch.bool, h.dtype, h.dtype)
+    addresses = [_address(*x) for x in zip(dense, shapes, dtypes, strict=True)]
+    rest = [_address(x, None, None) for x in more]
     parts = _parts(batch, length, width)
     scratch = torch.empty((len(parts), 2 * width), dtype=h.dtype)
 
-    def work(index: int) -> None:
+    # The kernel sees addresses. What they belong to must live until the last thread is done, also
+    # where this one is interrupted: so it belongs to the work.
+    alive = rows, dense, more, scratch
+
+    def work(index: int, _alive: object = alive) -> None:
         own = scratch[index].data_ptr()
         arguments = (*parts[index], length, width, *strided, *addresses, own, *rest)
         try:
@@ -146,9 +155,22 @@ def _three(x: list[Tensor]) -> list[Tensor]:
     return x if len(x) == 3 else [*x, x[-1]]
 
 
+def _resolved(x: Tensor) -> Tensor:
+    # The imaginary part of a conjugate is a view with its sign still to be turned.
+    return x.resolve_neg() if x.is_neg() else x
+
+
 def _dense(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
+    return None if x is None else _resolved(x).contiguous()
 
 
-def _address(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
+def _address(x: Tensor | None, shape: Sequence[int] | None, dtype: torch.dtype | None) -> int:
+    # 0 is for what is not there. The kernel checks nothing, and an op can be called by anyone.
+    if x is None:
+        return 0
+    if (shape is not None and x.shape != shape) or (dtype is not None and x.dtype != dtype):
+        raise ValueError(f"expected {shape} of {dtype}, not {tuple(x.shape)} of {x.dtype}")
+    address = x.data_ptr()
+    if x.device.type != "cpu" or (address == 0 and x.numel() > 0):
+        raise ValueError(f"a tensor on {x.device} has no memory that a CPU could read")
+    return address

@@ -36,10 +36,10 @@ def decay_and_input(gates, candidate, x, y, z):
 
 @inline
 def derivatives(gates, candidate, x, y, z):
-    """Return (a, u, v, dv, wx, wy): forget gate, input gate, candidate and its derivative, and
+    """Return (a, u, v, dv, wx, wy): forget and input gate, candidate, its derivative, two weights.
 
-    for minGRU and minLSTM d h / d x = wx (v - h_{t-1}), d h / d y = wy (v - h_{t-1});
-    for the raw minLSTM d h / d x = wx h_{t-1}, d h / d y = wy v.
+    For minGRU and minLSTM d h / d x = wx (v - h_{t-1}) and d h / d y = wy (v - h_{t-1});
+    for the raw minLSTM d h / d x = wx h_{t-1} and d h / d y = wy v.
     """
     value, slope = _candidate(candidate, y if gates == 1 else z)
     if gates == 1:
@@ -73,6 +73,8 @@ def _odds(f, i):
     # With m the largest of 0, -f and -i: ep = e^(-f-m), eq = e^(-i-m), p = e^-m + ep and
     # q = e^-m + eq. Then F / (F + I) = q / (p + q), 1 - F = ep / p: finite and exact however far
     # f and i go.
+    f = where(f > 1e30, full(1e30, f), f)  # infinities have no difference
+    i = where(i > 1e30, full(1e30, i), i)
     first = f < i  # -f is the larger
     top = where(first, f, i)  # the larger of -f and -i, negated
     ratio = _exp(negative_magnitude(f - i))
@@ -125,11 +127,12 @@ def _reduced_overload(x):
     return lambda x: _reduced_float64(x)
 
 
-# The two parts of ln 2; what makes n the low bits of a sum; P of e^r = 1 + r + r^2 P(r) for
-# |r| <= ln(2) / 2, highest power first: minimax (Cephes) in float32, Taylor in float64.
+# At the clamp 2^n is 0. The two parts of ln 2; what makes n the low bits of a sum; P of
+# e^r = 1 + r + r^2 P(r) for |r| <= ln(2) / 2, highest power first: minimax (Cephes) in float32,
+# Taylor in float64.
 @inline
 def _reduced_float32(x):
-    x = where(x < -87.0, full(-87.0, x), x)
+    x = where(x < -88.0, full(-88.0, x), x)
     shifted = x * 1.44269504088896341 + 12582912.0
     n = shifted - 12582912.0
     r = (x - n * 0.693359375) + n * 2.12194440e-4
@@ -143,7 +146,7 @@ def _reduced_float32(x):
 
 @inline
 def _reduced_float64(x):
-    x = where(x < -708.0, full(-708.0, x), x)
+    x = where(x < -709.0, full(-709.0, x), x)
     shifted = x * 1.44269504088896341 + 6755399441055744.0
     n = shifted - 6755399441055744.0
     r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10

@@ -69,7 +69,7 @@ def forward(GATES: int, CANDIDATE: int, STORED: str, WIDE: str) -> Callable[...,
             for t in range(T):
                 o = (b * T + t) * D
                 xo, yo, zo = b * xb + t * xt, b * yb + t * yt, b * zb + t * zt
-                seen = True
+                seen = has_h0 or t > 0
                 if has_resets and flag(marks, b * T + t):
                     _copy(s, 0, init, 0, has_init, d0, d1, lane)
                     seen = has_init

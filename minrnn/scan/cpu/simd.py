@@ -241,7 +241,7 @@ for _symbol, _name in (
     (operator.truediv, "fdiv"),
 ):
     _define(_symbol, _binary(_name))
-for _symbol, _name in ((operator.ge, ">="), (operator.lt, "<")):
+for _symbol, _name in ((operator.ge, ">="), (operator.gt, ">"), (operator.lt, "<")):
     _define(_symbol, _comparison(_name))
 
 

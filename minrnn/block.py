@@ -1,4 +1,4 @@
-"""One residual block: norm, mixer, norm, MLP."""
+"""One residual block: norm, convolution if wanted, mixer, norm, MLP."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from minrnn.conv import ShortConv
 from minrnn.interface import SequenceMixer, State
 from minrnn.mlp import ACTIVATIONS, MLP
 
@@ -21,6 +22,11 @@ class Block(SequenceMixer):
 
     mlp_ratio: width of the MLP's hidden layer over that of x; 0 leaves the MLP out.
     activation: "relu" or "gelu". norm: "layernorm" or "rmsnorm".
+    conv: width of a causal convolution between norm and mixer (4 in the language block of
+    arXiv:2410.01201, Conv4 -> minRNN -> MLP); 0 leaves it out. With it the state is the tuple
+    (that of the `ShortConv`, the mixer's). lucidrains/minGRU-pytorch adds the convolution to
+    x before the norm, and mixes channels after it; here it starts as u + conv(u) of the
+    normalised u, which the mixer's own projections mix.
 
     >>> import torch
     >>> from minrnn import MinGRU
@@ -37,12 +43,14 @@ class Block(SequenceMixer):
         activation: str = "relu",
         norm: str = "layernorm",
         dropout: float = 0.0,
+        conv: int = 0,
     ) -> None:
         super().__init__()
         dim = self.dim = mixer.dim
         make_norm = choose("norm", norm, NORMS)
         choose("activation", activation, ACTIVATIONS)
         self.norm1 = make_norm(dim)
+        self.conv = ShortConv(dim, conv, skip=True) if conv else None
         self.mixer = mixer
         self.drop = nn.Dropout(dropout)
         self.norm2: nn.Module | None = None
@@ -55,15 +63,27 @@ class Block(SequenceMixer):
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Read (B, T, dim); see `SequenceMixer.forward`."""
-        y, state = self.mixer(self.norm1(x), state, resets)
-        return self._finish(x, y), state
+        u = cast(Tensor, self.norm1(x))
+        if self.conv is None:
+            y, new = self.mixer(u, state, resets)
+            return self._finish(x, y), new
+        past, state = self._split(state)
+        u, past = self.conv(u, past, resets)
+        y, new = self.mixer(u, state, resets)
+        return self._finish(x, y), (past, new)
 
     def step(
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, State]:
         """Read (B, dim); see `SequenceMixer.step`."""
-        y, state = self.mixer.step(self.norm1(x), state, resets)
-        return self._finish(x, y), state
+        u = cast(Tensor, self.norm1(x))
+        if self.conv is None:
+            y, new = self.mixer.step(u, state, resets)
+            return self._finish(x, y), new
+        past, state = self._split(state)
+        u, past = self.conv.step(u, past, resets)
+        y, new = self.mixer.step(u, state, resets)
+        return self._finish(x, y), (past, new)
 
     def initial_state(
         self,
@@ -71,8 +91,20 @@ class Block(SequenceMixer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> State:
-        """Return the mixer's initial state."""
-        return self.mixer.initial_state(batch_size, device, dtype)
+        """Return the mixer's initial state; with a convolution, the pair."""
+        fresh = self.mixer.initial_state(batch_size, device, dtype)
+        if self.conv is None:
+            return fresh
+        return self.conv.initial_state(batch_size, device, dtype), fresh
+
+    def _split(self, state: State | None) -> tuple[State | None, State | None]:
+        if state is None:
+            return None, None
+        if not isinstance(state, tuple) or len(state) != 2:
+            raise TypeError(
+                "the state of a Block with a convolution is a tuple: the convolution's, the mixer's"
+            )
+        return state
 
     def _finish(self, x: Tensor, y: Tensor) -> Tensor:
         x = x + cast(Tensor, self.drop(y))

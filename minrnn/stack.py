@@ -35,6 +35,8 @@ class StackConfig:
     """Normalisation before each cell and MLP, and at the end: layernorm or rmsnorm."""
     dropout: float = 0.0
     """Dropout on what each cell and MLP adds."""
+    conv: int = 0
+    """Width of a causal convolution before each cell (the paper's for language: 4); 0 for none."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be built."""
@@ -43,6 +45,8 @@ class StackConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.mlp_ratio < 0:
             raise ValueError(f"mlp_ratio must not be negative, but it is {self.mlp_ratio}")
+        if self.conv < 0 or self.conv == 1:
+            raise ValueError(f"conv must be 0 for none, or at least 2, not {self.conv}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
         choose("activation", self.activation, ACTIVATIONS)
@@ -76,6 +80,7 @@ class Stack(SequenceMixer):
                 activation=config.activation,
                 norm=config.norm,
                 dropout=config.dropout,
+                conv=config.conv,
             )
             for _ in range(config.num_layers)
         )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from minrnn.cells.base import MinimalCell
 from minrnn.interface import State
 from minrnn.registry import register
-from minrnn.scan import mingru_scan
+from minrnn.scan import mingru_scan, scan
 from minrnn.scan.gates import mingru_gates
 
 
@@ -22,6 +22,10 @@ class MinGRU(MinimalCell):
     forget gate, which here is 1 - z, so that it is subtracted from the bias of z; a learned
     initial state, from zero; no weight decay on the gate. Computed in linear space: the paper's
     log space loses accuracy with length, and cannot hold a reset.
+
+    signed: h_t = (1 - 2 z_t) * h_{t-1} + z_t * h~_t, whose decay reaches -1, after "Unlocking
+    State-Tracking in Linear RNNs Through Negative Eigenvalues" (arXiv:2411.12537). With z = 1 and
+    h~ = 1 it maps h to 1 - h: one layer computes parity, which no decay in (0, 1) can. Not fused.
 
     >>> import torch
     >>> cell = MinGRU(8)
@@ -42,8 +46,10 @@ class MinGRU(MinimalCell):
         candidate: str = "g",
         forget_bias: float = 0.0,
         learn_initial_state: bool = False,
+        signed: bool = False,
     ) -> None:
         super().__init__(dim, expansion, candidate, learn_initial_state)
+        self.signed = signed
         with torch.no_grad():
             self.gate.bias.sub_(forget_bias)
 
@@ -51,20 +57,25 @@ class MinGRU(MinimalCell):
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Read (B, T, dim); see `SequenceMixer.forward`. The state is h, (B, hidden)."""
-        h, last = mingru_scan(
-            self.gate(x),
-            self.candidate(x),
-            None if state is None else self._checked(state),
-            resets,
-            init=self.initial,
-            candidate=self.candidate_kind,
-        )
+        h0 = None if state is None else self._checked(state)
+        k, c = self.gate(x), self.candidate(x)
+        if self.signed:
+            a, b = mingru_gates(k, c, self.candidate_kind, signed=True)
+            h, last = scan(a, b, h0, resets, init=self.initial)
+        else:
+            kind = self.candidate_kind
+            h, last = mingru_scan(k, c, h0, resets, init=self.initial, candidate=kind)
         return self._output(h, x), last
 
     def step(
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Read (B, dim); see `SequenceMixer.step`."""
-        a, b = mingru_gates(self.gate(x), self.candidate(x), self.candidate_kind)
+        k, c = self.gate(x), self.candidate(x)
+        a, b = mingru_gates(k, c, self.candidate_kind, self.signed)
         h = self._advance(a, b, state, resets)
         return self._output(h, x), h
+
+    def extra_repr(self) -> str:
+        """Show the options in the module's printout."""
+        return f"{super().extra_repr()}, signed={self.signed}"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from minrnn.cells.base import MinimalCell
 from minrnn.interface import State
 from minrnn.registry import register
-from minrnn.scan import minlstm_scan
+from minrnn.scan import minlstm_scan, scan
 from minrnn.scan.gates import minlstm_gates
 
 
@@ -23,6 +23,11 @@ class MinLSTM(MinimalCell):
     i as they are); `forget_bias` (3.0 there) added to the initialisation of the bias of f; a
     learned initial state, from zero; no weight decay on the gates. The quotient is taken of the
     pre-activations, in a form that is finite however large they are.
+
+    signed: 2 f' - 1 in the place of f', i' as it is: the decay reaches -1, after "Unlocking
+    State-Tracking in Linear RNNs Through Negative Eigenvalues" (arXiv:2411.12537). With f' = 0,
+    i' = 1 and h~ = 1 it maps h to 1 - h: one layer computes parity, which no decay in (0, 1) can.
+    Not fused.
 
     >>> import torch
     >>> cell = MinLSTM(8, forget_bias=3.0)
@@ -45,9 +50,11 @@ class MinLSTM(MinimalCell):
         forget_bias: float = 0.0,
         learn_initial_state: bool = False,
         normalize: bool = True,
+        signed: bool = False,
     ) -> None:
         super().__init__(dim, expansion, candidate, learn_initial_state)
         self.normalize = normalize
+        self.signed = signed
         with torch.no_grad():
             self.forget_gate.bias.add_(forget_bias)
 
@@ -55,16 +62,22 @@ class MinLSTM(MinimalCell):
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Read (B, T, dim); see `SequenceMixer.forward`. The state is h, (B, hidden)."""
-        h, last = minlstm_scan(
-            self.forget_gate(x),
-            self.input_gate(x),
-            self.candidate(x),
-            None if state is None else self._checked(state),
-            resets,
-            init=self.initial,
-            candidate=self.candidate_kind,
-            normalize=self.normalize,
-        )
+        h0 = None if state is None else self._checked(state)
+        f, i, c = self.forget_gate(x), self.input_gate(x), self.candidate(x)
+        if self.signed:
+            a, b = minlstm_gates(f, i, c, self.candidate_kind, self.normalize, signed=True)
+            h, last = scan(a, b, h0, resets, init=self.initial)
+        else:
+            h, last = minlstm_scan(
+                f,
+                i,
+                c,
+                h0,
+                resets,
+                init=self.initial,
+                candidate=self.candidate_kind,
+                normalize=self.normalize,
+            )
         return self._output(h, x), last
 
     def step(
@@ -72,10 +85,10 @@ class MinLSTM(MinimalCell):
     ) -> tuple[Tensor, Tensor]:
         """Read (B, dim); see `SequenceMixer.step`."""
         f, i, c = self.forget_gate(x), self.input_gate(x), self.candidate(x)
-        a, b = minlstm_gates(f, i, c, self.candidate_kind, self.normalize)
+        a, b = minlstm_gates(f, i, c, self.candidate_kind, self.normalize, self.signed)
         h = self._advance(a, b, state, resets)
         return self._output(h, x), h
 
     def extra_repr(self) -> str:
         """Show the options in the module's printout."""
-        return f"{super().extra_repr()}, normalize={self.normalize}"
+        return f"{super().extra_repr()}, normalize={self.normalize}, signed={self.signed}"

@@ -30,28 +30,39 @@ def candidate(c: Tensor, kind: str) -> Tensor:
     return torch.tanh(c) if kind == "tanh" else c
 
 
-def mingru_gates(k: Tensor, c: Tensor, kind: str = "g") -> tuple[Tensor, Tensor]:
-    """Return (1 - z, z * candidate) for z = sigmoid(k).
+def mingru_gates(
+    k: Tensor, c: Tensor, kind: str = "g", signed: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return (1 - z, z * candidate) for z = sigmoid(k); signed: 1 - 2 z for 1 - z.
 
-    1 - z is sigmoid(-k): the subtraction would lose every digit of a small forget gate.
+    1 - z is sigmoid(-k): the subtraction would lose every digit of a small forget gate. Likewise
+    1 - 2 z is tanh(-k / 2).
     """
     k, c = _widened(k, c)
-    return torch.sigmoid(-k), torch.sigmoid(k) * candidate(c, kind)
+    decay = torch.tanh(-0.5 * k) if signed else torch.sigmoid(-k)
+    return decay, torch.sigmoid(k) * candidate(c, kind)
 
 
 def minlstm_gates(
-    f: Tensor, i: Tensor, c: Tensor, kind: str = "g", normalize: bool = True
+    f: Tensor,
+    i: Tensor,
+    c: Tensor,
+    kind: str = "g",
+    normalize: bool = True,
+    signed: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return (f', i' * candidate); normalised: f' = F / (F + I), i' = I / (F + I), F = sigmoid(f).
 
     From the pre-activations: f' = sigmoid(log F - log I), which neither divides by zero nor
-    rounds to 0 / 0 however large |f| and |i| are.
+    rounds to 0 / 0 however large |f| and |i| are. signed: 2 f' - 1 for f', which is tanh of half
+    of what f' is the sigmoid of.
     """
     f, i, c = _widened(f, i, c)
     if normalize:
-        odds = F.logsigmoid(f) - F.logsigmoid(i)
-        return torch.sigmoid(odds), torch.sigmoid(-odds) * candidate(c, kind)
-    return torch.sigmoid(f), torch.sigmoid(i) * candidate(c, kind)
+        f = F.logsigmoid(f) - F.logsigmoid(i)
+        i = -f
+    decay = torch.tanh(0.5 * f) if signed else torch.sigmoid(f)
+    return decay, torch.sigmoid(i) * candidate(c, kind)
 
 
 def _widened(*pre_activations: Tensor) -> list[Tensor]:

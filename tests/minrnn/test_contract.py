@@ -11,15 +11,20 @@ from minrnn.state import leaves
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
 OPTIONS = {
+    "aaren": [{"num_heads": 2}],
+    "gru": [{"expansion": 2.0, "learn_initial_state": True}],
+    "lstm": [{"expansion": 0.5, "forget_bias": 1.0, "learn_initial_state": True}],
     "mingru": [
         {"candidate": "tanh"},
         {"candidate": "linear", "expansion": 0.5},
         {"expansion": 2.0, "forget_bias": 3.0, "learn_initial_state": True},
+        {"candidate": "tanh", "learn_initial_state": True, "signed": True},
     ],
     "minlstm": [
         {"candidate": "tanh"},
         {"candidate": "linear", "normalize": False},
         {"expansion": 2.0, "forget_bias": 3.0, "learn_initial_state": True},
+        {"candidate": "tanh", "learn_initial_state": True, "signed": True},
     ],
 }
 CELLS = [(name, options) for name in available() for options in ({}, *OPTIONS.get(name, []))]
@@ -53,7 +58,9 @@ def test_block_without_mlp_keeps_the_contract():
 
 def _stack(name):
     torch.manual_seed(0)
-    learned = {"learn_initial_state": True} if name in OPTIONS else {}
+    options = OPTIONS.get(name, [])
+    learns = any("learn_initial_state" in given for given in options)
+    learned = {"learn_initial_state": True} if learns else {}
     stack = Stack(StackConfig(dim=4, num_layers=2, backbone=name, cell=learned))
     for path, parameter in stack.named_parameters():
         if "initial" in path:

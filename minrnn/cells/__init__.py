@@ -1,6 +1,7 @@
 """The cells: one file each, each a SequenceMixer, registered by name when imported."""
 
+from minrnn.cells.aaren import Aaren
 from minrnn.cells.mingru import MinGRU
 from minrnn.cells.minlstm import MinLSTM
 
-__all__ = ["MinGRU", "MinLSTM"]
+__all__ = ["Aaren", "MinGRU", "MinLSTM"]

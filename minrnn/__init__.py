@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minrnn.block import Block
-from minrnn.cells import Aaren, MinGRU, MinLSTM
+from minrnn.cells import RWKV, Aaren, MinGRU, MinLSTM
 from minrnn.interface import SequenceMixer, State
 from minrnn.registry import available, build, register
 from minrnn.scan import scan
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from minrnn.testing import check_mixer
 
 __all__ = [
+    "RWKV",
     "Aaren",
     "Block",
     "MinGRU",

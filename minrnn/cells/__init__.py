@@ -3,5 +3,6 @@
 from minrnn.cells.aaren import Aaren
 from minrnn.cells.mingru import MinGRU
 from minrnn.cells.minlstm import MinLSTM
+from minrnn.cells.rwkv import RWKV
 
-__all__ = ["Aaren", "MinGRU", "MinLSTM"]
+__all__ = ["RWKV", "Aaren", "MinGRU", "MinLSTM"]

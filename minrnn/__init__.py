@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minrnn.block import Block
-from minrnn.cells import RWKV, Aaren, MinGRU, MinLSTM
+from minrnn.cells import RWKV, S4D, Aaren, MinGRU, MinLSTM
+from minrnn.conv import ShortConv
 from minrnn.interface import SequenceMixer, State
 from minrnn.registry import available, build, register
 from minrnn.scan import scan
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RWKV",
+    "S4D",
     "Aaren",
     "Block",
     "MinGRU",
     "MinLSTM",
     "SequenceMixer",
+    "ShortConv",
     "Stack",
     "StackConfig",
     "State",

@@ -27,6 +27,7 @@ OPTIONS = {
         {"expansion": 2.0, "forget_bias": 3.0, "learn_initial_state": True},
         {"candidate": "tanh", "learn_initial_state": True, "signed": True},
     ],
+    "s4d": [{"d_state": 6, "dt_max": 1.0}],
 }
 CELLS = [(name, options) for name in available() for options in ({}, *OPTIONS.get(name, []))]
 

@@ -3,7 +3,8 @@
 from minrnn.cells.aaren import Aaren
 from minrnn.cells.mingru import MinGRU
 from minrnn.cells.minlstm import MinLSTM
+from minrnn.cells.mlstm import MLSTM
 from minrnn.cells.rwkv import RWKV
 from minrnn.cells.s4d import S4D
 
-__all__ = ["RWKV", "S4D", "Aaren", "MinGRU", "MinLSTM"]
+__all__ = ["MLSTM", "RWKV", "S4D", "Aaren", "MinGRU", "MinLSTM"]

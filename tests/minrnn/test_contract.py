@@ -11,6 +11,7 @@ from minrnn.state import leaves
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
 OPTIONS = {
+    "mlstm": [{"num_heads": 1}],
     "rwkv": [{"expansion": 1.5}],
     "aaren": [{"num_heads": 2}],
     "gru": [{"expansion": 2.0, "learn_initial_state": True}],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minrnn.block import Block
-from minrnn.cells import MLSTM, RWKV, S4D, Aaren, MinGRU, MinLSTM
+from minrnn.cells import GRU, LSTM, MLSTM, RWKV, S4D, Aaren, MinGRU, MinLSTM
 from minrnn.conv import ShortConv
 from minrnn.interface import SequenceMixer, State
 from minrnn.registry import available, build, register
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from minrnn.testing import check_mixer
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "MLSTM",
     "RWKV",
     "S4D",

@@ -1,10 +1,12 @@
 """The cells: one file each, each a SequenceMixer, registered by name when imported."""
 
 from minrnn.cells.aaren import Aaren
+from minrnn.cells.gru import GRU
+from minrnn.cells.lstm import LSTM
 from minrnn.cells.mingru import MinGRU
 from minrnn.cells.minlstm import MinLSTM
 from minrnn.cells.mlstm import MLSTM
 from minrnn.cells.rwkv import RWKV
 from minrnn.cells.s4d import S4D
 
-__all__ = ["MLSTM", "RWKV", "S4D", "Aaren", "MinGRU", "MinLSTM"]
+__all__ = ["GRU", "LSTM", "MLSTM", "RWKV", "S4D", "Aaren", "MinGRU", "MinLSTM"]

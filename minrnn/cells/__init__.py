@@ -3,10 +3,11 @@
 from minrnn.cells.aaren import Aaren
 from minrnn.cells.gru import GRU
 from minrnn.cells.lstm import LSTM
+from minrnn.cells.mamba import Mamba
 from minrnn.cells.mingru import MinGRU
 from minrnn.cells.minlstm import MinLSTM
 from minrnn.cells.mlstm import MLSTM
 from minrnn.cells.rwkv import RWKV
 from minrnn.cells.s4d import S4D
 
-__all__ = ["GRU", "LSTM", "MLSTM", "RWKV", "S4D", "Aaren", "MinGRU", "MinLSTM"]
+__all__ = ["GRU", "LSTM", "MLSTM", "RWKV", "S4D", "Aaren", "Mamba", "MinGRU", "MinLSTM"]

@@ -29,6 +29,7 @@ OPTIONS = {
         {"candidate": "tanh", "learn_initial_state": True, "signed": True},
     ],
     "s4d": [{"d_state": 6, "dt_max": 1.0}],
+    "mamba": [{"expand": 1.5, "d_state": 3, "d_conv": 2, "dt_rank": 2}],
 }
 CELLS = [(name, options) for name in available() for options in ({}, *OPTIONS.get(name, []))]
 

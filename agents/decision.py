@@ -146,15 +146,23 @@ def stack_config(config: ModelConfig) -> minrnn.StackConfig:
 
     Only options that were changed go to the cell, so that a cell need not know them all.
     """
-    plain = {"expansion": 1.0, "candidate": "g", "forget_bias": 0.0, "learn_initial_state": False}
+    plain = {
+        "expansion": 1.0,
+        "candidate": "g",
+        "forget_bias": 0.0,
+        "learn_initial_state": False,
+        "signed": False,
+    }
     asked = {name: getattr(config, name) for name in plain}
+    names = tuple(config.backbone.split(","))
     return minrnn.StackConfig(
         dim=config.dim,
         num_layers=config.num_layers,
-        backbone=config.backbone,
-        cell={k: v for k, v in asked.items() if v is not None and v != plain[k]},
+        backbone=names if len(names) > 1 else names[0],
+        cell={k: v for k, v in asked.items() if v not in (None, plain[k])} | config.cell,
         mlp_ratio=config.mlp_ratio,
         activation=config.activation,
         norm=config.norm,
         dropout=config.dropout,
+        conv=config.conv,
     )

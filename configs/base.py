@@ -23,13 +23,15 @@ class ModelConfig:
     """The sequence agent: tokens -> stack of recurrent blocks -> action head."""
 
     backbone: str = "mingru"
-    """Sequence mixer, by its name in the registry (`minrnn.available()`): mingru, minlstm."""
+    """Sequence mixer, by its name in the registry: mingru, minlstm, gru, lstm, attention, aaren,
+    s4d, mamba, mlstm, slstm, rwkv; or one for each layer, as in mingru,attention,mingru."""
     dim: int = 128
     """Width of the residual stream."""
     num_layers: int = 3
     """Number of blocks (mixer and MLP)."""
     expansion: float = 1.0
-    """Recurrent state width over `dim`; other than 1 adds a down-projection."""
+    """Recurrent state width over `dim`; other than 1 adds a down-projection. This and the next
+    four are for cells that have them: mingru and minlstm all, gru and lstm some."""
     candidate: Literal["g", "tanh", "linear"] = "g"
     """What the candidate state passes through; `g` is the paper's positive function."""
     forget_bias: float | None = None
@@ -37,6 +39,12 @@ class ModelConfig:
     Default: 3 for minlstm (as the paper's released code), 0 for others."""
     learn_initial_state: bool = False
     """Learn the state that an episode starts from, as the paper's released code; else zero."""
+    signed: bool = False
+    """Let the decay be negative, which tells odd from even (arXiv:2411.12537)."""
+    cell: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Other options of the cell, as in --model.cell window 20 num_heads 1."""
+    conv: int = 0
+    """Width of a causal convolution before each cell (the paper's for language: 4); 0 has none."""
     mlp_ratio: float = 4.0
     """Hidden width of the MLP over `dim`; 0 leaves the MLP out."""
     activation: Literal["relu", "gelu"] = "relu"

@@ -39,18 +39,25 @@ def build(name: str, dim: int, /, **options: Any) -> SequenceMixer:
     >>> build("mingru", 8, expansion=2.0).dim
     8
     """
-    if name not in _cells:
-        raise ValueError(f"no cell {name!r}{_hint(name, available())}")
-    allowed = _options(_cells[name])
+    allowed = cell_options(name)
     for option in options:
         if allowed is not None and option not in allowed:
             raise ValueError(f"the cell {name!r} has no option {option!r}{_hint(option, allowed)}")
     return _cells[name](dim, **options)
 
 
-def _options(maker: Callable[..., SequenceMixer]) -> tuple[str, ...] | None:
-    # All parameters but the first, dim; None if the maker takes any.
-    parameters = list(inspect.signature(maker).parameters.values())
+def cell_options(name: str) -> tuple[str, ...] | None:
+    """Return the names of a cell's options, or None if it takes any.
+
+    Raises ValueError for an unknown cell.
+
+    >>> "expansion" in cell_options("mingru")
+    True
+    """
+    if name not in _cells:
+        raise ValueError(f"no cell {name!r}{_hint(name, available())}")
+    # All parameters but the first, dim.
+    parameters = list(inspect.signature(_cells[name]).parameters.values())
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
     return tuple(p.name for p in parameters[1:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from minrnn.block import ACTIVATIONS, NORMS, Block, choose
 from minrnn.interface import SequenceMixer, State
-from minrnn.registry import build
+from minrnn.registry import build, cell_options
 from minrnn.state import leaves, pack, tree_map, unpack
 
 
@@ -23,10 +23,10 @@ class StackConfig:
     """Width of what goes in and comes out."""
     num_layers: int = 3
     """Number of blocks."""
-    backbone: str = "mingru"
-    """Name of the cell, one of `minrnn.available()`."""
+    backbone: str | Sequence[str] = "mingru"
+    """Name of the cell, one of `minrnn.available()`; or one for each layer, first to last."""
     cell: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Options of the cell."""
+    """Options of the cell; of several cells, each gets those that it has."""
     mlp_ratio: float = 4.0
     """Width of the MLP's hidden layer over `dim`; 0 leaves the MLPs out."""
     activation: str = "relu"
@@ -45,12 +45,24 @@ class StackConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.mlp_ratio < 0:
             raise ValueError(f"mlp_ratio must not be negative, but it is {self.mlp_ratio}")
+        if not isinstance(self.backbone, str) and len(self.backbone) != self.num_layers:
+            raise ValueError(
+                f"backbone must be one name, or one for each of the {self.num_layers} layers, "
+                f"not {len(self.backbone)}: {', '.join(self.backbone)}"
+            )
         if self.conv < 0 or self.conv == 1:
             raise ValueError(f"conv must be 0 for none, or at least 2, not {self.conv}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
         choose("activation", self.activation, ACTIVATIONS)
         choose("norm", self.norm, NORMS)
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The name of each layer's cell."""
+        if isinstance(self.backbone, str):
+            return (self.backbone,) * self.num_layers
+        return tuple(self.backbone)
 
 
 class Stack(SequenceMixer):
@@ -75,14 +87,14 @@ class Stack(SequenceMixer):
         self.dim = config.dim
         self.blocks = nn.ModuleList(
             Block(
-                build(config.backbone, config.dim, **config.cell),
+                build(name, config.dim, **given),
                 mlp_ratio=config.mlp_ratio,
                 activation=config.activation,
                 norm=config.norm,
                 dropout=config.dropout,
                 conv=config.conv,
             )
-            for _ in range(config.num_layers)
+            for name, given in zip(config.backbones, _given(config), strict=True)
         )
         self.norm = NORMS[config.norm](config.dim)
         # What a state looks like, for unpack: shapes and dtypes, no rows.
@@ -138,6 +150,20 @@ class Stack(SequenceMixer):
                 "a packed state goes through unpack first"
             )
         return tuple(state)
+
+
+def _given(config: StackConfig) -> list[dict[str, Any]]:
+    # Each layer's, of those in the configuration. What no cell has goes to all: the error names it.
+    there = [cell_options(name) for name in config.backbones]
+    known = {key for key in config.cell if any(known is None or key in known for known in there)}
+    return [
+        {
+            key: value
+            for key, value in config.cell.items()
+            if key not in known or own is None or key in own
+        }
+        for own in there
+    ]
 
 
 def _no_rows(leaf: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import minrnn
 from agents.decision import DecisionModel, Spaces
 from agents.trainer import param_groups
 from configs import ModelConfig
+from minrnn.registry import cell_options
 
 OBS, ACTION = 5, 3
 SPACES = Spaces([0.5] * OBS, [2.0] * OBS, [-1.0, -2.0, 0.0], [1.0, 2.0, 4.0], 100.0, -200.0, 200.0)
@@ -45,7 +46,8 @@ def episodes(B=3, T=12):
 @pytest.mark.parametrize("prev_action", [False, True])
 @pytest.mark.parametrize("timesteps", [0, 20])
 def test_teacher_forced_actions_equal_stepped_actions(backbone, tokens, prev_action, timesteps):
-    model = make(backbone, tokens, prev_action, timesteps, learn_initial_state=True)
+    learned = "learn_initial_state" in (cell_options(backbone) or ())
+    model = make(backbone, tokens, prev_action, timesteps, learn_initial_state=learned)
     inputs = episodes()
     forced, _ = model(*inputs)
     state = None
@@ -158,6 +160,15 @@ def test_weight_decay_leaves_gates_biases_and_norms_alone():
     assert "tokens.embed.timestep.weight" in exempt_names
     gates = [name for name in exempt_names if "gate" in name and name.endswith("weight")]
     assert len(gates) == 2  # one a layer
+
+
+def test_cells_take_their_options_and_layers_may_differ():
+    cell = {"window": 4, "num_heads": 2}
+    model = make("mingru,attention", cell=cell, expansion=2.0)
+    first, second = (block.mixer for block in model.stack.blocks)
+    assert (first.hidden, second.window) == (32, 4)
+    with pytest.raises(ValueError, match="no option 'windw'"):
+        make("attention", cell={"windw": 4})
 
 
 def test_a_cell_of_ones_own_needs_no_options_to_be_an_agents_backbone():

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from minrnn import Block, MinGRU, Stack, StackConfig, available
+from minrnn import Block, MinGRU, Stack, StackConfig, available, check_mixer
 
 
 def test_packing_keeps_every_number_and_the_structure():
@@ -83,10 +83,16 @@ def test_a_copy_behaves_the_same(name):
 @pytest.mark.parametrize(
     ("message", "options"),
     [
-        ("there is mingru", {"backbone": "transformer"}),
+        ("no cell 'transformer'; there is .*mingru", {"backbone": "transformer"}),
         ("did you mean 'mingru'", {"backbone": "minGRU"}),
         ("did you mean 'expansion'", {"cell": {"expansio": 2}}),
         ("has no option 'normalize'; there is expansion", {"cell": {"normalize": True}}),
+        ("one for each of the 3 layers, not 2: mingru, lstm", {"backbone": ("mingru", "lstm")}),
+        ("did you mean 'mingru'", {"backbone": ("gru", "gru", "minGRU")}),
+        (
+            "'gru' has no option 'windw'",
+            {"backbone": ("gru", "gru", "attention"), "cell": {"windw": 3}},
+        ),
         ("there is layernorm, rmsnorm", {"norm": "batchnorm"}),
         ("there is relu, gelu", {"activation": "swish"}),
         ("dim must be at least 1", {"dim": 0}),
@@ -98,3 +104,19 @@ def test_a_copy_behaves_the_same(name):
 def test_a_wrong_configuration_lists_what_there_is(message, options):
     with pytest.raises(ValueError, match=message):
         Stack(StackConfig(**options))
+
+
+def test_layers_may_have_cells_of_their_own_each_with_the_options_it_has():
+    config = StackConfig(
+        dim=4,
+        num_layers=3,
+        backbone=("mingru", "attention", "mingru"),
+        cell={"expansion": 2.0, "window": 3, "num_heads": 1},
+    )
+    stack = Stack(config)
+    first, second, third = (block.mixer for block in stack.blocks)
+    assert first.hidden == third.hidden == 8
+    assert second.window == 3
+    check_mixer(stack)
+    packed = stack.pack(stack(torch.randn(2, 5, 4))[1])
+    assert packed.shape == (2, stack.state_size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minrnn.block import Block
-from minrnn.cells import GRU, LSTM, MLSTM, RWKV, S4D, Aaren, Mamba, MinGRU, MinLSTM
+from minrnn.cells import GRU, LSTM, MLSTM, RWKV, S4D, SLSTM, Aaren, Mamba, MinGRU, MinLSTM
 from minrnn.conv import ShortConv
 from minrnn.interface import SequenceMixer, State
 from minrnn.registry import available, build, register
@@ -26,6 +26,7 @@ __all__ = [
     "MLSTM",
     "RWKV",
     "S4D",
+    "SLSTM",
     "Aaren",
     "Block",
     "Mamba",

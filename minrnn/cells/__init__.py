@@ -9,5 +9,6 @@ from minrnn.cells.minlstm import MinLSTM
 from minrnn.cells.mlstm import MLSTM
 from minrnn.cells.rwkv import RWKV
 from minrnn.cells.s4d import S4D
+from minrnn.cells.slstm import SLSTM
 
-__all__ = ["GRU", "LSTM", "MLSTM", "RWKV", "S4D", "Aaren", "Mamba", "MinGRU", "MinLSTM"]
+__all__ = ["GRU", "LSTM", "MLSTM", "RWKV", "S4D", "SLSTM", "Aaren", "Mamba", "MinGRU", "MinLSTM"]

@@ -11,6 +11,7 @@ from minrnn.state import leaves
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
 OPTIONS = {
+    "slstm": [{"num_heads": 1}],
     "mlstm": [{"num_heads": 1}],
     "rwkv": [{"expansion": 1.5}],
     "aaren": [{"num_heads": 2}],

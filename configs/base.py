@@ -15,7 +15,10 @@ from typing import Any, Literal
 
 Tokens = Literal["fused", "interleaved"]
 Memory = Literal["carry", "window"]
-Preset = Literal["default", "smoke", "paper-mingru", "paper-minlstm"]
+Preset = Literal[
+    "default", "smoke", "paper-mingru", "paper-minlstm",
+    "dt", "daaren", "ds4", "dmamba", "dxlstm", "drwkv", "dlstm", "dgru",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,9 @@ class Config:
 
     preset: Preset = "default"
     """Named starting point; every other flag overrides it. `paper-*` is the paper's set-up on
-    D4RL (100,000 updates: hours on a CPU); add --model.dim 256 --optim.lr 1e-4 for Hopper."""
+    D4RL (100,000 updates: hours on a CPU); add --model.dim 256 --optim.lr 1e-4 for Hopper. `d*` are
+    what it compares with, in that set-up and with as many parameters: attention (the Decision
+    Transformer), aaren, s4d, mamba, mlstm, rwkv, lstm, gru."""
     env: str = "minrnn/hopper/medium-replay-v0"
     """Data set: a Minari id on this disk, or minrnn/{hopper,walker2d,halfcheetah}/{medium-replay,\
 medium,expert,medium-expert}-v0, which is rolled out at first use."""

@@ -1,5 +1,7 @@
 """Named starting points for `--preset`."""
 
+from dataclasses import replace
+
 from configs.base import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, Preset
 
 _PAPER_OPTIM = OptimConfig(updates=100_000, lr=1e-3, warmup=10_000, schedule="constant")
@@ -29,6 +31,26 @@ def _paper(preset: Preset, backbone: str) -> Config:
     )
 
 
+def _peer(preset: Preset, backbone: str, dim: int) -> Config:
+    # What the paper compares with, in its set-up. The width makes the parameters those of
+    # paper-mingru, to within 10 %.
+    paper = _paper(preset, backbone)
+    model = replace(paper.model, dim=dim, expansion=1.0, learn_initial_state=False)
+    return replace(paper, model=model)
+
+
+def _decision_transformer() -> Config:
+    # arXiv:2106.01345, appendix: one head over 20 steps of three tokens, ReLU, LayerNorm, lr 1e-4.
+    peer = _peer("dt", "attention", 136)
+    model = replace(
+        peer.model,
+        activation="relu",
+        norm="layernorm",
+        cell={"window": 60, "num_heads": 1, "positions": "none"},
+    )
+    return replace(peer, model=model, optim=replace(_PAPER_OPTIM, lr=1e-4))
+
+
 PRESETS: dict[Preset, Config] = {
     "default": Config(),
     "smoke": Config(
@@ -40,4 +62,12 @@ PRESETS: dict[Preset, Config] = {
     ),
     "paper-mingru": _paper("paper-mingru", "mingru"),
     "paper-minlstm": _paper("paper-minlstm", "minlstm"),
+    "dt": _decision_transformer(),
+    "daaren": _peer("daaren", "aaren", 144),
+    "ds4": _peer("ds4", "s4d", 144),
+    "dmamba": _peer("dmamba", "mamba", 124),
+    "dxlstm": _peer("dxlstm", "mlstm", 132),
+    "drwkv": _peer("drwkv", "rwkv", 136),
+    "dlstm": _peer("dlstm", "lstm", 120),
+    "dgru": _peer("dgru", "gru", 128),
 }

@@ -1,0 +1,243 @@
+"""What every backbone costs: `python -m benchmarks.backbones`, in about ten minutes.
+
+Agents of three layers with as many parameters as the default one, to within 10 % by their width.
+training: forward, loss, backward, clipping and AdamW on 4096 environment steps in rows of T, one
+token a step, float32; kept: what autograd keeps for the backward pass, parameters left out, in
+bytes a step.
+acting: one step of the model, batch 1 and 16, under inference_mode; then the same at step 10, 100,
+... of an episode. State: the numbers that are carried, for each environment.
+
+All that are compared are timed in turns. Tables, two plots (--plot), and JSON as the last line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import minrnn
+from agents.decision import DecisionModel, Spaces
+from agents.trainer import to_tensors
+from benchmarks.timing import Measuring, finish, interleaved, start, table
+from benchmarks.train_step import ACTION, OBS, OneBatch, contestant
+from configs import ModelConfig
+
+# The width at which each has the default agent's parameters, to within 10 %.
+WIDTHS = {
+    "mingru": 128,
+    "minlstm": 120,
+    "gru": 104,
+    "lstm": 104,
+    "attention": 120,
+    "aaren": 120,
+    "s4d": 120,
+    "mamba": 104,
+    "mlstm": 112,
+    "slstm": 112,
+    "rwkv": 120,
+}
+SPACES = Spaces([0.0] * OBS, [1.0] * OBS, [-1.0] * ACTION, [1.0] * ACTION, 3000.0, 0.0, 3000.0)
+STEPS = 4096  # environment steps of a batch
+Part = Literal["training", "acting"]
+
+
+@dataclass(frozen=True)
+class Options(Measuring):
+    """What to measure."""
+
+    backbones: tuple[str, ...] = tuple(WIDTHS)
+    """Which."""
+    parts: tuple[Part, ...] = ("training", "acting")
+    """Which of the parts."""
+    lengths: tuple[int, ...] = (20, 256, 1000, 4096)
+    """T of the rows that are trained on."""
+    times: tuple[int, ...] = (10, 100, 1000, 10_000)
+    """Steps of an episode at which acting is timed again."""
+    plot: Path | None = None
+    """Write the plots to this PNG."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print the tables, draw, then the JSON line."""
+    options = tyro.cli(Options, description=__doc__, args=arguments)
+    report: dict[str, Any] = {"benchmark": "backbones", "machine": start(options)}
+    report["sizes"] = sizes(options.backbones)
+    if "training" in options.parts:
+        report["training"] = training(options)
+    if "acting" in options.parts:
+        report["acting"] = acting(options)
+    if options.plot is not None:
+        draw(report, options).savefig(options.plot, dpi=150)
+        print(f"\nplot: {options.plot}")
+    finish(report, options)
+
+
+def model_config(backbone: str) -> ModelConfig:
+    """Return the default agent's configuration with another backbone, as many parameters."""
+    return ModelConfig(backbone=backbone, dim=WIDTHS.get(backbone, 128))
+
+
+def build(backbone: str) -> DecisionModel:
+    """Return that agent's model."""
+    torch.manual_seed(0)
+    return DecisionModel(model_config(backbone), SPACES)
+
+
+def sizes(backbones: Sequence[str]) -> list[dict[str, Any]]:
+    """Print widths, parameters and states."""
+    rows: list[dict[str, Any]] = []
+    for name in backbones:
+        model = build(name)
+        parameters = sum(p.numel() for p in model.parameters())
+        rows.append(
+            {
+                "name": name,
+                "dim": model.config.dim,
+                "parameters": parameters,
+                "state": model.stack.state_size,
+            }
+        )
+    table(
+        "Three layers",
+        ["", "width", "parameters", "state, numbers an environment"],
+        [[r["name"], f"{r['dim']}", f"{r['parameters']:,}", f"{r['state']:,}"] for r in rows],
+    )
+    return rows
+
+
+def training(options: Options) -> list[dict[str, Any]]:
+    """Time the trainer's step on rows of each length, and count what it keeps."""
+    rows: list[dict[str, Any]] = []
+    for length in options.lengths:
+        sampler = OneBatch(max(1, STEPS // length), length)
+        cases: dict[str, Callable[[], object]] = {}
+        kept: dict[str, float] = {}
+        for name in options.backbones:
+            one = contestant(model_config(name), sampler, "float32", 1)
+            cases[name] = one.step
+            kept[name] = kept_bytes(build(name), sampler)
+        times = interleaved(cases, options.budget, f"training, T = {length}")
+        steps = sampler.batch.mask.size
+        rows += [
+            {
+                "name": name,
+                "length": length,
+                **asdict(timing),
+                "microseconds_per_step": 1e3 * timing.ms / steps,
+                "kept_bytes_per_step": kept[name],
+            }
+            for name, timing in times.items()
+        ]
+    for title, key, scale in (
+        ("A training step: microseconds for each environment step", "microseconds_per_step", 1.0),
+        ("Kept for the backward pass: kB for each environment step", "kept_bytes_per_step", 1e-3),
+    ):
+        table(
+            title,
+            ["", *(f"T = {length}" for length in options.lengths)],
+            [
+                [name, *(f"{scale * r[key]:.1f}" for r in rows if r["name"] == name)]
+                for name in options.backbones
+            ],
+        )
+    return rows
+
+
+def kept_bytes(model: DecisionModel, sampler: OneBatch) -> float:
+    """Return the bytes that autograd keeps of a batch, for each environment step."""
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        kept[storage.data_ptr()] = storage  # held, so that its address is not given out again
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        loss = model.loss(**to_tensors(sampler.batch, torch.device("cpu")))
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    total = sum(storage.nbytes() for place, storage in kept.items() if place not in own)
+    assert loss.isfinite()
+    return total / sampler.batch.mask.size
+
+
+@torch.inference_mode()
+def acting(options: Options) -> list[dict[str, Any]]:
+    """Time a step of the model at the start, and later in the episode."""
+    rows: list[dict[str, Any]] = []
+    for batch in (1, 16):
+        actors = {name: Actor(build(name), batch) for name in options.backbones}
+        for time in options.times if batch == 1 else options.times[:1]:
+            for actor in actors.values():
+                actor.reach(time)
+            cases = {name: actor.repeat for name, actor in actors.items()}
+            times = interleaved(cases, options.budget, f"acting, batch {batch}, step {time}")
+            rows += [
+                {"name": name, "batch": batch, "time": time, **asdict(timing)}
+                for name, timing in times.items()
+            ]
+
+    def cells(name: str, batch: int) -> list[str]:
+        found = [r for r in rows if (r["name"], r["batch"]) == (name, batch)]
+        return [f"{1e3 * r['ms']:.0f}" for r in found]
+
+    table(
+        "A step of the model: microseconds",
+        ["", *(f"one environment, step {time:,}" for time in options.times), "16 environments"],
+        [[name, *cells(name, 1), *cells(name, 16)] for name in options.backbones],
+    )
+    return rows
+
+
+class Actor:
+    """A model in the middle of an episode."""
+
+    def __init__(self, model: DecisionModel, batch: int) -> None:
+        self.model, self.batch = model.eval(), batch
+        self.time = 0
+        self.state: minrnn.State | None = None
+        self.inputs = torch.randn(batch, OBS), torch.ones(batch, 1), torch.zeros(batch, ACTION)
+        self.resets = torch.zeros(batch, dtype=torch.bool)
+
+    def reach(self, time: int) -> None:
+        """Go on to that step of the episode."""
+        while self.time < time:
+            _, self.state = self.repeat()
+            self.time += 1
+
+    def repeat(self) -> tuple[Tensor, minrnn.State]:
+        """Do the step that is next, and stay where one is."""
+        now = torch.full((self.batch,), self.time)
+        return self.model.step(*self.inputs, now, self.resets, self.state)
+
+
+def draw(report: dict[str, Any], options: Options) -> Figure:
+    """Plot the cost of training against T, and that of acting against time."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for place, name in enumerate(options.backbones):
+        look = {"color": f"C{place % 10}", "marker": "os^Dv"[place // 3], "markersize": 4}
+        for axes, rows, x, y in (
+            (left, report.get("training", []), "length", "microseconds_per_step"),
+            (right, report.get("acting", []), "time", "ms"),
+        ):
+            found = [r for r in rows if r["name"] == name and r.get("batch", 1) == 1]
+            scale = 1e3 if y == "ms" else 1.0
+            axes.plot([r[x] for r in found], [scale * r[y] for r in found], label=name, **look)
+    left.set(xlabel="T, environment steps in a row", ylabel="training, μs an environment step")
+    right.set(xlabel="step of the episode", ylabel="acting, μs a step")
+    for axes in (left, right):
+        axes.set(xscale="log", yscale="log")
+        axes.grid(alpha=0.3)
+    right.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -208,7 +208,6 @@ def _chunkwise(
     # Differences of these sums are all that counts; they are taken before they are rounded.
     sums = chunks(f)
     sums = sums.to(sums.dtype if sums.is_mps else torch.float64).cumsum(-1)
-    apart = sums.unsqueeze(-1) - sums.unsqueeze(-2)
     total = sums[..., -1:]
 
     causal = torch.ones(each, each, dtype=torch.bool, device=q.device).tril()
@@ -226,7 +225,7 @@ def _chunkwise(
         return torch.exp(x if mask is None else x.masked_fill(~mask, -torch.inf))
 
     # Inside the chunks. The last channel of what is read is that of n.
-    weight = gate(apart + (i.unsqueeze(-2) - m.unsqueeze(-1)), causal)
+    weight = gate((sums - m).unsqueeze(-1) + (i - sums).unsqueeze(-2), causal)
     read = (q @ k.transpose(-1, -2) * weight) @ v
     # What each chunk adds to the state, and from chunk to chunk: (B, N, H, d, d + 1).
     write = gate(total - sums + (i - after), ending)

@@ -116,24 +116,32 @@ class FusedCell(SequenceMixer):
         if resets is None or not resets[:, 1:].any():
             if resets is not None:
                 previous = self._cleared(previous, resets[:, 0])
-            return self._kernel(x, None, previous)
+            return self._kernel(x, previous, batch_first=True)
         cut = _Segments.of(resets)
-        previous = self._cleared([p[cut.row] for p in previous], cut.fresh)
+        state = self._cleared([p[cut.row] for p in previous], cut.fresh)
         data = _permuted(x.flatten(0, 1), cut.to)
-        packed, last = self._kernel(data, cut.sizes, previous)
-        h = _permuted(packed, cut.back).view(*x.shape[:2], -1)
-        return h, [leaf[cut.final] for leaf in last]
+        shown: list[Tensor] = []
+        ended: list[list[Tensor]] = []
+        for size, steps in cut.runs:  # as long as no segment ends, they are one batch
+            ended.append([leaf[size:] for leaf in state])
+            block, data = data[: size * steps], data[size * steps :]
+            h, state = self._kernel(
+                block.view(steps, size, -1), [leaf[:size] for leaf in state], batch_first=False
+            )
+            shown.append(h.flatten(0, 1))
+        ended.append(state)
+        h = _permuted(torch.cat(shown), cut.back).view(*x.shape[:2], -1)
+        last = [torch.cat(leaf[::-1])[cut.final] for leaf in map(list, zip(*ended, strict=True))]
+        return h, last
 
     def _kernel(
-        self, x: Tensor, sizes: Tensor | None, previous: list[Tensor]
+        self, x: Tensor, previous: list[Tensor], batch_first: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        # x: (B, T, dim), or packed (steps, dim) with the batch sizes.
-        hx = [p.unsqueeze(0) for p in previous]
-        start = hx[0] if self.num_leaves == 1 else hx
-        layout = (x, start) if sizes is None else (x, sizes, start)
-        # Biases, one layer, no dropout, training, not bidirectional; (B, T) rather than (T, B).
-        options = (True, 1, 0.0, self.training, False, *((True,) if sizes is None else ()))
-        h, *last = getattr(torch, self.kind.lower())(*layout, self._weights(), *options)
+        hx = [p.unsqueeze(0).contiguous() for p in previous]
+        # Biases, one layer, no dropout, training or not, not bidirectional.
+        options = (True, 1, 0.0, self.training, False, batch_first)
+        run = getattr(torch, self.kind.lower())
+        h, *last = run(x, hx[0] if self.num_leaves == 1 else hx, self._weights(), *options)
         return h, [leaf[0] for leaf in last]
 
     def _output(self, h: Tensor, x: Tensor) -> Tensor:
@@ -149,12 +157,13 @@ class FusedCell(SequenceMixer):
 
 @dataclass(frozen=True)
 class _Segments:
-    """Rows cut at every reset into S segments, the longest first, laid out as in a PackedSequence.
+    """Rows cut at every reset into S segments, the longest first, and packed: the first steps of
+    all of them, then the second steps of those that have one, and so on.
 
     The steps of the rows, one row after the other, are numbered from 0 to B T - 1.
     """
 
-    sizes: Tensor  # (longest,), on the CPU: segments that reach step t of their own
+    runs: list[tuple[int, int]]  # how many segments still run, and for how many steps
     to: Tensor  # (B T,): where each step is in the packed data
     back: Tensor  # (B T,): which step each row of the packed data is
     row: Tensor  # (S,)
@@ -185,7 +194,11 @@ class _Segments:
                 0, row[ending], ending.nonzero().squeeze(1)
             ),
         )
-        return _Segments(sizes, *(part.to(resets.device) for part in parts))
+        unique = cast(Any, torch).unique_consecutive
+        counted = [z.tolist() for z in unique(sizes, return_counts=True)]
+        return _Segments(
+            list(zip(*counted, strict=True)), *(part.to(resets.device) for part in parts)
+        )
 
 
 def _permuted(x: Tensor, to: Tensor) -> Tensor:

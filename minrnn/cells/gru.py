@@ -15,11 +15,11 @@ class GRU(FusedCell):
     r_t = sigmoid(W_r x_t + b_r + U_r h_{t-1} + c_r), z_t likewise, and
     n_t = tanh(W_n x_t + b_n + r_t * (U_n h_{t-1} + c_n)).
 
-    As in `torch.nn.GRU` with one layer: the parameters (in `rnn`), their order (r, z, n)
-    and their initialisation are the same. Without a reset after the first step it is one call;
-    else rows are cut at their resets, and the segments are read side by side, packed. A down-
-    projection follows an `expansion`; `learn_initial_state` learns h_0, from zero. The state is
-    h, (B, hidden).
+    As in `torch.nn.GRU` with one layer: the parameters (in `rnn`), their order (r, z, n) and
+    their initialisation are the same. Without a reset after the first step it is one call; else
+    rows are cut at their resets, and the segments are read side by side, in one call for each
+    length among them. A down-projection follows an `expansion`; `learn_initial_state` learns h_0,
+    from zero. The state is h, (B, hidden).
 
     >>> import torch
     >>> cell = GRU(8)

@@ -17,9 +17,9 @@ class LSTM(FusedCell):
     As in `torch.nn.LSTM` with one layer: the parameters (in `rnn`), their order
     (i, f, g, o) and their initialisation are the same, but for `forget_bias`, which is added to
     that of the forget gate (1.0 in Jozefowicz et al., 2015). Without a reset after the first step
-    it is one call; else rows are cut at their resets, and the segments are read side by side,
-    packed. A down-projection follows an `expansion`; `learn_initial_state` learns h_0 and c_0,
-    from zero. The state is (h, c), each (B, hidden).
+    it is one call; else rows are cut at their resets, and the segments are read side by side, in
+    one call for each length among them. A down-projection follows an `expansion`;
+    `learn_initial_state` learns h_0 and c_0, from zero. The state is (h, c), each (B, hidden).
 
     >>> import torch
     >>> cell = LSTM(8, forget_bias=1.0)

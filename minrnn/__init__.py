@@ -9,7 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minrnn.block import Block
-from minrnn.cells import GRU, LSTM, MLSTM, RWKV, S4D, SLSTM, Aaren, Mamba, MinGRU, MinLSTM
+from minrnn.cells import (
+    GRU,
+    LSTM,
+    MLSTM,
+    RWKV,
+    S4D,
+    SLSTM,
+    Aaren,
+    Attention,
+    Mamba,
+    MinGRU,
+    MinLSTM,
+)
 from minrnn.conv import ShortConv
 from minrnn.interface import SequenceMixer, State
 from minrnn.registry import available, build, register
@@ -28,6 +40,7 @@ __all__ = [
     "S4D",
     "SLSTM",
     "Aaren",
+    "Attention",
     "Block",
     "Mamba",
     "MinGRU",

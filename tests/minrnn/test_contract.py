@@ -12,6 +12,12 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=st
 
 OPTIONS = {
     "slstm": [{"num_heads": 1}],
+    "attention": [
+        {"num_heads": 2, "num_kv_heads": 1, "window": 3},
+        {"num_heads": 4, "num_kv_heads": 2, "window": 4, "positions": "learned"},
+        {"window": 1},
+        {"positions": "none"},
+    ],
     "mlstm": [{"num_heads": 1}],
     "rwkv": [{"expansion": 1.5}],
     "aaren": [{"num_heads": 2}],

@@ -1,31 +1,28 @@
+# pyright: reportIncompatibleMethodOverride=false, reportUnknownMemberType=false
 """A diagonal linear system with constant complex decays, over packed sequences.
 
     h_t = lambda * h_{t-1} + u_t,    y_t = Re(sum_n weight_n h_{t,n}),
 
-for each of D channels with N numbers in h. Time is cut into chunks: within one, y is a causal
-convolution, and what enters and leaves it a product of matrices, so that h is only ever had at the
-bounds of chunks: O(B T D) memory for chunks of about N steps. From bound to bound the phase is
-rotated away, and `minrnn.scan` does the rest, which is real.
-
-A reset cuts the convolution: episodes are laid out one to a row for it. Nothing is subtracted or
-multiplied by zero: what was before a reset is not looked at.
+for each of D channels with N numbers in h. On a CPU with numba a kernel holds h for 32 steps at a
+time; elsewhere chunks of time are products of matrices (`minrnn.scan.diagonal_eager`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar, cast
+import functools
+import importlib
+from types import ModuleType
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from minrnn.scan import scan
+from minrnn.scan import diagonal_eager, ops
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-_LONGEST, _SHORTEST = 64, 8  # steps in a chunk
+# Steps between the states that are kept for the backward pass: 4 N numbers for a channel and
+# chunk, while what it makes again of the h of a few channels stays near the core.
+CHUNK = 32
 
 
 def diagonal_scan(
@@ -43,172 +40,95 @@ def diagonal_scan(
     <= 0. weight: (D, N, 2). h0: (B, D, N, 2) or None for zero. resets: (B, T) bool. All float32 or
     float64, and alike.
     """
-    with _full_precision(u):
-        if resets is None:
-            return _run(u, decay, rate, angle, weight, h0, None)
-        return _ragged(u, decay, rate, angle, weight, h0, resets)
+    if u.device.type != "cpu" or _kernels() is None:
+        return diagonal_eager.diagonal_scan(u, decay, rate, angle, weight, h0, resets)
+    tensors = u, decay, weight, h0, resets
+    if ops._traced(tensors):  # pyright: ignore[reportPrivateUsage]
+        y, last, _ = cast(Any, torch.ops.minrnn.diagonal_scan)(*tensors)
+        return y, last
+    return cast(Any, _Diagonal.apply)(*tensors)
 
 
-def _uncompiled(function: Function) -> Function:
-    # How often episodes start decides the shapes, which no graph can hold.
-    return cast(Any, torch.compiler).disable(function)
+@functools.cache
+def _kernels() -> ModuleType | None:
+    try:
+        return importlib.import_module("minrnn.scan.diagonal_cpu")
+    except ImportError:  # of numba's also where numpy is newer than it allows
+        return None
 
 
-@_uncompiled
-def _ragged(
+class _Diagonal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *tensors: Any) -> tuple[Tensor, Tensor]:
+        y, last, points = cast(Any, _kernels()).forward(*tensors, any(ctx.needs_input_grad))
+        ctx.save_for_backward(*tensors, points)
+        ctx.set_materialize_grads(False)
+        return y, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
+        return *cast(Any, _kernels()).backward(*grad_outputs, *ctx.saved_tensors), None
+
+
+@torch.library.custom_op("minrnn::diagonal_scan", mutates_args=())
+def _op(
+    u: Tensor, decay: Tensor, weight: Tensor, h0: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    return cast(Any, _kernels()).forward(u, decay, weight, h0, resets, True)
+
+
+@_op.register_fake
+def _(
+    u: Tensor, decay: Tensor, weight: Tensor, h0: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, time, width = u.shape
+    chunks = (time + CHUNK - 1) // CHUNK
+    return (
+        u.new_empty((batch, time, width)),
+        u.new_empty((batch, *decay.shape)),
+        u.new_empty((batch, chunks, 2, decay.shape[1], width)),
+    )
+
+
+@torch.library.custom_op("minrnn::diagonal_scan_backward", mutates_args=())
+def _op_backward(
+    grad_y: Tensor | None,
+    grad_last: Tensor | None,
     u: Tensor,
     decay: Tensor,
-    rate: Tensor,
-    angle: Tensor,
-    weight: Tensor,
-    h0: Tensor | None,
-    resets: Tensor,
-) -> tuple[Tensor, Tensor]:
-    if not resets[:, 1:].any():
-        h0 = None if h0 is None else h0.masked_fill(resets[:, :1, None, None], 0.0)
-        return _run(u, decay, rate, angle, weight, h0, None)
-    return _run(u, decay, rate, angle, weight, h0, resets)
-
-
-def _run(
-    u: Tensor,
-    decay: Tensor,
-    rate: Tensor,
-    angle: Tensor,
     weight: Tensor,
     h0: Tensor | None,
     resets: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    batch, time, width = u.shape
-    size = _chunk(resets) if resets is not None else _LONGEST
-    size = min(size, time)
-    count = -(-time // size)
-    pad = count * size - time
-    cut = None if resets is None else F.pad(resets, (0, pad)).view(batch, count, size)
-    rows = F.pad(u, (0, 0, 0, pad)).permute(2, 0, 1).contiguous()
-    rows = rows.view(width, batch, count, size)
-
-    powers = _powers(torch.view_as_complex(decay), size + 1)  # (D, size + 1, N)
-    gains = powers * torch.view_as_complex(weight).unsqueeze(1)
-    toeplitz = _toeplitz(gains[:, :size].real.sum(-1))
-    into = _parts(powers[:, :size].flip(1))  # (D, size, 2 N): the block's end, of each step
-    out = _parts(gains[:, 1:].conj()).transpose(1, 2)  # (D, 2 N, size): each step, of the start
-
-    ends = rows
-    if cut is not None:  # only the last episode of a block gets to its end
-        later = cut.flip(-1).cumsum(-1).flip(-1) - cut.int()
-        ends = rows.masked_fill(later > 0, 0.0)
-
-    starts = None if h0 is None else torch.view_as_complex(h0.contiguous()).unsqueeze(1)
-    if count > 1:
-        gained = ends[:, :, :-1].reshape(width, -1, size) @ into
-        gained = _whole(gained, batch)  # (B, count - 1, D, N)
-        phases = _phases(angle, size, count)
-        starts = _chain(starts, gained, rate * size, phases, cut)
-
-    if cut is None:
-        y = rows.flatten(1, 2) @ toeplitz
-    else:
-        y = _episodes(u, cut, toeplitz)
-    if starts is not None:
-        if cut is not None:
-            starts = starts.masked_fill(cut[:, :, 0, None, None], 0.0)
-        entering = _parts(starts.permute(2, 0, 1, 3)).flatten(1, 2)  # (D, B count, 2 N)
-        if cut is None:
-            y = torch.baddbmm(y, entering, out)
-        else:
-            seen = (entering @ out).view(width, batch, count, size)
-            y = y + seen.masked_fill(cut.cumsum(-1) > 0, 0.0).flatten(1, 2)
-    y = y.view(width, batch, -1).permute(1, 2, 0)[:, :time]
-
-    rest = time - (count - 1) * size
-    last = _whole(ends[:, :, -1, :rest].contiguous() @ into[:, size - rest :], batch)[:, 0]
-    if starts is not None:
-        carried = starts[:, -1] * powers[:, rest]
-        if cut is not None:
-            carried = carried.masked_fill(cut[:, -1].any(-1)[:, None, None], 0.0)
-        last = last + carried
-    return y, torch.view_as_real(last)
+    points: Tensor,
+) -> list[Tensor]:
+    grads = cast(Any, _kernels()).backward(grad_y, grad_last, u, decay, weight, h0, resets, points)
+    return [grad for grad in grads if grad is not None]
 
 
-def _chain(
-    start: Tensor | None, gained: Tensor, rate: Tensor, phases: Tensor, cut: Tensor | None
-) -> Tensor:
-    # h at the start of every chunk (B, count, D, N). gained: what each adds to its end, complex.
-    # With z_c = h_c / phase_c the decay from chunk to chunk is a real one.
-    batch, count, width, number = gained.shape
-    b = torch.view_as_real(gained * phases[1:].conj()).reshape(batch, count, -1)
-    a = rate.exp().unsqueeze(-1).expand(width, number, 2).reshape(-1).expand_as(b)
-    first = None if start is None else torch.view_as_real(start).reshape(batch, -1)
-    z, _ = scan(a, b, first, None if cut is None else cut[:, :-1].any(-1))
-    h = torch.view_as_complex(z.view(batch, count, width, number, 2)) * phases[1:]
-    return torch.cat([torch.zeros_like(h[:, :1]) if start is None else start, h], 1)
+@_op_backward.register_fake
+def _(
+    grad_y: Tensor | None,
+    grad_last: Tensor | None,
+    u: Tensor,
+    decay: Tensor,
+    weight: Tensor,
+    h0: Tensor | None,
+    resets: Tensor | None,
+    points: Tensor,
+) -> list[Tensor]:
+    return [x.new_empty(x.shape) for x in (u, decay, weight, h0) if x is not None]
 
 
-def _episodes(u: Tensor, cut: Tensor, toeplitz: Tensor) -> Tensor:
-    # The convolution (D, B count, size), each episode of each block in a row of its own.
-    batch, count, size = cut.shape
-    width = u.shape[-1]
-    starts = cut.flatten(0, 1).clone()
-    starts[:, 0] = True
-    row = starts.flatten().cumsum(0) - 1
-    step = torch.arange(size, device=u.device)
-    offset = step - torch.where(starts, step, 0).cummax(1).values
-    place = row * size + offset.flatten()
-    flat = F.pad(u, (0, 0, 0, count * size - u.shape[1])).reshape(-1, width)
-    number = int(row[-1]) + 1
-    rows = flat.new_zeros(number * size, width).index_copy(0, place, flat)
-    rows = rows.view(number, size, width).permute(2, 0, 1).contiguous()
-    y = (rows @ toeplitz).permute(1, 2, 0).reshape(-1, width)
-    return y.index_select(0, place).view(batch * count, size, width).permute(2, 0, 1)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs, output[2])
+    ctx.set_materialize_grads(False)
 
 
-def _chunk(resets: Tensor) -> int:
-    # Rows of their own for many episodes would be empty for the most part.
-    room = 2 * resets.numel() // max(1, int(resets.sum()))
-    size = _LONGEST
-    while size > max(room, _SHORTEST):
-        size //= 2
-    return size
+def _backward(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, _: Any) -> tuple[Any, ...]:
+    op = cast(Any, torch.ops.minrnn.diagonal_scan_backward)
+    grads = op(grad_y, grad_last, *ctx.saved_tensors)
+    return *grads[:3], grads[3] if len(grads) > 3 else None, None
 
 
-def _powers(z: Tensor, count: int) -> Tensor:
-    # z ** 0 to z ** (count - 1): (D, N) to (D, count, N), by doubling: the error is log2(count)
-    # roundings, and not that of a large angle.
-    powers, step = torch.ones_like(z).unsqueeze(1), z.unsqueeze(1)
-    while powers.shape[1] < count:
-        powers = torch.cat([powers, powers[:, : count - powers.shape[1]] * step], 1)
-        step = step * step
-    return powers
-
-
-def _phases(angle: Tensor, size: int, count: int) -> Tensor:
-    # exp(i angle size c) for c < count: (count, D, N). size: a power of two.
-    z = torch.polar(torch.ones_like(angle), angle)
-    for _ in range(size.bit_length() - 1):
-        z = z * z
-    return _powers(z, count).transpose(0, 1)
-
-
-def _toeplitz(kernel: Tensor) -> Tensor:
-    # (D, size, size): [d, s, t] = kernel[d, t - s] for s <= t, else 0.
-    size = kernel.shape[1]
-    padded = F.pad(kernel, (size - 1, 0))
-    return padded.unfold(1, size, 1).flip(1)
-
-
-def _parts(z: Tensor) -> Tensor:
-    return torch.cat([z.real, z.imag], -1)
-
-
-def _whole(parts: Tensor, batch: int) -> Tensor:
-    # (D, B C, 2 N) to (B, C, D, N), complex.
-    width, rows, number = parts.shape
-    parts = parts.view(width, batch, rows // batch, 2, number // 2).permute(1, 2, 0, 4, 3)
-    return torch.view_as_complex(parts.contiguous())
-
-
-def _full_precision(u: Tensor) -> AbstractContextManager[Any]:
-    if torch.is_autocast_enabled(u.device.type):
-        return torch.autocast(u.device.type, enabled=False)
-    return nullcontext()
+_op.register_autograd(_backward, setup_context=_setup_context)

@@ -11,20 +11,15 @@ dtype: u, dt (B, T, D), a (N, D), b, c (B, T, N), h0 and last (B, N, D), resets 
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
-import numba
 import torch
 from torch import Tensor
 
-from minrnn.scan import cpu
+from minrnn.scan import launch
 from minrnn.scan.cpu.gates import _exp
 from minrnn.scan.cpu.simd import LINE, at, flag, full, inline, lane_of, line_of, load, store
 from minrnn.scan.selective import CHUNK
-
-_GRAIN = 1 << 18  # numbers in h that a thread is worth waking for
 
 
 def forward(
@@ -46,16 +41,16 @@ def forward(
     points = u.new_empty(batch, chunks if keep else 0, number, width)
     given = _given(u, dt, a, b, c, h0, resets)
     compiled = _forward(str(u.dtype).removeprefix("torch."))
-    parts = _parts(batch, time, width, number)
+    parts = launch.parts(batch, width, u.numel() * number)
     scratch = u.new_empty(len(parts), 2 * number * LINE)
     sizes = time, width, number, chunks, int(keep)
     results = y, last, points
 
     def work(index: int) -> None:
         own = scratch[index].data_ptr()
-        _call(compiled, *parts[index], *sizes, *_addresses((*given, *results)), own)
+        launch.call(compiled, *parts[index], *sizes, *launch.addresses((*given, *results)), own)
 
-    _spread(work, len(parts))
+    launch.spread(work, len(parts))
     return y, last.transpose(1, 2).contiguous(), points
 
 
@@ -77,16 +72,16 @@ def backward(
     chunks = -(-time // CHUNK)
     grad_y = torch.zeros_like(u) if grad_y is None else grad_y
     given = [
-        _ready(grad_y, u.shape, u),
+        launch.ready(grad_y, u.shape, u),
         *_given(u, dt, a, b, c, h0, resets),
-        _ready(points, (batch, chunks, number, width), u),
+        launch.ready(points, (batch, chunks, number, width), u),
     ]
     # What is carried from chunk to chunk, and is the gradient of h0 in the end.
     carried = u.new_zeros(batch, number, width)
     if grad_last is not None:
         carried.copy_(grad_last.transpose(1, 2))
     grad_u, grad_dt = (torch.empty(u.shape, dtype=u.dtype) for _ in range(2))
-    parts = _parts(batch, time, width, number)
+    parts = launch.parts(batch, width, u.numel() * number)
     # Sums over what threads share: each has its own.
     grad_a = u.new_zeros(len(parts), number, width)
     over_width = len({part[2:] for part in parts})
@@ -99,9 +94,9 @@ def backward(
         column = index % over_width
         results = carried, grad_u, grad_dt, grad_a[index], grad_b[column], grad_c[column]
         own = scratch[index].data_ptr()
-        _call(compiled, *parts[index], *sizes, *_addresses((*given, *results)), own)
+        launch.call(compiled, *parts[index], *sizes, *launch.addresses((*given, *results)), own)
 
-    _spread(work, len(parts))
+    launch.spread(work, len(parts))
     return (
         grad_u,
         grad_dt,
@@ -124,80 +119,22 @@ def _given(
     batch, time, width = u.shape
     number = a.shape[-1]
     return [
-        _ready(u, u.shape, u),
-        _ready(dt, u.shape, u),
-        _ready(a.t(), (number, width), u),
-        _ready(b, (batch, time, number), u),
-        _ready(c, (batch, time, number), u),
-        None if h0 is None else _ready(h0.transpose(1, 2), (batch, number, width), u),
-        None if resets is None else _ready(resets, (batch, time), u, torch.bool),
+        launch.ready(u, u.shape, u),
+        launch.ready(dt, u.shape, u),
+        launch.ready(a.t(), (number, width), u),
+        launch.ready(b, (batch, time, number), u),
+        launch.ready(c, (batch, time, number), u),
+        None if h0 is None else launch.ready(h0.transpose(1, 2), (batch, number, width), u),
+        None if resets is None else launch.ready(resets, (batch, time), u, torch.bool),
     ]
-
-
-def _ready(
-    x: Tensor, shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None
-) -> Tensor:
-    # The kernel checks nothing, and an op can be called by anyone.
-    dtype = dtype or like.dtype
-    if x.shape != torch.Size(shape) or x.dtype != dtype or x.device.type != "cpu":
-        raise ValueError(
-            f"expected {tuple(shape)} of {dtype} on a CPU, "
-            f"not {tuple(x.shape)} of {x.dtype} on {x.device}"
-        )
-    return x.resolve_neg().contiguous()
-
-
-def _addresses(tensors: tuple[Tensor | None, ...]) -> list[int]:
-    return [0 if x is None else x.data_ptr() for x in tensors]
-
-
-def _parts(batch: int, time: int, width: int, number: int) -> list[tuple[int, int, int, int]]:
-    # (b0, b1, d0, d1) for each thread; the channels change fastest.
-    threads = max(1, min(torch.get_num_threads(), batch * time * width * number // _GRAIN))
-    over_batch = min(threads, batch)
-    over_width = min(threads // over_batch, -(-width // LINE))
-    return [
-        (*rows, *columns)
-        for rows in cpu._ranges(batch, over_batch, 1)
-        for columns in cpu._ranges(width, over_width, LINE)
-    ]
-
-
-def _spread(work: Callable[[int], None], parts: int) -> None:
-    waiting = [cpu._pool().submit(work, index) for index in range(1, parts)]
-    work(0)
-    for future in waiting:
-        future.result()
-
-
-def _call(compiled: Callable[..., None], *arguments: int) -> None:
-    try:
-        compiled(*arguments)
-    except OSError:  # numba compiled it, and could not write that to the disk
-        compiled(*arguments)
-
-
-def _jit(function):
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # there is no place to keep it in
-        return numba.njit(nogil=True)(function)
-
-
-@functools.cache
-def _sources() -> int:
-    # A variable of the closure, so that numba recompiles when the code of others changes.
-    folder = Path(cpu.__file__).parent
-    code = b"".join((folder / name).read_bytes() for name in ("gates.py", "simd.py"))
-    return int(hashlib.sha256(code).hexdigest()[:8], 16) + 1
 
 
 @functools.cache
 def _forward(DTYPE: str) -> Callable[..., None]:
     lanes = LINE // (8 if DTYPE == "float64" else 4)
-    sources = _sources()
+    sources = launch.sources("selective.py")
 
-    @_jit
+    @launch.jit
     def kernel(
         b0, b1, d0, d1, T, D, N, chunks, keep, u, dt, a, b, c, h0, resets, y, last, points, scratch
     ):
@@ -264,9 +201,9 @@ def _chunk(
 @functools.cache
 def _backward(DTYPE: str) -> Callable[..., None]:
     lanes = LINE // (8 if DTYPE == "float64" else 4)
-    sources = _sources()
+    sources = launch.sources("selective.py")
 
-    @_jit
+    @launch.jit
     def kernel(
         b0, b1, d0, d1, T, D, N, chunks, gy, u, dt, a, b, c, h0, resets, points,
         carried, gu, gdt, ga, gb, gc, scratch,

@@ -1,10 +1,23 @@
 """S4D against its equations, one step after the other, and as a convolution by FFT."""
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from minrnn.cells.s4d import S4D
+
+diagonal = importlib.import_module("minrnn.scan.diagonal")
+needs_numba = pytest.mark.skipif(diagonal._kernels() is None, reason="needs numba")
+
+
+@pytest.fixture(params=[pytest.param("kernel", marks=needs_numba), "torch"])
+def form(request, monkeypatch):
+    """Compute by the kernel, and as without numba."""
+    if request.param == "torch":
+        monkeypatch.setattr(diagonal, "_kernels", lambda: None)
+    return request.param
 
 
 def loop(cell, x, state=None, resets=None):
@@ -38,7 +51,7 @@ def fresh(dim=6, **options):
 
 @pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 300])
 @pytest.mark.parametrize("chance", [None, 0.0, 0.01, 0.1, 0.5, 1.0])
-def test_it_is_the_recurrence_and_so_are_its_gradients(length, chance):
+def test_it_is_the_recurrence_and_so_are_its_gradients(length, chance, form):
     cell = fresh(d_state=8).double()
     x = torch.randn(3, length, 6, dtype=torch.float64, requires_grad=True)
     state = torch.randn(3, 6, 4, 2, dtype=torch.float64, requires_grad=True)
@@ -54,7 +67,7 @@ def test_it_is_the_recurrence_and_so_are_its_gradients(length, chance):
 
 @pytest.mark.parametrize("chance", [None, 0.001, 0.3])
 @torch.no_grad()
-def test_a_long_sequence_in_float32(chance):
+def test_a_long_sequence_in_float32(chance, form):
     cell = fresh()
     x = torch.randn(2, 3000, 6)
     resets = None if chance is None else torch.rand(2, 3000) < chance
@@ -66,7 +79,7 @@ def test_a_long_sequence_in_float32(chance):
 
 
 @torch.no_grad()
-def test_it_is_the_convolution_of_the_paper():
+def test_it_is_the_convolution_of_the_paper(form):
     cell = fresh().double()
     x = torch.randn(2, 200, 6, dtype=torch.float64)
     a = -cell.log_A_real.exp() + 1j * cell.A_imag
@@ -78,7 +91,7 @@ def test_it_is_the_convolution_of_the_paper():
     torch.testing.assert_close(cell(x)[0], F.glu(y, -1))
 
 
-def test_nothing_before_a_boundary_is_looked_at():
+def test_nothing_before_a_boundary_is_looked_at(form):
     cell = fresh()
     x = torch.randn(2, 100, 6)
     x[:, :50] = float("nan")
@@ -96,13 +109,55 @@ def test_the_gain_keeps_its_digits_where_steps_are_small():
     torch.testing.assert_close(weight.double(), exact, rtol=1e-5, atol=1e-12)
 
 
-def test_extreme_inputs_stay_finite():
+def test_extreme_inputs_stay_finite(form):
     cell = fresh()
     with torch.no_grad():
         cell.log_A_real.fill_(12.0)  # forgets within a step: every power underflows
     y, last = cell(1e4 * torch.randn(2, 200, 6), None, torch.rand(2, 200) < 0.1)
     (y.sum() + last.sum()).backward()
     assert all(p.grad.isfinite().all() for p in cell.parameters())
+
+
+def arguments(batch, time, width, number, chance=0.1):
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    decay = 0.5 * normal(width, number, 2)
+    h0 = normal(batch, width, number, 2).transpose(2, 3).contiguous().transpose(2, 3)
+    given = normal(batch, time, width), decay, normal(width, number, 2), h0
+    resets = torch.rand(batch, time, generator=generator) < chance
+    return *(x.requires_grad_() for x in given), resets
+
+
+@needs_numba
+def test_threads_change_nothing(monkeypatch):
+    launch = importlib.import_module("minrnn.scan.launch")
+    for shape in ((5, 70, 17, 4), (1, 70, 150, 3)):
+        *given, resets = arguments(*shape)
+        results = []
+        for threads in (1, 3):
+            monkeypatch.setattr(launch, "GRAIN", 1)
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            assert (len(launch.parts(shape[0], shape[2], 1000)) > 1) == (threads > 1)
+            u, decay, weight, h0 = given
+            y, last = diagonal.diagonal_scan(u, decay, decay, decay, weight, h0, resets)
+            grads = torch.autograd.grad(y.sin().sum() + last.cos().sum(), given)
+            results.append((y, last, *grads))
+        torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+@needs_numba
+def test_the_op_is_one_that_torch_can_trust():
+    torch.library.opcheck(torch.ops.minrnn.diagonal_scan.default, arguments(2, 40, 6, 3))
+
+
+@needs_numba
+def test_the_op_refuses_wrong_shapes():
+    u, decay, weight, h0, resets = arguments(2, 40, 6, 3)
+    with pytest.raises(ValueError, match=r"expected \(2, 2, 3, 6\)"):
+        torch.ops.minrnn.diagonal_scan(u, decay, weight, h0[:1], resets)
 
 
 def test_a_and_dt_are_not_decayed():

@@ -155,6 +155,16 @@ else:
     assert len(notes.strip().splitlines()) == 1
 
 
+def test_a_disabled_compiler_is_as_a_missing_one(checkout):
+    code = """
+import torch
+from minrnn.scan import backends, mingru_scan
+assert backends() == ("eager",)
+mingru_scan(torch.rand(2, 3, 4), torch.rand(2, 3, 4))
+"""
+    python(code, checkout, NUMBA_DISABLE_JIT="1")
+
+
 def test_no_place_for_compiled_kernels_is_no_failure(checkout):
     code = """
 import torch

@@ -3,26 +3,30 @@
 The launches of a call on CPU tensors are recorded, and compiled as the same call on a GPU would
 compile them: the same types, the same alignment. Registers and instructions are read from the
 machine code with the disassembler that Triton brings along, bytes moved from its own first
-representation of the loop. `python -m benchmarks.gpu_kernels` prints a JSON line for each kernel.
+representation of the loop. `python -m benchmarks.gpu_kernels` prints a JSON line for each kernel;
+it takes some eight minutes of a core, on all the cores there are. (90 % of that is one of Triton's
+passes, which coalesces asynchronous copies.)
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
+from tqdm import tqdm
 
 from minrnn.interface import state_dtype
 from minrnn.scan.ops import GATES
@@ -55,6 +59,8 @@ class Options:
     """D."""
     offset: int = 0
     """Elements between the start of each input's memory and its first: spoils its alignment."""
+    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    """Processes that compile."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +91,23 @@ def main() -> None:
 
 
 def inspect(options: Options) -> Iterator[Kernel]:
-    """Compile all kernels of the options, one after another."""
+    """Compile all kernels of the options, behind a progress bar on stderr."""
     if os.environ.get("TRITON_INTERPRET") == "1":
         sys.exit("error: with TRITON_INTERPRET=1 nothing is compiled; unset it")
-    for case in options.cases:
-        launches = record(case, options.width, options.offset)
-        for (name, (kernel, arguments)), target in itertools.product(launches, options.targets):
-            yield _inspect(case, name, target, compiled(kernel, arguments, target), arguments)
+    work = [(case, target, options) for case in options.cases for target in options.targets]
+    # Spawned: torch's threads do not survive a fork.
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(_inspect_case, work)
+        for kernels in tqdm(found, "compile", len(work), leave=False, disable=None):
+            yield from kernels
+
+
+def _inspect_case(work: tuple[str, int, Options]) -> list[Kernel]:
+    case, target, options = work
+    return [
+        _inspect(case, name, target, compiled(kernel, arguments, target), arguments)
+        for name, (kernel, arguments) in record(case, options.width, options.offset)
+    ]
 
 
 def record(case: str, width: int, offset: int = 0) -> list[tuple[str, tuple[Any, dict[str, Any]]]]:

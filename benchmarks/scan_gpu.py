@@ -6,7 +6,7 @@ an element for a, b -> h, 9 for minGRU, 12 for minLSTM, in the dtypes that they 
 a copy on this device, timed in the same turns. Peers get the same pre-activations in the layout
 that they like best; none of them knows resets.
 
-Without one: what each kernel is compiled to for sm_80 and sm_90, in about two minutes. Bytes an
+Without one: what each kernel is compiled to for sm_80 and sm_90, in about a minute. Bytes an
 element are those that its loop over time loads and stores. A scan over time is "forward" and
 "backward"; one in chunks runs the summaries first, and "carry", which is over chunks only.
 

@@ -16,6 +16,11 @@ settings.register_profile("minrnn", deadline=None, derandomize=True)
 settings.load_profile("minrnn")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for what takes too long for every day."""
+    parser.addoption("--long", action="store_true", help="run the long version of long tests")
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """Return the folder of the project."""

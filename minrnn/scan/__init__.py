@@ -37,6 +37,9 @@ def scan(
 ) -> tuple[Tensor, Tensor]:
     """Compute h_t = a_t * h_{t-1} + b_t. a, b: (B, T, D).
 
+    Backends that cut time into chunks ("eager", "triton") multiply the decays of a chunk: where |a|
+    stays above 1 for so long that this overflows, their result is NaN, and "numba"'s is not.
+
     >>> import torch
     >>> h, last = scan(torch.full((1, 3, 1), 0.5), torch.ones(1, 3, 1))
     >>> h.flatten().tolist(), last.item()

@@ -31,9 +31,9 @@ def load(name: str, device: torch.device | str) -> ModuleType:
     kind = torch.device(device).type
     if name == "auto":
         return _best(kind)
-    there = _candidates(kind)
-    if name not in there:
-        raise ValueError(f"backend {name!r} cannot run on {kind}; there is {', '.join(there)}")
+    if name not in _candidates(kind):
+        there = ", ".join(backends(kind))
+        raise ValueError(f"backend {name!r} cannot run on {kind}; there is {there}")
     module = _module(name)
     if module is None:
         raise ValueError(f"backend {name!r} needs {MODULES[name][1]}: {MODULES[name][2]}")
@@ -68,6 +68,8 @@ def _best(kind: str) -> ModuleType:
 
 @functools.cache
 def _module(name: str) -> ModuleType | None:
+    if name == "numba" and os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return None  # what numba leaves uncompiled has no pointers
     try:
         return importlib.import_module(MODULES[name][0])
     except ImportError:  # of numba's also where numpy is newer than it allows

@@ -20,11 +20,12 @@ def threads():
     torch.set_num_threads(before)
 
 
-def run(batch=4, length=300, width=200):
+def run(batch=4, length=300, width=200, dtype=torch.float32):
     """Return h, last and all gradients of one scan."""
     generator = torch.Generator().manual_seed(0)
     k, c = (
-        torch.randn(batch, length, width, generator=generator, requires_grad=True) for _ in range(2)
+        torch.randn(batch, length, width, generator=generator).to(dtype).requires_grad_()
+        for _ in range(2)
     )
     h0 = torch.randn(batch, width, generator=generator, requires_grad=True)
     init = torch.randn(width, generator=generator, requires_grad=True)
@@ -42,6 +43,27 @@ def test_the_number_of_threads_changes_no_bit(shape, threads, monkeypatch):
         threads(number)
         for x, y in zip(run(*shape), one, strict=True):
             assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "past"), [((4, 300, 208), True), ((1, 900, 1040), True), ((3, 70, 1031), False)]
+)
+def test_writing_past_the_caches_changes_no_bit(shape, past, dtype, threads, monkeypatch):
+    cpu = sys.modules["minrnn.scan.cpu"]
+    threads(1)
+    normal = run(*shape, dtype)
+    decide, decided = cpu._past_caches, []
+    monkeypatch.setattr(cpu, "_LARGE", 0)
+    monkeypatch.setattr(cpu, "_GRAIN", 1000)
+    monkeypatch.setattr(cpu, "_past_caches", lambda *x: decided.append(decide(*x)) or decided[-1])
+    for number in (1, 3):
+        threads(number)
+        for x, y in zip(run(*shape, dtype), normal, strict=True):
+            assert torch.equal(x, y)
+    assert decided == [past] * 4
+    h = torch.zeros(64 * 17)[1 : 64 * 16 + 1].view(1, 64, 16)
+    assert not decide(h, [h])  # its rows start in the middle of a line
 
 
 def test_calls_from_several_threads_at_once(threads, monkeypatch):
@@ -131,6 +153,16 @@ else:
     notes = python(code, checkout)
     assert notes.count("numba") == 2, notes  # the package and how to install it, in one line
     assert len(notes.strip().splitlines()) == 1
+
+
+def test_a_disabled_compiler_is_as_a_missing_one(checkout):
+    code = """
+import torch
+from minrnn.scan import backends, mingru_scan
+assert backends() == ("eager",)
+mingru_scan(torch.rand(2, 3, 4), torch.rand(2, 3, 4))
+"""
+    python(code, checkout, NUMBA_DISABLE_JIT="1")
 
 
 def test_no_place_for_compiled_kernels_is_no_failure(checkout):

@@ -1,7 +1,7 @@
 """The Triton kernels compiled ahead of time, for chips that need not be here.
 
-`python -m benchmarks.gpu_kernels` compiles all of them; these are the ones with the most registers,
-and one of each kind.
+All gates and candidates, both schedules, two generations of chips, float32 and bfloat16: three
+minutes of a core. With --long float16 and float64, too: eight.
 """
 
 import json
@@ -11,6 +11,8 @@ import sys
 
 import pytest
 import torch
+
+from benchmarks.gpu_kernels import CASES
 
 pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = pytest.mark.skipif(
@@ -40,23 +42,33 @@ def compiled(checkout, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize(
-    ("case", "target", "moved"),
-    [
-        # Words that a fused kernel cannot avoid: 3 and 6 for minGRU, 4 and 8 for minLSTM.
-        ("mingru-g-float32", 90, {"forward": 12, "backward": 24}),
-        ("minlstm-tanh-float32", 80, {"forward": 16, "backward": 32}),
-        ("minlstm-g-bfloat16", 90, {"forward": 10, "backward": 20}),
-    ],
-)
-def test_nothing_spills_and_every_access_is_sixteen_bytes_wide(case, target, moved, compiled):
-    kernels = compiled("--cases", case, "--targets", str(target))
-    assert {kernel["name"] for kernel in kernels} == NAMES
+# Bytes an element that a fused kernel cannot avoid: 3 and 6 words for minGRU, 4 and 8 for minLSTM.
+MOVED = {
+    "linear-linear-float32": (12, 20),
+    "mingru-g-float32": (12, 24),
+    "minlstm-tanh-float32": (16, 32),
+    "minlstm-g-bfloat16": (10, 20),
+}
+
+
+@pytest.mark.slow
+def test_no_kernel_spills_and_every_access_is_sixteen_bytes_wide(compiled, pytestconfig):
+    dtypes = ("float32", "bfloat16", "float16", "float64")
+    dtypes = dtypes if pytestconfig.getoption("long") else dtypes[:2]
+    cases = [case for case in CASES if case.endswith(dtypes)]
+    assert len(cases) == 10 * len(dtypes)
+    kernels = compiled("--cases", *cases)
+    assert {(k["case"], k["target"]) for k in kernels} == {
+        (case, target) for case in cases for target in (80, 90)
+    }
     for kernel in kernels:
-        assert kernel["spilled"] == 0
-        assert kernel["narrowest"] == 16
-        assert kernel["shared"] <= 48 * 1024  # four programs and more on any chip since sm_80
-        assert kernel["moved"] == moved.get(kernel["name"], kernel["moved"])
+        assert kernel["spilled"] == 0, kernel
+        assert kernel["narrowest"] == 16, kernel
+        assert kernel["shared"] <= 48 * 1024, kernel  # more than a block may have by default
+    for case, (forward, backward) in MOVED.items():
+        found = {k["name"]: k["moved"] for k in kernels if k["case"] == case}
+        assert set(found) >= NAMES
+        assert (found["forward"], found["backward"]) == (forward, backward)
 
 
 def test_an_unaligned_input_is_seen_to_be_read_in_words(compiled):

@@ -2,8 +2,9 @@
 """The gates for numba, on vectors: pre-activations in; gates, candidate and derivatives out.
 
 Exponentials only of numbers <= 0, so that nothing overflows, and sums only of positive numbers,
-so that nothing cancels. Gate and candidate could share a division; two are as fast, for memory is
-what the kernels wait for, and more accurate by a fifth.
+so that nothing cancels. Gates and candidate could share a division; one each is as fast, for
+memory is what the kernels wait for, and more accurate by a fifth. (Errors of a state add up over
+time, those of a gradient much less: there one is enough for both gates.)
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def decay_and_input(gates, candidate, x, y, z):
     if gates == 1:
         forget, enter = _sigmoids(x)
     elif gates == 2:
-        forget, enter, _, _ = _odds(x, y)
+        p, q, _, _ = _odds(x, y)
+        total = p + q
+        forget, enter = q / total, p / total
     else:
         _, forget = _sigmoids(x)
         _, enter = _sigmoids(y)
@@ -48,8 +51,10 @@ def derivatives(gates, candidate, x, y, z):
         wy = wx
     elif gates == 2:
         # d a = -d u = a u d(log F - log I)
-        forget, enter, rest_f, rest_i = _odds(x, y)
-        wx, wy = -rest_f * forget, rest_i * enter
+        p, q, ep, eq = _odds(x, y)
+        inverse = 1.0 / (p + q)
+        forget, enter = q * inverse, p * inverse
+        wx, wy = -(ep * inverse) * forget, (eq * inverse) * enter
     else:
         rest_f, forget = _sigmoids(x)
         rest_i, enter = _sigmoids(y)
@@ -69,10 +74,10 @@ def _sigmoids(x):
 
 @inline
 def _odds(f, i):
-    # F / (F + I), I / (F + I), (1 - F) I / (F + I), (1 - I) F / (F + I) for the sigmoids F and I.
-    # With m the largest of 0, -f and -i: ep = e^(-f-m), eq = e^(-i-m), p = e^-m + ep and
-    # q = e^-m + eq. Then F / (F + I) = q / (p + q), 1 - F = ep / p: finite and exact however far
-    # f and i go.
+    # p, q, ep, eq. Over p + q they are I / (F + I), F / (F + I), (1 - F) I / (F + I) and
+    # (1 - I) F / (F + I) for the sigmoids F and I. With m the largest of 0, -f and -i:
+    # ep = e^(-f-m), eq = e^(-i-m), p = e^-m + ep, q = e^-m + eq. Finite and exact however far f and
+    # i go.
     f = where(f > 1e30, full(1e30, f), f)  # infinities have no difference
     i = where(i > 1e30, full(1e30, i), i)
     first = f < i  # -f is the larger
@@ -84,9 +89,7 @@ def _odds(f, i):
     base, high = where(below, one, e), where(below, e, one)
     low = high * ratio
     ep, eq = where(first, high, low), where(first, low, high)
-    p, q = base + ep, base + eq
-    inverse = 1.0 / (p + q)
-    return q * inverse, p * inverse, ep * inverse, eq * inverse
+    return base + ep, base + eq, ep, eq
 
 
 @inline

@@ -20,6 +20,7 @@ from minrnn.scan.cpu.gates import decay_and_input, derivatives
 from minrnn.scan.cpu.simd import (
     LINE,
     at,
+    fence,
     flag,
     full,
     inline,
@@ -28,6 +29,7 @@ from minrnn.scan.cpu.simd import (
     load,
     prefetch,
     store,
+    stream,
 )
 
 AHEAD = 3  # time steps between the one that is prefetched and the one in hand
@@ -50,8 +52,14 @@ def _sources() -> int:
 
 
 @functools.cache
-def forward(GATES: int, CANDIDATE: int, STORED: str, WIDE: str) -> Callable[..., None]:
-    """Return the kernel that writes h. STORED, WIDE: names of the dtypes of inputs and of h."""
+def forward(
+    GATES: int, CANDIDATE: int, STORED: str, WIDE: str, STREAM: bool
+) -> Callable[..., None]:
+    """Return the kernel that writes h.
+
+    STORED, WIDE: names of the dtypes of inputs and of h. STREAM: h is written past the caches, and
+    is aligned for that.
+    """
     lanes = LINE // (8 if WIDE == "float64" else 4)
     sources = _sources()
 
@@ -79,15 +87,25 @@ def forward(GATES: int, CANDIDATE: int, STORED: str, WIDE: str) -> Callable[...,
                     if GATES >= 2:
                         prefetch(z, zo + AHEAD * zt + d)
                 for d in range(d0, many, lanes):
-                    _step(GATES, CANDIDATE, line, seen, x, xo + d, y, yo + d, z, zo + d, s, d, h, o)
+                    _step(
+                        GATES, CANDIDATE, STREAM, line, seen,
+                        x, xo + d, y, yo + d, z, zo + d, s, d, h, o,
+                    )  # fmt: skip
                 for d in range(many, d1):
-                    _step(GATES, CANDIDATE, lane, seen, x, xo + d, y, yo + d, z, zo + d, s, d, h, o)
+                    _step(
+                        GATES, CANDIDATE, False, lane, seen,
+                        x, xo + d, y, yo + d, z, zo + d, s, d, h, o,
+                    )  # fmt: skip
+        if STREAM:
+            fence()
 
     return kernel
 
 
 @functools.cache
-def backward(GATES: int, CANDIDATE: int, STORED: str, WIDE: str) -> Callable[..., None]:
+def backward(
+    GATES: int, CANDIDATE: int, STORED: str, WIDE: str, STREAM: bool
+) -> Callable[..., None]:
     """Return the kernel that writes the gradients.
 
     gh (B, T, D), gl (B, D): of h and of the last step. gx, gy, gz (B, T, D): of the inputs.
@@ -134,12 +152,12 @@ def backward(GATES: int, CANDIDATE: int, STORED: str, WIDE: str) -> Callable[...
                         _copy(s, D, h0, b * D, has_h0, d0, d1, lane)
                 for d in range(d0, many, lanes):
                     _step_back(
-                        GATES, CANDIDATE, line, has_gh, x, xo + d, y, yo + d, z, zo + d,
+                        GATES, CANDIDATE, STREAM, line, has_gh, x, xo + d, y, yo + d, z, zo + d,
                         before, po + d, s, d, o + d, gh, gx, gy, gz,
                     )  # fmt: skip
                 for d in range(many, d1):
                     _step_back(
-                        GATES, CANDIDATE, lane, has_gh, x, xo + d, y, yo + d, z, zo + d,
+                        GATES, CANDIDATE, False, lane, has_gh, x, xo + d, y, yo + d, z, zo + d,
                         before, po + d, s, d, o + d, gh, gx, gy, gz,
                     )  # fmt: skip
                 if reset:
@@ -149,24 +167,45 @@ def backward(GATES: int, CANDIDATE: int, STORED: str, WIDE: str) -> Callable[...
                             store(gi, b * D + d, total)
                         store(s, d, full(0.0, lane))
             _copy(gs, b * D, s, 0, True, d0, d1, lane)
+        if STREAM:
+            fence()
 
     return kernel
 
 
 @inline
-def _step(gates, candidate, like, seen, x, xo, y, yo, z, zo, s, d, h, o):
+def _step(gates, candidate, streams, like, seen, x, xo, y, yo, z, zo, s, d, h, o):
     first, second = load(x, xo, like), load(y, yo, like)
     third = load(z, zo, like) if gates >= 2 else second
     a, b = decay_and_input(gates, candidate, first, second, third)
     # Where nothing is seen of before, a is not looked at.
     value = a * load(s, d, like) + b if seen else b
     store(s, d, value)
-    store(h, o + d, value)
+    _write(streams, h, o + d, value)
 
 
 @inline
 def _step_back(
-    gates, candidate, like, has_gh, x, xo, y, yo, z, zo, before, po, s, d, o, gh, gx, gy, gz
+    gates,
+    candidate,
+    streams,
+    like,
+    has_gh,
+    x,
+    xo,
+    y,
+    yo,
+    z,
+    zo,
+    before,
+    po,
+    s,
+    d,
+    o,
+    gh,
+    gx,
+    gy,
+    gz,
 ):
     # s holds a_{t+1} g_{t+1}, and gets a_t g_t.
     first, second = load(x, xo, like), load(y, yo, like)
@@ -174,24 +213,32 @@ def _step_back(
     g = load(s, d, like) + load(gh, o, like) if has_gh else load(s, d, like)
     prev = load(before, po, like)
     if gates == 0:
-        store(gx, o, g * prev)
-        store(gy, o, g)
+        _write(streams, gx, o, g * prev)
+        _write(streams, gy, o, g)
         store(s, d, g * first)
         return
     a, u, v, slope, wx, wy = derivatives(gates, candidate, first, second, third)
     grad_c = g * u * slope
     if gates == 1:
-        store(gx, o, g * (v - prev) * wx)
-        store(gy, o, grad_c)
+        _write(streams, gx, o, g * (v - prev) * wx)
+        _write(streams, gy, o, grad_c)
     else:
         if gates == 2:
-            store(gx, o, g * (v - prev) * wx)
-            store(gy, o, g * (v - prev) * wy)
+            _write(streams, gx, o, g * (v - prev) * wx)
+            _write(streams, gy, o, g * (v - prev) * wy)
         else:
-            store(gx, o, g * prev * wx)
-            store(gy, o, g * v * wy)
-        store(gz, o, grad_c)
+            _write(streams, gx, o, g * prev * wx)
+            _write(streams, gy, o, g * v * wy)
+        _write(streams, gz, o, grad_c)
     store(s, d, g * a)
+
+
+@inline
+def _write(streams, target, index, value):
+    if streams:
+        stream(target, index, value)
+    else:
+        store(target, index, value)
 
 
 @inline

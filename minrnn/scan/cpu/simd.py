@@ -135,6 +135,34 @@ def store(typing, target, index, value):
 
 
 @intrinsic
+def stream(typing, target, index, value):
+    """Do as `store`, past the caches: the place must be aligned to the vector's size."""
+
+    def generate(context, builder, signature, values):
+        bits = _narrow(builder, values[2], target.dtype, value)
+        place = builder.gep(values[0], [values[1]])
+        place = builder.bitcast(place, bits.type.as_pointer())
+        size = value.lanes * target.dtype.bitwidth // 8
+        stored = builder.store(bits, place, align=size)
+        one = builder.module.add_metadata([ir.IntType(32)(1)])
+        stored.set_metadata("nontemporal", one)
+        return context.get_dummy_value()
+
+    return types.void(target, index, value), generate
+
+
+@intrinsic
+def fence(typing):
+    """Let other threads see what was streamed."""
+
+    def generate(context, builder, signature, values):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
 def prefetch(typing, source, index):
     """Ask for the line of source[index], which need not exist."""
 

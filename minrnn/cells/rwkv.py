@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from minrnn.cells.common import check_inputs, check_state
 from minrnn.interface import SequenceMixer, State, state_dtype
 from minrnn.registry import register
-from minrnn.scan import scan
-from minrnn.scan.maximum import running_max
+from minrnn.scan.wkv import shifted, wkv_scan, wkv_step
 
 RWKVState = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -69,37 +68,21 @@ class RWKV(SequenceMixer):
         if x.shape[1] == 1:
             y, new = self.step(x[:, 0], state, None if resets is None else resets[:, 0])
             return y.unsqueeze(1), new
-        x0, a0, b0, p0 = self._start(x, state, None if resets is None else resets[:, 0])
-        k, v, r = self._project(x, _shifted(x, x0.to(x.dtype), resets))
-        w, u = self._rates(k.dtype)
-
-        p, last = running_max(w, k, p0, resets)
-        before = torch.cat([p0.unsqueeze(1), p[:, :-1]], 1)
-        decay, enter = torch.exp(before + w - p), torch.exp(k - p)
-        a, a_last = scan(decay, enter * v, a0, resets)
-        b, b_last = scan(decay, enter, b0, resets)
-
-        if resets is not None:
-            before = before.masked_fill(resets.unsqueeze(-1), -torch.inf)
-        y = self._read(_shifted(a, a0, resets), _shifted(b, b0, resets), before, u + k, v, r, x)
-        # One, but for the gradient: the scale of what is returned depends on the input.
-        rescale = torch.exp(p[:, -1] - last)
-        return y, (x[:, -1].to(k.dtype), a_last * rescale, b_last * rescale, last)
+        first, *rest = self._start(x, state, None if resets is None else resets[:, 0])
+        k, v, r = self._project(x, shifted(x, first.to(x.dtype), resets))
+        o, last = wkv_scan(k, v, *self._rates(k.dtype), torch.stack(rest, 1), resets)
+        a, b, p = last.unbind(1)
+        return self._output(o, r, x), (x[:, -1].to(k.dtype), a, b, p)
 
     def step(
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, RWKVState]:
         """Read (B, dim); see `SequenceMixer.step`."""
         check_inputs(x, resets, self.dim, step=True)
-        x0, a0, b0, p0 = self._start(x, state, resets)
-        k, v, r = self._project(x, x0.to(x.dtype))
-        w, u = self._rates(k.dtype)
-        y = self._read(a0, b0, p0, u + k, v, r, x)
-        carried = p0 + w
-        p = torch.maximum(carried, k)
-        decay, enter = torch.exp(carried - p), torch.exp(k - p)
-        a = torch.addcmul(enter * v, decay, a0)
-        return y, (x.to(k.dtype), a, torch.addcmul(enter, decay, b0), p)
+        first, *rest = self._start(x, state, resets)
+        k, v, r = self._project(x, first.to(x.dtype))
+        o, a, b, p = wkv_step(k, v, *self._rates(k.dtype), *rest)
+        return self._output(o, r, x), (x.to(k.dtype), a, b, p)
 
     def initial_state(
         self,
@@ -120,18 +103,16 @@ class RWKV(SequenceMixer):
         return {"mix_key", "mix_value", "mix_receptance", "decay", "bonus"}
 
     def _start(self, x: Tensor, state: State | None, resets: Tensor | None) -> RWKVState:
-        # The state that x is read with: cleared where it has to be, p = -inf where nothing is held.
-        batch, hidden = len(x), self.hidden
+        # The state that x is read with.
         if state is None:
-            old, a, b, p = self.initial_state(batch, x.device)
-            return old, a, b, p.fill_(-torch.inf)
-        shapes = ((batch, self.dim), (batch, hidden), (batch, hidden), (batch, hidden))
+            return self.initial_state(len(x), x.device)
+        shapes = [(len(x), self.dim), *[(len(x), self.hidden)] * 3]
         dtype = state_dtype(self.decay.dtype)
         old, a, b, p = (leaf.to(dtype) for leaf in check_state(self, state, shapes))
         if resets is not None:
             mask = resets.unsqueeze(-1)
-            old, a, b = (leaf.masked_fill(mask, 0.0) for leaf in (old, a, b))
-        return old, a, b, p.masked_fill(b == 0, -torch.inf)
+            old, a, b, p = (leaf.masked_fill(mask, 0.0) for leaf in (old, a, b, p))
+        return old, a, b, p
 
     def _project(self, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # k and v in the dtype of the state, r in that of x.
@@ -144,17 +125,5 @@ class RWKV(SequenceMixer):
     def _rates(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         return -torch.exp(self.decay.to(dtype)), self.bonus.to(dtype)
 
-    def _read(
-        self, a: Tensor, b: Tensor, p: Tensor, now: Tensor, v: Tensor, r: Tensor, x: Tensor
-    ) -> Tensor:
-        # now: u + k. The scale cancels, and needs no gradient.
-        q = torch.maximum(p, now).detach()
-        old, new = torch.exp(p - q), torch.exp(now - q)
-        o = torch.addcmul(new * v, old, a) / torch.addcmul(new, old, b)
+    def _output(self, o: Tensor, r: Tensor, x: Tensor) -> Tensor:
         return cast(Tensor, self.out((torch.sigmoid(r) * o).to(x.dtype)))
-
-
-def _shifted(x: Tensor, first: Tensor, resets: Tensor | None) -> Tensor:
-    # What came before each step: first (B, D), then x; zero where an episode starts.
-    before = torch.cat([first.unsqueeze(1), x[:, :-1]], 1)
-    return before if resets is None else before.masked_fill(resets.unsqueeze(-1), 0.0)

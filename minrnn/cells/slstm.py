@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from minrnn.cells.common import check_inputs, check_state
 from minrnn.interface import SequenceMixer, State, state_dtype
 from minrnn.registry import register
-from minrnn.scan.recurrent import slstm_scan, slstm_step
+from minrnn.scan.slstm import slstm_scan, slstm_step
 
 
 @register("slstm")

@@ -5,9 +5,9 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from minrnn import SLSTM, check_mixer
-from minrnn.scan import recurrent
+from minrnn.scan import slstm
 from minrnn.scan.backends import backends
-from minrnn.scan.recurrent import slstm_loop, slstm_scan
+from minrnn.scan.slstm import slstm_loop, slstm_scan
 
 needs_numba = pytest.mark.skipif("numba" not in backends(), reason="needs numba")
 
@@ -15,7 +15,7 @@ needs_numba = pytest.mark.skipif("numba" not in backends(), reason="needs numba"
 @pytest.fixture(params=["compiled", "loop"])
 def how(request, monkeypatch):
     if request.param == "loop":
-        monkeypatch.setattr(recurrent, "_kernels", lambda: None)
+        monkeypatch.setattr(slstm, "_kernels", lambda: None)
     elif "numba" not in backends():
         pytest.skip("needs numba")
     return request.param
@@ -122,11 +122,11 @@ def test_the_op_is_one_that_torch_can_rely_on():
 
 @needs_numba
 def test_threads_change_nothing(monkeypatch):
-    from minrnn.scan.cpu import recurrent as kernels
+    from minrnn.scan import launch
 
     given, resets = arguments(3, 30, 2, 8, torch.float32, 0.1)
     one = slstm_scan(*given, resets)
-    monkeypatch.setattr(kernels, "_GRAIN", 1)
+    monkeypatch.setattr(launch, "GRAIN", 1)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)

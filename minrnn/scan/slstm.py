@@ -63,9 +63,9 @@ def slstm_step(x: Tensor, r: Tensor, state: Tensor) -> Tensor:
 def _kernels() -> ModuleType | None:
     if "numba" not in backends("cpu"):
         return None
-    from minrnn.scan.cpu import recurrent
+    from minrnn.scan import slstm_cpu
 
-    return recurrent
+    return slstm_cpu
 
 
 @torch.library.custom_op("minrnn::slstm", mutates_args=())

@@ -1,5 +1,5 @@
-# pyright: basic, reportCallIssue=false, reportGeneralTypeIssues=false, reportPrivateUsage=false
-"""The recurrence of sLSTM, compiled by numba. See `minrnn.scan.recurrent` for the arguments.
+# pyright: basic, reportCallIssue=false, reportGeneralTypeIssues=false
+"""The recurrence of sLSTM, compiled by numba. See `minrnn.scan.slstm` for the arguments.
 
 A head of a row is a recurrence by itself: one pass over its steps, a product of a vector and a
 matrix that stays in the cache, then the gates. Threads share the pairs of row and head.
@@ -8,17 +8,14 @@ matrix that stays in the cache, then the gates. Threads share the pairs of row a
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from numba.extending import overload
 from torch import Tensor
 
-from minrnn.scan.cpu import _address, _dense, _pool, _ranges
+from minrnn.scan import launch
 from minrnn.scan.cpu.gates import _candidate, _exp, _sigmoids
-from minrnn.scan.cpu.kernels import _jit, _sources
 from minrnn.scan.cpu.simd import (
     LINE,
     at,
@@ -33,9 +30,6 @@ from minrnn.scan.cpu.simd import (
     where,
 )
 
-# A thread is worth waking for this many steps of a unit, some 0.3 ms.
-_GRAIN = 1 << 15
-
 
 def forward(
     x: Tensor, r: Tensor, start: Tensor, resets: Tensor | None
@@ -44,8 +38,13 @@ def forward(
     batch, length, heads, _, size = x.shape
     y = x.new_empty(batch, length, heads, size)
     rest = x.new_empty(batch, length, 3, heads, size)
-    raw = torch.empty(x.shape, dtype=x.dtype)
-    _launch(_forward, [x, r, start], resets, [y, rest, raw], x.shape)
+    raw = torch.empty_like(x, memory_format=torch.contiguous_format)
+    given = [
+        launch.ready(x, x.shape, x),
+        launch.ready(r, (heads, size, 4, size), x),
+        launch.ready(start, (batch, 4, heads, size), x),
+    ]
+    _run(_forward, x, [*given, y, rest, raw, _marks(x, resets)])
     return y, rest, raw
 
 
@@ -60,62 +59,53 @@ def backward(
     raw: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients by the pre-activations and by the start."""
-    grad_raw, grad_start = torch.empty_like(raw), torch.empty_like(start)
-    turned = r.flatten(2).transpose(1, 2)  # (H, 4 d, d)
-    inputs = [grad_y, grad_last, turned, start, y, rest, raw]
-    _launch(_backward, inputs, resets, [grad_raw, grad_start], raw.shape)
+    batch, length, heads, _, size = raw.shape
+    grad_raw = torch.empty_like(raw, memory_format=torch.contiguous_format)
+    grad_start = raw.new_empty(batch, 4, heads, size)
+    given = [
+        None if grad_y is None else launch.ready(grad_y, y.shape, raw),
+        None if grad_last is None else launch.ready(grad_last, start.shape, raw),
+        launch.ready(r.flatten(2).transpose(1, 2), (heads, 4 * size, size), raw),
+        launch.ready(start, (batch, 4, heads, size), raw),
+        launch.ready(y, (batch, length, heads, size), raw),
+        launch.ready(rest, (batch, length, 3, heads, size), raw),
+        launch.ready(raw, raw.shape, raw),
+    ]
+    _run(_backward, raw, [*given, grad_raw, grad_start, _marks(raw, resets)])
     return grad_raw, grad_start
 
 
-def _launch(
-    kernel: Callable[..., Callable[..., None]],
-    inputs: list[Tensor | None],
-    resets: Tensor | None,
-    outputs: list[Tensor],
-    shape: torch.Size,
+def _marks(x: Tensor, resets: Tensor | None) -> Tensor | None:
+    return None if resets is None else launch.ready(resets, x.shape[:2], x, torch.bool)
+
+
+def _run(
+    kernel: Callable[[str], Callable[..., None]], x: Tensor, tensors: list[Tensor | None]
 ) -> None:
-    batch, length, heads, _, size = shape
-    dtype = outputs[0].dtype
-    compiled = kernel(str(dtype).removeprefix("torch."))
-    dense = [_dense(x) for x in inputs]
-    marks = _dense(resets)
-    addresses = [_address(x, None, dtype) for x in (*dense, *outputs)]
-    addresses.append(_address(marks, (batch, length), torch.bool))
+    batch, length, heads, _, size = x.shape
+    compiled = kernel(str(x.dtype).removeprefix("torch."))
+    # Pairs of row and head are what threads share. A step of one unit is as long as eight of a
+    # scan, and an eighth more for each unit of its head.
     pairs = batch * heads
-    threads = min(torch.get_num_threads(), pairs, pairs * length * size // _GRAIN)
-    parts = list(_ranges(pairs, max(threads, 1), 1))
-    scratch = torch.empty(len(parts), 4 * size, dtype=dtype)
-    # The kernel sees addresses; what they belong to lives as long as the work does.
-    alive = dense, marks, outputs, scratch
+    parts = launch.parts(pairs, 1, pairs * length * size * (8 + size // 8))
+    scratch = x.new_empty(len(parts), 4 * size)
 
-    def work(index: int, _alive: object = alive) -> None:
-        arguments = (*parts[index], length, heads, size, *addresses, scratch[index].data_ptr())
-        try:
-            compiled(*arguments)
-        except OSError:  # numba compiled it, and could not write that to the disk
-            compiled(*arguments)
+    def work(index: int) -> None:
+        own = scratch[index].data_ptr()
+        first, end, _, _ = parts[index]
+        launch.call(compiled, first, end, length, heads, size, *launch.addresses(tensors), own)
 
-    waiting = [_pool().submit(work, index) for index in range(1, len(parts))]
-    work(0)
-    for future in waiting:
-        future.result()
-
-
-@functools.cache
-def _version() -> int:
-    # As for the scans: a change of what is inlined from elsewhere makes another kernel.
-    code = Path(__file__).read_bytes() + str(_sources()).encode()
-    return int(hashlib.sha256(code).hexdigest()[:8], 16) + 1
+    launch.spread(work, len(parts))
 
 
 @functools.cache
 def _forward(WIDE: str) -> Callable[..., None]:
     lanes = LINE // (8 if WIDE == "float64" else 4)
-    version = _version()
+    sources = launch.sources("slstm_cpu.py")
 
-    @_jit
+    @launch.jit
     def kernel(p0, p1, T, H, d, x, r, start, y, rest, raw, resets, s):
-        assert version
+        assert sources
         has_resets = resets != 0
         x, r, start, y = at(x, WIDE), at(r, WIDE), at(start, WIDE), at(y, WIDE)
         rest, raw, s = at(rest, WIDE), at(raw, WIDE), at(s, WIDE)
@@ -153,11 +143,11 @@ def _forward(WIDE: str) -> Callable[..., None]:
 @functools.cache
 def _backward(WIDE: str) -> Callable[..., None]:
     lanes = LINE // (8 if WIDE == "float64" else 4)
-    version = _version()
+    sources = launch.sources("slstm_cpu.py")
 
-    @_jit
+    @launch.jit
     def kernel(p0, p1, T, H, d, gy, gl, r, start, y, rest, raw, graw, gstart, resets, s):
-        assert version
+        assert sources
         has_resets, has_gy, has_gl = resets != 0, gy != 0, gl != 0
         gy, gl, r, start = at(gy, WIDE), at(gl, WIDE), at(r, WIDE), at(start, WIDE)
         y, rest, raw, s = at(y, WIDE), at(rest, WIDE), at(raw, WIDE), at(s, WIDE)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minrnn.cells.common import check_inputs, check_state
+from minrnn.conv_op import short_conv
 from minrnn.interface import SequenceMixer, State, state_dtype
 
 
@@ -46,29 +48,13 @@ class ShortConv(SequenceMixer):
     ) -> tuple[Tensor, Tensor]:
         """Read (B, T, dim); see `SequenceMixer.forward`."""
         check_inputs(x, resets, self.dim)
-        length, past = x.shape[1], self.width - 1
-        if length == 1:
+        if x.shape[1] == 1:
             y, last = self.step(x[:, 0], state, None if resets is None else resets[:, 0])
             return y.unsqueeze(1), last
-        seen = torch.cat([self._past(x, state), x.to(state_dtype(x.dtype))], 1)
-        taps = self.weight.to(seen.dtype).t().contiguous()
-        y = torch.addcmul(self.bias.to(seen.dtype), seen[:, past:], taps[past])
-        last = seen[:, length:].clone()
-        if resets is None:
-            for tap in range(past):
-                y = torch.addcmul(y, seen[:, tap : tap + length], taps[tap])
-            return y.to(x.dtype), last
-        resets = torch.cat([resets.new_zeros(len(x), past), resets], 1)
-        cut = torch.zeros_like(resets[:, past:])
-        ends: list[Tensor] = [cut[:, -1]]
-        for tap in reversed(range(past)):
-            # A reset lies between x_t and what this tap meets: after that, up to x_t.
-            cut = cut | resets[:, tap + 1 : tap + 1 + length]
-            ends.append(cut[:, -1])
-            met = seen[:, tap : tap + length].masked_fill(cut.unsqueeze(-1), 0.0)
-            y = torch.addcmul(y, met, taps[tap])
-        dead = torch.stack(ends[-2::-1], 1)  # by the age of what is carried, the oldest first
-        return y.to(x.dtype), last.masked_fill(dead.unsqueeze(-1), 0.0)
+        dtype = state_dtype(x.dtype)
+        wide, before = x.to(dtype), None if state is None else self._past(x, state)
+        y = short_conv(wide, self.weight.to(dtype), self.bias.to(dtype), before, resets)
+        return y.to(x.dtype), self._last(wide, before, resets)
 
     def step(
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
@@ -101,6 +87,21 @@ class ShortConv(SequenceMixer):
     def extra_repr(self) -> str:
         """Show the sizes in the module's printout."""
         return f"{self.dim}, width={self.width}"
+
+    def _last(self, x: Tensor, before: Tensor | None, resets: Tensor | None) -> Tensor:
+        # The last width - 1 inputs, without those that the last step is an episode away from.
+        past = self.width - 1
+        last = x[:, -past:]
+        if before is None:
+            last = F.pad(last, (0, 0, past - last.shape[1], 0))
+        else:
+            last = torch.cat([before[:, last.shape[1] :], last], 1)
+        if resets is None:
+            return last.clone(memory_format=torch.contiguous_format)
+        # A reset at step t ends what is older than x_t.
+        ends = F.pad(resets[:, -past:], (max(past - resets.shape[1], 0), 0))
+        later = ends.flip(1).cumsum(1).flip(1) - ends.int()
+        return last.masked_fill((later > 0).unsqueeze(-1), 0.0)
 
     def _past(self, x: Tensor, state: State | None) -> Tensor:
         shape = len(x), self.width - 1, self.dim

@@ -1,5 +1,6 @@
 """ShortConv, alone and in a Block."""
 
+import importlib
 import itertools
 
 import pytest
@@ -8,6 +9,18 @@ import torch.nn.functional as F
 
 from minrnn import Block, MinGRU, Stack, StackConfig, check_mixer
 from minrnn.conv import ShortConv
+
+conv_op = importlib.import_module("minrnn.conv_op")
+needs_numba = pytest.mark.skipif(conv_op._kernels() is None, reason="needs numba")
+
+
+@pytest.fixture(params=[pytest.param("kernel", marks=needs_numba), "torch"])
+def form(request, monkeypatch):
+    """Compute by the kernel, and as without numba."""
+    if request.param == "torch":
+        monkeypatch.setattr(conv_op, "_kernels", lambda: None)
+    return request.param
+
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
@@ -24,7 +37,7 @@ def episodes_apart(conv, x, resets):
 
 @DTYPES
 @pytest.mark.parametrize("width", [2, 3, 4, 7])
-def test_convolution_keeps_the_contract(width, dtype):
+def test_convolution_keeps_the_contract(width, dtype, form):
     check_mixer(lambda: ShortConv(4, width), dtype=dtype)
 
 
@@ -35,7 +48,7 @@ def test_block_and_stack_with_a_convolution_keep_the_contract(dtype):
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.02, 0.5, 1.0])
-def test_it_is_torchs_convolution_of_each_episode(chance):
+def test_it_is_torchs_convolution_of_each_episode(chance, form):
     torch.manual_seed(0)
     conv = ShortConv(6).double()
     x = torch.randn(3, 70, 6, dtype=torch.float64, requires_grad=True)
@@ -53,7 +66,7 @@ def test_it_is_torchs_convolution_of_each_episode(chance):
         torch.testing.assert_close(conv(x)[0], y)
 
 
-def test_nothing_before_a_boundary_is_multiplied():
+def test_nothing_before_a_boundary_is_multiplied(form):
     conv = ShortConv(2)
     x = torch.randn(1, 5, 2)
     x[:, :2] = float("nan")
@@ -97,6 +110,42 @@ def test_half_precision_sums_in_float32():
     y, state = conv(x)
     assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
     torch.testing.assert_close(y, conv.float()(x.float())[0].bfloat16())
+
+
+def arguments(batch, time, dim, width, chance=0.3):
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        drawn = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return drawn.requires_grad_()
+
+    x = normal(batch, time, 2 * dim)[..., :dim]  # with strides of its own
+    resets = torch.rand(batch, time, generator=generator) < chance
+    return x, normal(dim, width), normal(dim), normal(batch, width - 1, dim), resets
+
+
+@needs_numba
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", [(3, 20, 37, 4), (1, 30, 70, 3), (2, 2, 9, 5), (4, 1, 8, 2)])
+def test_kernel_and_torch_agree(shape, threads, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("minrnn.scan.launch"), "GRAIN", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    *given, resets = arguments(*shape)
+    for past, cut in ((given[3], resets), (given[3], None), (None, resets), (None, None)):
+        results = []
+        for function in (conv_op.short_conv, conv_op.reference):
+            y = function(*given[:3], past, cut)
+            by = given[: 3 + (past is not None)]
+            results.append((y, *torch.autograd.grad(y.sin().sum(), by)))
+        torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+@needs_numba
+def test_the_op_is_one_that_torch_can_trust():
+    given = [x.detach().requires_grad_(i != 4) for i, x in enumerate(arguments(2, 9, 6, 4))]
+    torch.library.opcheck(torch.ops.minrnn.short_conv.default, given)
+    with pytest.raises(ValueError, match=r"expected \(2, 3, 6\)"):
+        torch.ops.minrnn.short_conv(*given[:3], given[3][:, 1:], None)
 
 
 def test_wrong_arguments_are_named():

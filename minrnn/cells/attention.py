@@ -139,8 +139,7 @@ class Attention(SequenceMixer):
         q = q.to(line.dtype)
         k, v = line.unbind(2)
         if self.positions == "rotary":
-            q = _turn(q, self.turns[:, self.slots : self.slots + 1])
-            k = _turn(k, self.turns[:, : self.slots + 1])
+            k = _turn(k, self.turns[:, : self.slots + 1])  # q is at 0, which turns nothing
         mask = seen.view(-1, 1, 1, self.slots + 1)
         if self.bias is not None:
             bias = self.bias[:, self.ages.clamp(max=self.window - 1)].to(q.dtype)
@@ -238,12 +237,13 @@ class Attention(SequenceMixer):
         return y.masked_fill(struck.unsqueeze(-1), torch.nan)
 
     def _turns(self) -> Tensor:
-        # Cosines and sines (2, positions, 1, d / 2); those of float32 are no use in float64.
+        # Cosines and sines (2, positions, 1, d / 2) from position -slots on; made anew for each
+        # dtype, as those of float32 are no use in float64.
         like = self.qkv.weight
         if self.positions != "rotary":
             return like.new_empty(0)
         rates = 10000.0 ** -torch.arange(0, 1, 2 / self.width, dtype=torch.float64)
-        angles = torch.arange(self.slots + self.block, dtype=torch.float64).view(-1, 1, 1) * rates
+        angles = torch.arange(-self.slots, self.block, dtype=torch.float64).view(-1, 1, 1) * rates
         return torch.stack([angles.cos(), angles.sin()]).to(like.device, state_dtype(like.dtype))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Attention:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ def short_conv(
     x: (B, T, D). weight: (D, W). bias: (D,). past: (B, W - 1, D), the inputs before, or None for
     none. resets: (B, T) bool. All float32 or float64, and alike.
     """
-    if x.device.type != "cpu" or _kernels() is None:
+    if x.device.type != "cpu" or not _has_kernels():
         return reference(x, weight, bias, past, resets)
     tensors = x, weight, bias, past, resets
     if ops._traced(tensors):  # pyright: ignore[reportPrivateUsage]
@@ -55,6 +56,14 @@ def reference(
         met = seen[:, tap : tap + length].masked_fill(cut.unsqueeze(-1), 0.0)
         y = torch.addcmul(y, met, taps[tap])
     return y
+
+
+def _there() -> bool:
+    return _kernels() is not None
+
+
+# A compiler has to ask, not to look into how numba is imported.
+_has_kernels: Callable[[], bool] = cast(Any, torch.compiler).assume_constant_result(_there)
 
 
 @functools.cache

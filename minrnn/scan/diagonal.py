@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, cast
 
@@ -40,13 +41,21 @@ def diagonal_scan(
     <= 0. weight: (D, N, 2). h0: (B, D, N, 2) or None for zero. resets: (B, T) bool. All float32 or
     float64, and alike.
     """
-    if u.device.type != "cpu" or _kernels() is None:
+    if u.device.type != "cpu" or not _has_kernels():
         return diagonal_eager.diagonal_scan(u, decay, rate, angle, weight, h0, resets)
     tensors = u, decay, weight, h0, resets
     if ops._traced(tensors):  # pyright: ignore[reportPrivateUsage]
         y, last, _ = cast(Any, torch.ops.minrnn.diagonal_scan)(*tensors)
         return y, last
     return cast(Any, _Diagonal.apply)(*tensors)
+
+
+def _there() -> bool:
+    return _kernels() is not None
+
+
+# A compiler has to ask, not to look into how numba is imported.
+_has_kernels: Callable[[], bool] = cast(Any, torch.compiler).assume_constant_result(_there)
 
 
 @functools.cache

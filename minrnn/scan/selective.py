@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, cast
 
@@ -39,7 +40,7 @@ def selective_scan(
     u, dt: (B, T, D), dt >= 0. a: (D, N), negative: A. b, c: (B, T, N). h0: (B, D, N) or None for
     zero. resets: (B, T) bool. All float32 or float64, and alike.
     """
-    if u.device.type != "cpu" or _kernels() is None:
+    if u.device.type != "cpu" or not _has_kernels():
         return reference(u, dt, a, b, c, h0, resets)
     tensors = u, dt, a, b, c, h0, resets
     if ops._traced(tensors):  # pyright: ignore[reportPrivateUsage]
@@ -64,6 +65,14 @@ def reference(
     h, last = scan(decay.flatten(2), entering.flatten(2), first, resets)
     y = (h.view_as(decay) * c.unsqueeze(2)).sum(-1)
     return y, last.view(len(u), *a.shape)
+
+
+def _there() -> bool:
+    return _kernels() is not None
+
+
+# A compiler has to ask, not to look into how numba is imported.
+_has_kernels: Callable[[], bool] = cast(Any, torch.compiler).assume_constant_result(_there)
 
 
 @functools.cache

@@ -148,6 +148,19 @@ def test_the_op_is_one_that_torch_can_trust():
         torch.ops.minrnn.short_conv(*given[:3], given[3][:, 1:], None)
 
 
+@needs_numba
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, about torch
+def test_it_compiles_in_one_graph_kernel_and_all():
+    cell, x, resets = ShortConv(4), torch.randn(2, 40, 4), torch.rand(2, 40) < 0.1
+    compiled = torch.compile(cell, backend="aot_eager", fullgraph=True)
+    results = []
+    for go in (compiled, cell):
+        y, state = go(x, None, resets)
+        results.append((y, state, torch.autograd.grad(y.sum(), list(cell.parameters()))))
+    torch.testing.assert_close(*results)
+    torch.compiler.reset()
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="use 2 or more"):
         ShortConv(4, 1)

@@ -1,5 +1,6 @@
 """Mamba against its equations, one step after the other."""
 
+import importlib
 import math
 
 import pytest
@@ -7,6 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from minrnn.cells.mamba import Mamba
+
+needs_numba = pytest.mark.skipif(
+    importlib.import_module("minrnn.scan.selective")._kernels() is None, reason="needs numba"
+)
 
 
 def loop(cell, x, state, resets=None):
@@ -84,6 +89,19 @@ def test_extreme_inputs_stay_finite(size):
     loss = y.abs().log1p().sum() + h.abs().log1p().sum()
     loss.backward()
     assert all(p.grad.isfinite().all() for p in cell.parameters())
+
+
+@needs_numba
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, about torch
+def test_it_compiles_in_one_graph_kernel_and_all():
+    cell, x, resets = fresh(), torch.randn(2, 40, 6), torch.rand(2, 40) < 0.1
+    compiled = torch.compile(cell, backend="aot_eager", fullgraph=True)
+    results = []
+    for go in (compiled, cell):
+        y, state = go(x, None, resets)
+        results.append((y, state, torch.autograd.grad(y.sum(), list(cell.parameters()))))
+    torch.testing.assert_close(*results)
+    torch.compiler.reset()
 
 
 def test_it_starts_as_the_original_does():

@@ -160,6 +160,19 @@ def test_the_op_refuses_wrong_shapes():
         torch.ops.minrnn.diagonal_scan(u, decay, weight, h0[:1], resets)
 
 
+@needs_numba
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, about torch
+def test_it_compiles_in_one_graph_kernel_and_all():
+    cell, x, resets = fresh(), torch.randn(2, 40, 6), torch.rand(2, 40) < 0.1
+    compiled = torch.compile(cell, backend="aot_eager", fullgraph=True)
+    results = []
+    for go in (compiled, cell):
+        y, state = go(x, None, resets)
+        results.append((y, state, torch.autograd.grad(y.sum(), list(cell.parameters()))))
+    torch.testing.assert_close(*results)
+    torch.compiler.reset()
+
+
 def test_a_and_dt_are_not_decayed():
     cell = fresh()
     assert cell.no_weight_decay() < {name for name, _ in cell.named_parameters()}

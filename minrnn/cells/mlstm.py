@@ -81,7 +81,7 @@ class MLSTM(SequenceMixer):
             return y.unsqueeze(1), new
         start = self._start(x, state, None if resets is None else resets[:, 0])
         # Products with masked matrices would spread NaN to other steps and episodes.
-        bad = ~x.detach().sum(-1).isfinite()
+        bad = ~x.detach().sum(-1, dtype=state_dtype(x.dtype)).isfinite()
         x = x.masked_fill(bad.unsqueeze(-1), 0.0)
         q, k, v, i, f = self._project(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -202,8 +202,9 @@ def _chunkwise(
         x = x.view(batch, many, each, *x.shape[2:])
         return x.permute(0, 3, 1, 2, *range(4, x.dim()))
 
-    ones = v.new_ones((*v.shape[:-1], 1))
-    q, k, v = chunks(q), chunks(k), chunks(torch.cat([v, ones], -1))
+    # Copied once, not in each product.
+    q, k, v = chunks(q).contiguous(), chunks(k).contiguous(), chunks(v)
+    v = torch.cat([v, v.new_ones((*v.shape[:-1], 1))], -1)
     i, m = chunks(i, -torch.inf), chunks(m)
     # Differences of these sums are all that counts; they are taken before they are rounded.
     sums = chunks(f)

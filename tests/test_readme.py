@@ -11,8 +11,8 @@ from configs import PRESETS
 from configs.cli import parse
 
 
-def blocks(checkout, language):
-    text = (checkout / "README.md").read_text(encoding="utf-8")
+def blocks(checkout, language, file="README.md"):
+    text = (checkout / file).read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
@@ -24,6 +24,14 @@ def test_python_blocks_run(checkout, number):
 
 def test_there_are_no_more_python_blocks_than_are_run(checkout):
     assert len(blocks(checkout, "python")) == 2
+
+
+def test_python_blocks_of_the_docs_run(checkout):
+    files = [f"docs/{path.name}" for path in (checkout / "docs").glob("*.md")]
+    found = [block for file in files for block in blocks(checkout, "python", file)]
+    assert found
+    for block in found:
+        subprocess.run([sys.executable, "-c", block], cwd=checkout, check=True)
 
 
 def test_train_commands_parse(checkout):

@@ -66,7 +66,9 @@ class SLSTM(SequenceMixer):
             y, new = self.step(x[:, 0], state, None if resets is None else resets[:, 0])
             return y.unsqueeze(1), new
         start = self._start(x, state, None if resets is None else resets[:, 0])
-        y, last = slstm_scan(self._project(x), self._matrix(), start, resets)
+        gates = self._project(x)
+        with torch.autocast(x.device.type, enabled=False):
+            y, last = slstm_scan(gates, self._matrix(), start, resets)
         return self._output(y, x), self._leaves(last)
 
     def step(
@@ -75,8 +77,9 @@ class SLSTM(SequenceMixer):
         """Read (B, dim); see `SequenceMixer.step`."""
         check_inputs(x, resets, self.dim, step=True)
         start = self._start(x, state, resets)
+        gates = self._project(x)
         with torch.autocast(x.device.type, enabled=False):
-            new = slstm_step(self._project(x), self._matrix(), start)
+            new = slstm_step(gates, self._matrix(), start)
         return self._output(new[:, 0], x), self._leaves(new)
 
     def initial_state(

@@ -95,9 +95,9 @@ def _op_backward(
     before = torch.cat([start[:, :1], y[:, :-1]], 1)
     if resets is not None:
         before = before.masked_fill(resets[..., None, None], 0.0)
-    grad_r = before.permute(2, 3, 0, 1).flatten(2) @ grad_raw.permute(2, 0, 1, 3, 4).flatten(
-        3
-    ).flatten(1, 2)
+    rows, columns = before.flatten(0, 1), grad_raw.flatten(3).flatten(0, 1)  # (B T, H, ...)
+    with torch.autocast("cpu", enabled=False):
+        grad_r = rows.permute(1, 2, 0) @ columns.transpose(0, 1)
     return grad_raw, grad_r.view(r.shape), grad_start
 
 

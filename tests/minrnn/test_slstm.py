@@ -143,3 +143,20 @@ def test_threads_change_nothing(monkeypatch):
 def test_only_as_many_heads_as_divide_the_width():
     with pytest.raises(ValueError, match="num_heads has to divide"):
         SLSTM(8, num_heads=3)
+
+
+def test_autocast_does_not_reach_the_recurrence(how):
+    cell = make()
+    x = torch.randn(2, 20, 6)
+    gates, matrix = cell._project(x), cell._matrix()
+    start = cell._start(x, None, None)
+    wanted = torch.autograd.grad(slstm_scan(gates, matrix, start)[0].sum(), cell.recurrent)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = cell(x)
+        _, state = cell.step(x[:, 0])
+        assert all(leaf.dtype == torch.float32 for leaf in state)
+        if how == "compiled":
+            loss = slstm_scan(gates.detach(), matrix, start)[0].sum()
+            torch.testing.assert_close(torch.autograd.grad(loss, cell.recurrent), wanted)
+    exact, _ = cell(x)
+    torch.testing.assert_close(y, exact, rtol=0.1, atol=0.1)

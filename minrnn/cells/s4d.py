@@ -123,12 +123,13 @@ class S4D(SequenceMixer):
         imag = size * sine
         decay = torch.stack([size * angle.cos(), imag], -1)
         # exp - 1, real part: cos - 1 is -2 sin^2 of the half.
-        less = torch.expm1(rate) - 2 * size * (0.5 * angle).sin().square()
+        half = (0.5 * angle).sin()
+        less = torch.addcmul(torch.expm1(rate), size, half * half, value=-2)
         # (less + i imag) / (a + i b), times 2 C.
-        scale = 2 / (a * a + b * b)
-        p, q = (less * a + imag * b) * scale, (imag * a - less * b) * scale
-        c, d = self.C.to(dtype).unbind(-1)
-        return decay, rate, angle, torch.stack([c * p - d * q, c * q + d * p], -1)
+        c, d = (2 * self.C.to(dtype) / torch.addcmul(a * a, b, b).unsqueeze(-1)).unbind(-1)
+        p, q = torch.addcmul(imag * b, less, a), torch.addcmul(imag * a, less, b, value=-1)
+        weight = torch.addcmul(c * p, d, q, value=-1), torch.addcmul(c * q, d, p)
+        return decay, rate, angle, torch.stack(weight, -1)
 
     def _checked(self, x: Tensor, state: State) -> Tensor:
         (h,) = check_state(self, state, [(len(x), self.dim, self.pairs, 2)])

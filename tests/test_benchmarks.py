@@ -78,6 +78,53 @@ def test_an_installed_peer_is_measured(checkout, command, flags, peer, name):
     assert name in {row["name"] for row in rows}
 
 
+def test_backbones_costs_are_measured_and_drawn(checkout, tmp_path):
+    flags = ["--quick", "--backbones", "mingru", "gru", "--lengths", "16", "--times", "2", "5"]
+    done = run(checkout, "backbones", *flags, "--plot", tmp_path / "costs.png")
+    found = report(done)
+    assert (tmp_path / "costs.png").read_bytes()[1:4] == b"PNG"
+    sizes = {row["name"]: row["parameters"] for row in found["sizes"]}
+    assert sizes["gru"] == pytest.approx(sizes["mingru"], rel=0.1)
+    assert len(found["training"]) == 2
+    assert all(row["kept_bytes_per_step"] > 0 for row in found["training"])
+    assert [row["time"] for row in found["acting"] if row["name"] == "gru"] == [2, 5, 2]
+
+
+def test_the_widths_give_every_backbone_as_many_parameters():
+    from benchmarks.backbones import WIDTHS, build
+    from minrnn.cells import __all__ as cells
+
+    sizes = {name: sum(p.numel() for p in build(name).parameters()) for name in WIDTHS}
+    assert len(sizes) == len(cells)
+    for name, size in sizes.items():
+        assert size == pytest.approx(sizes["mingru"], rel=0.1), name
+
+
+def test_scores_of_backbones_are_those_of_their_runs(checkout, tmp_path):
+    row = {"target": 3000.0, "mean": 2800.0, "score": 87.0, "std": 1.0}
+    folder = tmp_path / "gru-seed1"
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps({"results": {"last": [row]}}))
+    flags = ["--no-run", "--no-time", "--out", tmp_path, "--env", "minrnn/hopper/expert-v0"]
+    code = "envs.sources.load = lambda _: types.SimpleNamespace(returns=numpy.array([1.0, 4000.0]))"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import numpy, types, envs.sources\n{code}\n"
+            f"from benchmarks.backbone_scores import main; main({[*map(str, flags)]!r})",
+        ],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = report(done)
+    assert [(r["name"], r["seed"], r["score"]) for r in found["runs"]] == [("gru", 1, 87.0)]
+    assert found["runs"][0]["calibration_error"] == pytest.approx(0.05)
+    assert "| gru | 104 |" in done.stdout
+
+
 def test_the_profile_names_operators(checkout):
     found = report(run(checkout, "train_step", *TRAIN, "--profile"))
     for rows in found["profile"].values():

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from benchmarks.timing import interleaved, parse_shape
 
@@ -158,3 +159,35 @@ def test_slow_cases_take_fewer_calls_and_none_fewer_than_three():
 def test_time_without_a_core_is_told_apart():
     found = interleaved({"asleep": lambda: time.sleep(0.01)}, 0.01, "test")
     assert found["asleep"].waited > 0.9
+
+
+MEMORY = ["--quick", "--copying.length", "12", "--copying.test-lengths", "12", "--copying.dim", "8"]
+MEMORY += ["--parity.length", "5", "--parity.test-lengths", "5", "9", "--parity.dim", "8"]
+
+
+def test_memory_tasks_are_learnt_once(checkout, tmp_path):
+    folder, figure = tmp_path / "runs", tmp_path / "figure.png"
+    flags = [*MEMORY, "--out", folder, "--models", "minGRU"]
+    first = report(run(checkout, "memory_tasks", *flags, "--figure", figure))
+    assert {row["task"] for row in first["runs"]} == {"copying", "parity"}
+    assert {row["layers"] for row in first["runs"]} == {1, 2, 3}
+    assert len(list(folder.iterdir())) == len(first["runs"])
+    assert figure.stat().st_size > 10_000
+    assert report(run(checkout, "memory_tasks", *flags, "--no-run")) == first  # its seconds, too
+    other = run(checkout, "memory_tasks", *flags, "--copying.conv", "4")
+    assert other.returncode == 1
+    assert "give another --out" in other.stderr
+
+
+def test_memory_tasks_ask_for_what_was_shown():
+    from benchmarks.memory_data import Parity, SelectiveCopying
+
+    generator = torch.Generator().manual_seed(0)
+    tokens, answers = SelectiveCopying(tokens=3).sample(50, 7, generator)
+    shown = tokens[:, :7]
+    assert (shown[shown > 0].reshape(50, 3) == answers).all()
+    assert (tokens[:, 7:] == 15).all()
+    assert set(answers.unique().tolist()) <= set(range(1, 15))
+    bits, parities = Parity().sample(50, 9, generator)
+    assert (parities[:, 8] == bits.sum(1) % 2).all()
+    assert (parities[:, 0] == bits[:, 0]).all()

@@ -154,11 +154,11 @@ def stack_config(config: ModelConfig) -> minrnn.StackConfig:
         "signed": False,
     }
     asked = {name: getattr(config, name) for name in plain}
-    names = tuple(config.backbone.split(","))
+    names = config.backbone.split(",")
     return minrnn.StackConfig(
         dim=config.dim,
         num_layers=config.num_layers,
-        backbone=names if len(names) > 1 else names[0],
+        backbone=tuple(names) if len(names) > 1 else config.backbone,
         cell={k: v for k, v in asked.items() if v not in (None, plain[k])} | config.cell,
         mlp_ratio=config.mlp_ratio,
         activation=config.activation,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minrnn.cells.common import check_inputs, check_state
+from minrnn.checks import check_inputs, check_state
 from minrnn.conv_op import short_conv
 from minrnn.interface import SequenceMixer, State, state_dtype
 

@@ -7,7 +7,6 @@ y_t = bias + sum_j weight[:, W - 1 - j] * x_{t-j}, for j < W and as far as the e
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, cast
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minrnn.scan import ops
+from minrnn.scan.backends import cpu_kernels
 
 
 def short_conv(
@@ -68,10 +68,7 @@ _has_kernels: Callable[[], bool] = cast(Any, torch.compiler).assume_constant_res
 
 @functools.cache
 def _kernels() -> ModuleType | None:
-    try:
-        return importlib.import_module("minrnn.conv_cpu")
-    except ImportError:  # of numba's also where numpy is newer than it allows
-        return None
+    return cpu_kernels("conv")
 
 
 class _ShortConv(torch.autograd.Function):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minrnn.cells.common import check_inputs, check_state
+from minrnn.checks import check_inputs, check_state
 from minrnn.interface import SequenceMixer, State, state_dtype
 from minrnn.registry import register
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from minrnn.cells.common import check_inputs, check_state
+from minrnn.checks import check_inputs, check_state
 from minrnn.interface import SequenceMixer, State, state_dtype
 
 Function = TypeVar("Function", bound=Callable[..., Any])

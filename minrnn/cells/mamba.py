@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minrnn import conv  # the module: it imports this package in its turn
-from minrnn.cells.common import check_inputs, check_state
+from minrnn.checks import check_inputs, check_state
 from minrnn.interface import SequenceMixer, State, state_dtype
 from minrnn.registry import register
 from minrnn.scan.selective import selective_scan

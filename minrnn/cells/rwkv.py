@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from minrnn.cells.common import check_inputs, check_state
+from minrnn.checks import check_inputs, check_state
 from minrnn.interface import SequenceMixer, State, state_dtype
 from minrnn.registry import register
 from minrnn.scan.wkv import shifted, wkv_scan, wkv_step

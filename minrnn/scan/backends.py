@@ -40,6 +40,13 @@ def load(name: str, device: torch.device | str) -> ModuleType:
     return module
 
 
+def cpu_kernels(name: str) -> ModuleType | None:
+    """Return the module of minrnn.scan.cpu with a cell's kernels, or None where numba is not."""
+    if _module("numba") is None:
+        return None
+    return importlib.import_module(f"minrnn.scan.cpu.{name}")
+
+
 def _candidates(kind: str) -> tuple[str, ...]:
     if kind == "cuda":
         return "triton", "eager"

@@ -10,7 +10,6 @@ time, O(B T D) memory; elsewhere `minrnn.scan` runs over D N channels.
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, cast
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minrnn.scan import ops, scan
+from minrnn.scan.backends import cpu_kernels
 
 # Steps between the states that are kept for the backward pass: what it makes again of the h of a
 # few channels stays near the core.
@@ -77,10 +77,7 @@ _has_kernels: Callable[[], bool] = cast(Any, torch.compiler).assume_constant_res
 
 @functools.cache
 def _kernels() -> ModuleType | None:
-    try:
-        return importlib.import_module("minrnn.scan.selective_cpu")
-    except ImportError:  # of numba's also where numpy is newer than it allows
-        return None
+    return cpu_kernels("selective")
 
 
 class _Selective(torch.autograd.Function):

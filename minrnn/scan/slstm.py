@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minrnn.scan.backends import backends
+from minrnn.scan.backends import cpu_kernels
 
 
 def slstm_scan(
@@ -61,11 +61,7 @@ def slstm_step(x: Tensor, r: Tensor, state: Tensor) -> Tensor:
 
 @functools.cache
 def _kernels() -> ModuleType | None:
-    if "numba" not in backends("cpu"):
-        return None
-    from minrnn.scan import slstm_cpu
-
-    return slstm_cpu
+    return cpu_kernels("slstm")
 
 
 @torch.library.custom_op("minrnn::slstm", mutates_args=())

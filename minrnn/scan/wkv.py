@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from minrnn.scan import scan
-from minrnn.scan.backends import backends
+from minrnn.scan.backends import cpu_kernels
 from minrnn.scan.maximum import running_max
 
 
@@ -80,11 +80,7 @@ def shifted(x: Tensor, first: Tensor, resets: Tensor | None) -> Tensor:
 
 @functools.cache
 def _kernels() -> ModuleType | None:
-    if "numba" not in backends("cpu"):
-        return None
-    from minrnn.scan import wkv_cpu
-
-    return wkv_cpu
+    return cpu_kernels("wkv")
 
 
 @torch.library.custom_op("minrnn::wkv", mutates_args=())

@@ -128,7 +128,7 @@ def arguments(batch, time, dim, width, chance=0.3):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("shape", [(3, 20, 37, 4), (1, 30, 70, 4), (2, 2, 9, 5), (4, 1, 8, 2)])
 def test_kernel_and_torch_agree(shape, threads, monkeypatch):
-    monkeypatch.setattr(importlib.import_module("minrnn.scan.launch"), "GRAIN", 1)
+    monkeypatch.setattr(importlib.import_module("minrnn.scan.cpu.launch"), "GRAIN", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     *given, resets = arguments(*shape)
     for past, cut in ((given[3], resets), (given[3], None), (None, resets), (None, None)):

@@ -138,7 +138,7 @@ def test_the_op_is_one_that_torch_can_rely_on():
 
 @needs_numba
 def test_threads_change_nothing(monkeypatch):
-    from minrnn.scan import launch
+    from minrnn.scan.cpu import launch
 
     given, resets = arguments(3, 30, 40, torch.float32, 0.1)
     one = wkv_scan(*given, resets)

@@ -133,7 +133,7 @@ def arguments(batch, time, width, number, chance=0.1):
 
 @needs_numba
 def test_threads_change_nothing(monkeypatch):
-    launch = importlib.import_module("minrnn.scan.launch")
+    launch = importlib.import_module("minrnn.scan.cpu.launch")
     for shape in ((5, 70, 17, 4), (1, 70, 150, 3)):
         *given, resets = arguments(*shape)
         results = []

@@ -38,7 +38,7 @@ def run(batch=4, length=300, width=200, dtype=torch.float32):
 def test_the_number_of_threads_changes_no_bit(shape, threads, monkeypatch):
     threads(1)
     one = run(*shape)
-    monkeypatch.setattr(sys.modules["minrnn.scan.cpu"], "_GRAIN", 1000)
+    monkeypatch.setattr(sys.modules["minrnn.scan.cpu.launch"], "GRAIN", 1000)
     for number in (2, 5):
         threads(number)
         for x, y in zip(run(*shape), one, strict=True):
@@ -55,7 +55,7 @@ def test_writing_past_the_caches_changes_no_bit(shape, past, dtype, threads, mon
     normal = run(*shape, dtype)
     decide, decided = cpu._past_caches, []
     monkeypatch.setattr(cpu, "_LARGE", 0)
-    monkeypatch.setattr(cpu, "_GRAIN", 1000)
+    monkeypatch.setattr(cpu.launch, "GRAIN", 1000)
     monkeypatch.setattr(cpu, "_past_caches", lambda *x: decided.append(decide(*x)) or decided[-1])
     for number in (1, 3):
         threads(number)
@@ -67,7 +67,7 @@ def test_writing_past_the_caches_changes_no_bit(shape, past, dtype, threads, mon
 
 
 def test_calls_from_several_threads_at_once(threads, monkeypatch):
-    monkeypatch.setattr(sys.modules["minrnn.scan.cpu"], "_GRAIN", 1000)
+    monkeypatch.setattr(sys.modules["minrnn.scan.cpu.launch"], "GRAIN", 1000)
     threads(3)
     wanted = run()
     with ThreadPoolExecutor(4) as pool:

@@ -56,7 +56,7 @@ def test_it_is_the_reference_and_so_are_its_gradients(shape, chance, start):
 
 @needs_numba
 def test_threads_change_nothing(monkeypatch):
-    launch = importlib.import_module("minrnn.scan.launch")
+    launch = importlib.import_module("minrnn.scan.cpu.launch")
     for shape in ((5, 40, 16, 4), (1, 40, 70, 4)):
         given = arguments(*shape)
         wanted = results(selective.selective_scan, given)

@@ -122,7 +122,7 @@ def test_the_op_is_one_that_torch_can_rely_on():
 
 @needs_numba
 def test_threads_change_nothing(monkeypatch):
-    from minrnn.scan import launch
+    from minrnn.scan.cpu import launch
 
     given, resets = arguments(3, 30, 2, 8, torch.float32, 0.1)
     one = slstm_scan(*given, resets)

@@ -7,21 +7,16 @@ for some seconds; numba keeps the result on disk. See `minrnn.scan.ops` for the 
 
 from __future__ import annotations
 
-import functools
-import itertools
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from minrnn.interface import state_dtype
 from minrnn.scan.cpu import gates as gate_math
-from minrnn.scan.cpu import kernels
+from minrnn.scan.cpu import kernels, launch
+from minrnn.scan.cpu.simd import LINE
 
-# A thread is worth waking for this many elements, some 0.3 ms: with 80,000 each, two are slower.
-_GRAIN = 1 << 18
 # From this many elements on, outputs go past the caches, which saves reading a line in order to
 # write it. With a quarter of them it makes no difference.
 _LARGE = 1 << 22
@@ -98,71 +93,28 @@ def _launch(
     dtypes = (h.dtype, torch.bool, h.dtype, h.dtype)
     addresses = [_address(*x) for x in zip(dense, shapes, dtypes, strict=True)]
     rest = [_address(x, None, None) for x in more]
-    parts = _parts(batch, length, width)
+    parts = launch.parts(batch, width, batch * length * width)
     scratch = torch.empty((len(parts), 2 * width), dtype=h.dtype)
-
-    # The kernel sees addresses. What they belong to must live until the last thread is done, also
-    # where this one is interrupted: so it belongs to the work.
-    alive = rows, dense, more, scratch
+    alive = (
+        rows,
+        dense,
+        more,
+    )  # what the addresses belong to must live until the last thread is done
 
     def work(index: int, _alive: object = alive) -> None:
         own = scratch[index].data_ptr()
-        arguments = (*parts[index], length, width, *strided, *addresses, own, *rest)
-        try:
-            compiled(*arguments)
-        except OSError:  # numba compiled it, and could not write that to the disk
-            compiled(*arguments)
+        launch.call(compiled, *parts[index], length, width, *strided, *addresses, own, *rest)
 
-    if len(parts) == 1:
-        work(0)
-        return
-    waiting = [_pool().submit(work, index) for index in range(1, len(parts))]
-    work(0)
-    for future in waiting:
-        future.result()
+    launch.spread(work, len(parts))
 
 
 def _past_caches(h: Tensor, targets: Sequence[Tensor]) -> bool:
     # Only whole lines can be: every row of channels has to start with one.
     return (
         h.numel() >= _LARGE
-        and h.shape[2] * h.element_size() % kernels.LINE == 0
-        and all(x.data_ptr() % kernels.LINE == 0 for x in targets)
+        and h.shape[2] * h.element_size() % LINE == 0
+        and all(x.data_ptr() % LINE == 0 for x in targets)
     )
-
-
-def _parts(batch: int, length: int, width: int) -> list[tuple[int, int, int, int]]:
-    # (b0, b1, d0, d1) for each thread: rows of the batch, and where these are few, channels.
-    threads = min(torch.get_num_threads(), batch * length * width // _GRAIN)
-    if threads <= 1:
-        return [(0, batch, 0, width)]
-    over_batch = min(threads, batch)
-    over_width = min(threads // over_batch, -(-width // kernels.LINE))
-    return [
-        (b0, b1, d0, d1)
-        for b0, b1 in _ranges(batch, over_batch, 1)
-        for d0, d1 in _ranges(width, over_width, kernels.LINE)
-    ]
-
-
-def _ranges(size: int, parts: int, unit: int) -> list[tuple[int, int]]:
-    # Even parts of range(size), whole units each but for the last.
-    units = -(-size // unit)
-    cuts = [min(size, units * part // parts * unit) for part in range(parts + 1)]
-    return list(itertools.pairwise(cuts))
-
-
-# Threads of our own: numba's pools abort a process that calls them from two threads (workqueue),
-# or kill a forked child (OpenMP). The kernels run without the GIL.
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="minrnn-scan")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        after_in_child=_pool.cache_clear
-    )  # a child has none of its parent's threads
 
 
 def _three(x: list[Tensor]) -> list[Tensor]:

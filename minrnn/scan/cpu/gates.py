@@ -24,16 +24,16 @@ def decay_and_input(gates, candidate, x, y, z):
     """Return a and b of h_t = a h_{t-1} + b."""
     if gates == 0:
         return x, y
-    value, _ = _candidate(candidate, y if gates == 1 else z)
+    value, _ = activate(candidate, y if gates == 1 else z)
     if gates == 1:
-        forget, enter = _sigmoids(x)
+        forget, enter = sigmoids(x)
     elif gates == 2:
         p, q, _, _ = _odds(x, y)
         total = p + q
         forget, enter = q / total, p / total
     else:
-        _, forget = _sigmoids(x)
-        _, enter = _sigmoids(y)
+        _, forget = sigmoids(x)
+        _, enter = sigmoids(y)
     return forget, enter * value
 
 
@@ -44,9 +44,9 @@ def derivatives(gates, candidate, x, y, z):
     For minGRU and minLSTM d h / d x = wx (v - h_{t-1}) and d h / d y = wy (v - h_{t-1});
     for the raw minLSTM d h / d x = wx h_{t-1} and d h / d y = wy v.
     """
-    value, slope = _candidate(candidate, y if gates == 1 else z)
+    value, slope = activate(candidate, y if gates == 1 else z)
     if gates == 1:
-        forget, enter = _sigmoids(x)
+        forget, enter = sigmoids(x)
         wx = forget * enter
         wy = wx
     elif gates == 2:
@@ -56,16 +56,16 @@ def derivatives(gates, candidate, x, y, z):
         forget, enter = q * inverse, p * inverse
         wx, wy = -(ep * inverse) * forget, (eq * inverse) * enter
     else:
-        rest_f, forget = _sigmoids(x)
-        rest_i, enter = _sigmoids(y)
+        rest_f, forget = sigmoids(x)
+        rest_i, enter = sigmoids(y)
         wx, wy = rest_f * forget, rest_i * enter
     return forget, enter, value, slope, wx, wy
 
 
 @inline
-def _sigmoids(x):
-    # sigmoid(-x), sigmoid(x). The smaller is e^-|x| times the larger.
-    e = _exp(negative_magnitude(x))
+def sigmoids(x):
+    """Return sigmoid(-x) and sigmoid(x). The smaller is e^-|x| times the larger."""
+    e = exp(negative_magnitude(x))
     large = 1.0 / (1.0 + e)
     small = e * large
     right = x >= 0.0
@@ -82,8 +82,8 @@ def _odds(f, i):
     i = where(i > 1e30, full(1e30, i), i)
     first = f < i  # -f is the larger
     top = where(first, f, i)  # the larger of -f and -i, negated
-    ratio = _exp(negative_magnitude(f - i))
-    e = _exp(negative_magnitude(top))
+    ratio = exp(negative_magnitude(f - i))
+    e = exp(negative_magnitude(top))
     below = top >= 0.0  # both of -f and -i are at most 0
     one = full(1.0, e)
     base, high = where(below, one, e), where(below, e, one)
@@ -93,11 +93,11 @@ def _odds(f, i):
 
 
 @inline
-def _candidate(candidate, c):
-    # The candidate and its derivative.
+def activate(candidate, c):
+    """Return the candidate of c, and its derivative."""
     if candidate == 0:
         right = c >= 0.0
-        large, small = _sigmoids(c)  # where c < 0: 1 - g and g
+        large, small = sigmoids(c)  # where c < 0: 1 - g and g
         return where(right, c + 0.5, small), where(right, full(1.0, c), small * large)
     if candidate == 1:
         m = _expm1(2.0 * negative_magnitude(c))
@@ -108,7 +108,8 @@ def _candidate(candidate, c):
 
 
 @inline
-def _exp(x):
+def exp(x):
+    """Return e^x for x <= 0."""
     scale, small = _reduced(x)
     return scale + scale * small
 

@@ -10,12 +10,9 @@ numbers of one's own.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 
-import numba
-
+from minrnn.scan.cpu import launch
 from minrnn.scan.cpu.gates import decay_and_input, derivatives
 from minrnn.scan.cpu.simd import (
     LINE,
@@ -35,22 +32,6 @@ from minrnn.scan.cpu.simd import (
 AHEAD = 3  # time steps between the one that is prefetched and the one in hand
 
 
-def _jit(function):
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # there is no place to keep it in
-        return numba.njit(nogil=True)(function)
-
-
-@functools.cache
-def _sources() -> int:
-    # numba recompiles when this file changes, or a variable of the closure: this is one, so that
-    # a kernel with the gates of another version is never found.
-    here = Path(__file__).parent
-    code = b"".join((here / name).read_bytes() for name in ("gates.py", "simd.py"))
-    return int(hashlib.sha256(code).hexdigest()[:8], 16) + 1
-
-
 @functools.cache
 def forward(
     GATES: int, CANDIDATE: int, STORED: str, WIDE: str, STREAM: bool
@@ -61,9 +42,9 @@ def forward(
     is aligned for that.
     """
     lanes = LINE // (8 if WIDE == "float64" else 4)
-    sources = _sources()
+    sources = launch.sources()
 
-    @_jit
+    @launch.jit
     def kernel(b0, b1, d0, d1, T, D, x, xb, xt, y, yb, yt, z, zb, zt, h0, resets, init, h, scratch):
         assert sources
         has_h0, has_resets, has_init = h0 != 0, resets != 0, init != 0
@@ -112,9 +93,9 @@ def backward(
     gs, gi (B, D): of what comes before the first step, and of init, for each row of the batch.
     """
     lanes = LINE // (8 if WIDE == "float64" else 4)
-    sources = _sources()
+    sources = launch.sources()
 
-    @_jit
+    @launch.jit
     def kernel(
         b0, b1, d0, d1, T, D, x, xb, xt, y, yb, yt, z, zb, zt, h0, resets, init, h, scratch,
         gh, gl, gx, gy, gz, gs, gi,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minrnn.scan import launch
+from minrnn.scan.cpu import launch
 from minrnn.scan.cpu.simd import LINE, at, flag, full, inline, lane_of, line_of, load, store
 
 
@@ -85,7 +85,7 @@ def _given(
 @functools.cache
 def _forward(DTYPE: str, WIDTH: int) -> Callable[..., None]:
     lanes = LINE // (8 if DTYPE == "float64" else 4)
-    sources = launch.sources("launch.py")
+    sources = launch.sources()
 
     @launch.jit
     def kernel(b0, b1, d0, d1, T, D, xb, xt, x, weight, bias, past, resets, y):
@@ -146,7 +146,7 @@ def _tap(like, width, back, t, D, d, o, xt, row, x, weight, bias, past, y, to):
 @functools.cache
 def _backward(DTYPE: str, WIDTH: int) -> Callable[..., None]:
     lanes = LINE // (8 if DTYPE == "float64" else 4)
-    sources = launch.sources("launch.py")
+    sources = launch.sources()
 
     @launch.jit
     def kernel(

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minrnn.scan import launch
-from minrnn.scan.cpu.gates import _exp
+from minrnn.scan.cpu import launch
+from minrnn.scan.cpu.gates import exp
 from minrnn.scan.cpu.simd import (
     LINE,
     at,
@@ -98,7 +98,7 @@ def _run(
 @functools.cache
 def _forward(WIDE: str) -> Callable[..., None]:
     lanes = LINE // (8 if WIDE == "float64" else 4)
-    sources = launch.sources("wkv_cpu.py")
+    sources = launch.sources()
 
     @launch.jit
     def kernel(b0, b1, d0, d1, T, D, k, v, w, u, start, resets, o, states):
@@ -127,7 +127,7 @@ def _forward(WIDE: str) -> Callable[..., None]:
 @functools.cache
 def _backward(WIDE: str) -> Callable[..., None]:
     lanes = LINE // (8 if WIDE == "float64" else 4)
-    sources = launch.sources("wkv_cpu.py")
+    sources = launch.sources()
 
     @launch.jit
     def kernel(
@@ -227,7 +227,7 @@ def _weights(old, new, b):
     # The larger exponent, e to what both are over it, and whether the old one is the larger.
     # b is 0 where nothing is held, and no less than 1 elsewhere.
     zero, one = full(0.0, b), full(1.0, b)
-    ratio = _exp(negative_magnitude(old - new))
+    ratio = exp(negative_magnitude(old - new))
     larger = new < old
     empty = b < 1e-30
     scale = where(empty, new, where(larger, old, new))

@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minrnn.scan import launch
-from minrnn.scan.cpu.gates import _exp
+from minrnn.scan.cpu import launch
+from minrnn.scan.cpu.gates import exp
 from minrnn.scan.cpu.simd import LINE, at, flag, full, inline, lane_of, line_of, load, store
 from minrnn.scan.selective import CHUNK
 
@@ -189,7 +189,7 @@ def _chunk(
         for n in range(N):
             h = entering * full(b[here * N + n], like)
             if seen:  # where nothing is, the decay is not looked at
-                decay = _exp(step * load(s, n * lanes, like))
+                decay = exp(step * load(s, n * lanes, like))
                 h = decay * load(s, state + n * lanes, like) + h
             store(s, state + n * lanes, h)
             total = h * full(c[here * N + n], like) + total
@@ -267,7 +267,7 @@ def _chunk_back(
             i = k + n * lanes
             h = entering * full(b[here * N + n], like)
             if seen:
-                decay = _exp(step * load(s, n * lanes, like))
+                decay = exp(step * load(s, n * lanes, like))
                 store(s, decays + i, decay)
                 h = decay * load(s, states + i, like) + h
             store(s, states + unit + i, h)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minrnn.scan import launch
+from minrnn.scan.cpu import launch
 from minrnn.scan.cpu.simd import LINE, at, flag, full, inline, lane_of, line_of, load, store
 from minrnn.scan.diagonal import CHUNK
 

@@ -14,8 +14,8 @@ import torch
 from numba.extending import overload
 from torch import Tensor
 
-from minrnn.scan import launch
-from minrnn.scan.cpu.gates import _candidate, _exp, _sigmoids
+from minrnn.scan.cpu import launch
+from minrnn.scan.cpu.gates import activate, exp, sigmoids
 from minrnn.scan.cpu.simd import (
     LINE,
     at,
@@ -101,7 +101,7 @@ def _run(
 @functools.cache
 def _forward(WIDE: str) -> Callable[..., None]:
     lanes = LINE // (8 if WIDE == "float64" else 4)
-    sources = launch.sources("slstm_cpu.py")
+    sources = launch.sources()
 
     @launch.jit
     def kernel(p0, p1, T, H, d, x, r, start, y, rest, raw, resets, s):
@@ -143,7 +143,7 @@ def _forward(WIDE: str) -> Callable[..., None]:
 @functools.cache
 def _backward(WIDE: str) -> Callable[..., None]:
     lanes = LINE // (8 if WIDE == "float64" else 4)
-    sources = launch.sources("slstm_cpu.py")
+    sources = launch.sources()
 
     @launch.jit
     def kernel(p0, p1, T, H, d, gy, gl, r, start, y, rest, raw, graw, gstart, resets, s):
@@ -242,8 +242,8 @@ def _advance(raw, go, d, s, j, y, o, rest, ro, leaf, like):
     m, enter, forget, _, _ = _gates(
         load(raw, go, like), load(raw, go + d, like), n, load(s, 3 * d + j, like)
     )
-    z, _ = _candidate(1, load(raw, go + 2 * d, like))
-    _, out = _sigmoids(load(raw, go + 3 * d, like))
+    z, _ = activate(1, load(raw, go + 2 * d, like))
+    _, out = sigmoids(load(raw, go + 3 * d, like))
     c = forget * load(s, d + j, like) + enter * z
     n = forget * n + enter
     value = out * c / n
@@ -265,8 +265,8 @@ def _retreat(raw, go, d, has_gy, gy, y, o, rest, ro, before, po, leaf, reset, gr
     n0 = zero if reset else load(before, po + leaf, like)
     m0 = zero if reset else load(before, po + 2 * leaf, like)
     _, enter, forget, rest_f, carried = _gates(load(raw, go, like), load(raw, go + d, like), n0, m0)
-    z, slope = _candidate(1, load(raw, go + 2 * d, like))
-    closed, out = _sigmoids(load(raw, go + 3 * d, like))
+    z, slope = activate(1, load(raw, go + 2 * d, like))
+    closed, out = sigmoids(load(raw, go + 3 * d, like))
     c, n = load(rest, ro, like), load(rest, ro + leaf, like)
     grad_y = load(s, j, like) + load(gy, o, like) if has_gy else load(s, j, like)
     through = grad_y * out / n
@@ -290,11 +290,11 @@ def _retreat(raw, go, d, has_gy, gy, y, o, rest, ro, before, po, leaf, reset, gr
 @inline
 def _gates(i, f, n, m):
     # The scale, input and forget gate, 1 - sigmoid(f), and whether the scale is the carried one.
-    e = _exp(negative_magnitude(f))
-    rest_f, _ = _sigmoids(f)
+    e = exp(negative_magnitude(f))
+    rest_f, _ = sigmoids(f)
     zero = full(0.0, f)
     kept = where(f < 0.0, f, zero) - _log1p(e) + m
-    ratio = _exp(negative_magnitude(kept - i))
+    ratio = exp(negative_magnitude(kept - i))
     carried = i < kept
     one = full(1.0, f)
     new = n < 1e-30  # n is 0 where nothing is held, and no less than 1 elsewhere

@@ -1,0 +1,116 @@
+# pyright: basic
+"""What the kernels share: addresses, threads, compilation."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numba
+import torch
+from torch import Tensor
+
+from minrnn.scan.cpu.simd import LINE
+
+# A thread is worth waking for this many numbers, some 0.3 ms: with 80,000 each, two are slower.
+GRAIN = 1 << 18
+
+
+def ready(
+    x: Tensor, shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return x as a kernel reads it; ValueError unless shape and dtype are what it takes them for.
+
+    A kernel checks nothing, and an op can be called by anyone.
+    """
+    dtype = dtype or like.dtype
+    if x.shape != torch.Size(shape) or x.dtype != dtype or x.device.type != "cpu":
+        raise ValueError(
+            f"expected {tuple(shape)} of {dtype} on a CPU, "
+            f"not {tuple(x.shape)} of {x.dtype} on {x.device}"
+        )
+    return x.resolve_neg().contiguous()
+
+
+def addresses(tensors: Sequence[Tensor | None]) -> list[int]:
+    """Return where the numbers are, 0 for what is not there. The tensors have to live on."""
+    return [0 if x is None else x.data_ptr() for x in tensors]
+
+
+def parts(batch: int, width: int, work: int) -> list[tuple[int, int, int, int]]:
+    """Return (b0, b1, d0, d1) for each thread; the channels change fastest.
+
+    Rows of the batch, and where these are few, channels. work: the numbers computed in all.
+    """
+    threads = max(1, min(torch.get_num_threads(), work // GRAIN))
+    over_batch = max(1, min(threads, batch))
+    over_width = max(1, min(threads // over_batch, -(-width // LINE)))
+    return [
+        (*rows, *columns)
+        for rows in _ranges(batch, over_batch, 1)
+        for columns in _ranges(width, over_width, LINE)
+    ]
+
+
+def _ranges(size: int, count: int, unit: int) -> list[tuple[int, int]]:
+    # Even parts of range(size), whole units each but for the last.
+    units = -(-size // unit)
+    cuts = [min(size, units * part // count * unit) for part in range(count + 1)]
+    return list(itertools.pairwise(cuts))
+
+
+def spread(work: Callable[[int], None], count: int) -> None:
+    """Do work(0) here, and the others in threads.
+
+    Kernels see addresses. `work` holds what these belong to: so it lives until the last thread is
+    done, also where this one is interrupted.
+    """
+    waiting = [_pool().submit(work, index) for index in range(1, count)]
+    work(0)
+    for future in waiting:
+        future.result()
+
+
+# Threads of our own: numba's pools abort a process that calls them from two threads (workqueue),
+# or kill a forked child (OpenMP). The kernels run without the GIL.
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="minrnn-scan")
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def call(compiled: Callable[..., None], *arguments: int) -> None:
+    """Call a kernel."""
+    try:
+        compiled(*arguments)
+    except OSError:  # numba compiled it, and could not write that to the disk
+        compiled(*arguments)
+
+
+def jit(function):
+    """Compile a kernel when it is first called, and keep the result on disk."""
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # there is no place to keep it in
+        return numba.njit(nogil=True)(function)
+
+
+@functools.cache
+def sources(*others: str) -> int:
+    """Return a number, not 0, for a kernel's closure: another one when what it includes changes.
+
+    numba recompiles when the kernel's own file changes, or a variable of its closure. others: files
+    in the folder above of which it uses constants.
+    """
+    here = Path(__file__).parent
+    files = [here / "gates.py", here / "simd.py", *(here.parent / name for name in others)]
+    code = b"".join(path.read_bytes() for path in files)
+    return int(hashlib.sha256(code).hexdigest()[:8], 16) + 1

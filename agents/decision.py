@@ -154,11 +154,13 @@ def stack_config(config: ModelConfig) -> minrnn.StackConfig:
         "signed": False,
     }
     asked = {name: getattr(config, name) for name in plain}
-    names = config.backbone.split(",")
+    names = [name.strip() for name in config.backbone.split(",")]
+    if "" in names:
+        raise ValueError(f"--model.backbone has an empty name: {config.backbone!r}")
     return minrnn.StackConfig(
         dim=config.dim,
         num_layers=config.num_layers,
-        backbone=tuple(names) if len(names) > 1 else config.backbone,
+        backbone=tuple(names) if len(names) > 1 else names[0],
         cell={k: v for k, v in asked.items() if v not in (None, plain[k])} | config.cell,
         mlp_ratio=config.mlp_ratio,
         activation=config.activation,

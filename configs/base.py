@@ -39,13 +39,14 @@ class ModelConfig:
     """What the candidate state passes through; `g` is the paper's positive function."""
     forget_bias: float | None = None
     """Added to the forget gate's initial bias: larger remembers longer at the start of training.
-    Default: 3 for minlstm (as the paper's released code), 0 for others."""
+    Default: 3 for minlstm (as the paper's released code), 0 for others, and beside others."""
     learn_initial_state: bool = False
     """Learn the state that an episode starts from, as the paper's released code; else zero."""
     signed: bool = False
     """Let the decay be negative, which tells odd from even (arXiv:2411.12537)."""
     cell: dict[str, bool | int | float | str] = field(default_factory=dict)
-    """Other options of the cell, as in --model.cell window 20 num_heads 1."""
+    """Other options of the cell, as in --model.cell window 20 num_heads 1. The window of attention
+    is in tokens, of which a step has three with --model.tokens interleaved."""
     conv: int = 0
     """Width of a causal convolution before each cell (the paper's for language: 4); 0 has none."""
     mlp_ratio: float = 4.0
@@ -196,7 +197,7 @@ class DataInfo:
 
 
 TARGET_QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
-FORGET_BIAS = {"minlstm": 3.0}
+FORGET_BIAS = {"minlstm": 3.0, "mingru": 0.0, "lstm": 0.0}  # of the cells that have one
 
 
 def resolve(config: Config, info: DataInfo) -> Config:
@@ -219,7 +220,10 @@ def resolve(config: Config, info: DataInfo) -> Config:
         )
     model = config.model
     if model.forget_bias is None:
-        model = dataclasses.replace(model, forget_bias=FORGET_BIAS.get(model.backbone, 0.0))
+        names = {name.strip() for name in model.backbone.split(",")}
+        biases = {FORGET_BIAS[name] for name in names if name in FORGET_BIAS}
+        bias = biases.pop() if len(biases) == 1 else 0.0
+        model = dataclasses.replace(model, forget_bias=bias)
     return dataclasses.replace(config, model=model, data=data, eval=evaluation)
 
 

@@ -20,4 +20,9 @@ def parse(arguments: Sequence[str] | None, description: str) -> Config:
     if name not in PRESETS:
         early.exit(2, f"error: unknown preset {name!r}: choose from {', '.join(PRESETS)}\n")
     default = dataclasses.replace(PRESETS[name], preset=name)
-    return tyro.cli(Config, args=arguments, default=default, description=description)
+    found = tyro.cli(Config, args=arguments, default=default, description=description)
+    model, preset = found.model, default.model
+    if model.backbone != preset.backbone and model.cell == preset.cell:
+        # The preset's options are those of its own cell.
+        found = dataclasses.replace(found, model=dataclasses.replace(model, cell={}))
+    return found

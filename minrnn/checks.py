@@ -30,6 +30,19 @@ def check_inputs(x: Tensor, resets: Tensor | None, dim: int, *, step: bool = Fal
             raise ValueError(f"resets must be bool, not {resets.dtype}; pass resets.bool()")
 
 
+def spoilt(bad: Tensor, resets: Tensor | None) -> Tensor:
+    """Return which steps (B, T) are behind a bad one, or are one, in the same episode.
+
+    bad: (B, T) bool, steps that read what is no finite number. A product of matrices with zeros
+    below its diagonal would show them to earlier steps, and other episodes, as 0 * NaN.
+    """
+    count = bad.cumsum(1)
+    if resets is not None:
+        before = torch.where(resets, count - bad.long(), 0)
+        count = count - before.cummax(1).values
+    return count > 0
+
+
 def check_state(owner: object, state: State, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """Return the leaves of a state that has to be a tuple of tensors of these shapes.
 

@@ -42,7 +42,8 @@ def build(name: str, dim: int, /, **options: Any) -> SequenceMixer:
     allowed = cell_options(name)
     for option in options:
         if allowed is not None and option not in allowed:
-            raise ValueError(f"the cell {name!r} has no option {option!r}{_hint(option, allowed)}")
+            raise ValueError(f"the cell {name!r} has no option {option!r}{hint(option, allowed)}")
+    _check_types(name, options)
     return _cells[name](dim, **options)
 
 
@@ -55,7 +56,7 @@ def cell_options(name: str) -> tuple[str, ...] | None:
     True
     """
     if name not in _cells:
-        raise ValueError(f"no cell {name!r}{_hint(name, available())}")
+        raise ValueError(f"no cell {name!r}{hint(name, available())}")
     # All parameters but the first, dim.
     parameters = list(inspect.signature(_cells[name]).parameters.values())
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -63,7 +64,21 @@ def cell_options(name: str) -> tuple[str, ...] | None:
     return tuple(p.name for p in parameters[1:])
 
 
-def _hint(name: str, there: tuple[str, ...]) -> str:
+def _check_types(name: str, given: dict[str, Any]) -> None:
+    # Options come from command lines, too. Annotations other than the four kinds are not checked.
+    parameters = inspect.signature(_cells[name]).parameters
+    for option, value in given.items():
+        text = str(parameters[option].annotation) if option in parameters else ""
+        kinds = set(text.split(" | "))
+        if not text or not kinds <= {"int", "float", "bool", "str", "None"}:
+            continue
+        kind = "None" if value is None else type(value).__name__
+        if kind not in kinds and not (kind == "int" and "float" in kinds):
+            raise ValueError(f"the option {option!r} of {name!r} is {text}, not {value!r}")
+
+
+def hint(name: str, there: tuple[str, ...]) -> str:
+    """Return the end of a message about a name that is not there: the nearest, and all."""
     near = get_close_matches(name.lower(), there, n=1)
     listing = f"there is {', '.join(there) or 'none'}"
     return f"; did you mean {near[0]!r}? ({listing})" if near else f"; {listing}"

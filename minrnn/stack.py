@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from minrnn.block import ACTIVATIONS, NORMS, Block, choose
 from minrnn.interface import SequenceMixer, State
-from minrnn.registry import build, cell_options
+from minrnn.registry import build, cell_options, hint
 from minrnn.state import leaves, pack, tree_map, unpack
 
 
@@ -45,6 +45,8 @@ class StackConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.mlp_ratio < 0:
             raise ValueError(f"mlp_ratio must not be negative, but it is {self.mlp_ratio}")
+        if not isinstance(self.backbone, str):
+            object.__setattr__(self, "backbone", tuple(self.backbone))
         if not isinstance(self.backbone, str) and len(self.backbone) != self.num_layers:
             raise ValueError(
                 f"backbone must be one name, or one for each of the {self.num_layers} layers, "
@@ -153,15 +155,15 @@ class Stack(SequenceMixer):
 
 
 def _given(config: StackConfig) -> list[dict[str, Any]]:
-    # Each layer's, of those in the configuration. What no cell has goes to all: the error names it.
+    # What each layer's cell gets of the options.
     there = [cell_options(name) for name in config.backbones]
-    known = {key for key in config.cell if any(known is None or key in known for known in there)}
+    taken = {key for own in there for key in (config.cell if own is None else own)}
+    unknown = [key for key in config.cell if key not in taken]
+    if unknown and len(set(config.backbones)) > 1:
+        names, known = ", ".join(dict.fromkeys(config.backbones)), tuple(sorted(taken))
+        raise ValueError(f"none of {names} has the option {unknown[0]!r}{hint(unknown[0], known)}")
     return [
-        {
-            key: value
-            for key, value in config.cell.items()
-            if key not in known or own is None or key in own
-        }
+        {key: x for key, x in config.cell.items() if key in unknown or own is None or key in own}
         for own in there
     ]
 

@@ -85,7 +85,7 @@ def pack(state: State) -> Tensor:
 
     Integer and bool leaves become floats, exact up to 2 ** 24.
     """
-    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves(state)]
+    flat = [leaf.reshape(leaf.shape[0], leaf.shape[1:].numel()) for leaf in leaves(state)]
     dtype = torch.float32
     for leaf in flat:
         if leaf.is_floating_point():

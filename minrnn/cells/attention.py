@@ -146,7 +146,7 @@ class Attention(SequenceMixer):
             bias = bias.view(self.num_kv_heads, -1, self.slots + 1)
             mask = torch.where(mask, bias, -torch.inf)
         # The queries of a group, side by side, as if they were of several steps.
-        q = q.view(len(x), self.num_kv_heads, -1, self.width)
+        q = q.view(len(x), self.num_kv_heads, self.num_heads // self.num_kv_heads, self.width)
         y = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), mask)
         y = cast(Tensor, self.out(y.reshape(len(x), self.dim).to(x.dtype)))
         line = line[:, 1:] if self.window > 1 else torch.zeros_like(memory)
@@ -214,9 +214,10 @@ class Attention(SequenceMixer):
         )
         seen = (torch.arange(-past, size, device=q.device) >= start.unsqueeze(-1)) & (ages >= 0)
         # 0 * NaN is NaN: what is not finite is taken out, and shown to those alone who see it.
-        spoilt = ~kv.detach().sum((2, 3, 4)).isfinite()
+        spoilt = ~kv.detach().sum((2, 3, 4), dtype=state_dtype(kv.dtype)).isfinite()
         kv = torch.where(spoilt.view(*spoilt.shape, 1, 1, 1), 0.0, kv)
         struck = (seen & spoilt.unsqueeze(1)).any(-1)
+        q = q.masked_fill(struck[..., None, None], 0.0)
 
         k, v = kv.unbind(2)
         if self.positions == "rotary":

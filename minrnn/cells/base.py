@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from minrnn.checks import check_state
 from minrnn.interface import SequenceMixer, State, state_dtype
 from minrnn.scan.gates import CANDIDATES
 
@@ -58,36 +59,19 @@ class MinimalCell(SequenceMixer):
 
     def _advance(self, a: Tensor, b: Tensor, state: State | None, resets: Tensor | None) -> Tensor:
         # One step: h = a * h + b. a, b: (B, hidden), in the dtype that states are kept in.
-        if a.dim() != 2:
-            raise ValueError(f"step reads one time step, x (B, {self.dim}); use forward for more")
-        if resets is not None:
-            if resets.shape != a.shape[:1]:
-                raise ValueError(f"resets must be ({len(a)},), not {tuple(resets.shape)}")
-            if resets.dtype != torch.bool:
-                raise ValueError(f"resets must be bool, not {resets.dtype}; pass resets.bool()")
         fresh = None if self.initial is None else self.initial.to(a.dtype)
         if state is None:
             h = b if fresh is None else torch.addcmul(b, a, fresh)
         else:
-            previous = self._checked(state).to(a.dtype)
-            if previous.shape != a.shape:
-                raise ValueError(
-                    f"the state must be {tuple(a.shape)}, not {tuple(previous.shape)}; "
-                    "it belongs to a batch of another size, or to another cell"
-                )
+            previous = self._checked(state, len(a)).to(a.dtype)
             if resets is not None:
                 start = torch.zeros((), dtype=a.dtype, device=a.device) if fresh is None else fresh
                 previous = torch.where(resets.unsqueeze(-1), start, previous)
             h = torch.addcmul(b, a, previous)
         return h
 
-    def _checked(self, state: State) -> Tensor:
-        if not isinstance(state, Tensor):
-            raise TypeError(
-                f"the state of {type(self).__name__} is a tensor (B, {self.hidden}), "
-                f"not a {type(state).__name__}"
-            )
-        return state
+    def _checked(self, state: State, batch: int) -> Tensor:
+        return check_state(self, state, [(batch, self.hidden)])[0]
 
     def _output(self, h: Tensor, x: Tensor) -> Tensor:
         # The down-projection runs in the dtype of x (autocast has its own opinion); h stays as is.

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minrnn import conv  # the module: it imports this package in its turn
 from minrnn.checks import check_inputs, check_state
+from minrnn.conv import ShortConv
 from minrnn.interface import SequenceMixer, State, state_dtype
 from minrnn.registry import register
 from minrnn.scan.selective import selective_scan
@@ -63,7 +63,7 @@ class Mamba(SequenceMixer):
         self.d_state = d_state
         self.dt_rank = rank = dt_rank or math.ceil(dim / 16)
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
-        self.conv = conv.ShortConv(inner, d_conv)
+        self.conv = ShortConv(inner, d_conv)
         self.x_proj = nn.Linear(inner, rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(rank, inner)
         self.A_log = nn.Parameter(torch.arange(1, d_state + 1).float().log().repeat(inner, 1))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from minrnn.cells.base import MinimalCell
+from minrnn.checks import check_inputs
 from minrnn.interface import State
 from minrnn.registry import register
 from minrnn.scan import mingru_scan, scan
@@ -57,7 +58,8 @@ class MinGRU(MinimalCell):
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Read (B, T, dim); see `SequenceMixer.forward`. The state is h, (B, hidden)."""
-        h0 = None if state is None else self._checked(state)
+        check_inputs(x, resets, self.dim)
+        h0 = None if state is None else self._checked(state, len(x))
         k, c = self.gate(x), self.candidate(x)
         if self.signed:
             a, b = mingru_gates(k, c, self.candidate_kind, signed=True)
@@ -71,6 +73,7 @@ class MinGRU(MinimalCell):
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Read (B, dim); see `SequenceMixer.step`."""
+        check_inputs(x, resets, self.dim, step=True)
         k, c = self.gate(x), self.candidate(x)
         a, b = mingru_gates(k, c, self.candidate_kind, self.signed)
         h = self._advance(a, b, state, resets)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from minrnn.cells.base import MinimalCell
+from minrnn.checks import check_inputs
 from minrnn.interface import State
 from minrnn.registry import register
 from minrnn.scan import minlstm_scan, scan
@@ -62,7 +63,8 @@ class MinLSTM(MinimalCell):
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Read (B, T, dim); see `SequenceMixer.forward`. The state is h, (B, hidden)."""
-        h0 = None if state is None else self._checked(state)
+        check_inputs(x, resets, self.dim)
+        h0 = None if state is None else self._checked(state, len(x))
         f, i, c = self.forget_gate(x), self.input_gate(x), self.candidate(x)
         if self.signed:
             a, b = minlstm_gates(f, i, c, self.candidate_kind, self.normalize, signed=True)
@@ -84,6 +86,7 @@ class MinLSTM(MinimalCell):
         self, x: Tensor, state: State | None = None, resets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Read (B, dim); see `SequenceMixer.step`."""
+        check_inputs(x, resets, self.dim, step=True)
         f, i, c = self.forget_gate(x), self.input_gate(x), self.candidate(x)
         a, b = minlstm_gates(f, i, c, self.candidate_kind, self.normalize, self.signed)
         h = self._advance(a, b, state, resets)

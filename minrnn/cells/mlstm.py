@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minrnn.checks import check_inputs, check_state
+from minrnn.checks import check_inputs, check_state, spoilt
 from minrnn.interface import SequenceMixer, State, state_dtype
 from minrnn.registry import register
 from minrnn.scan import scan
@@ -254,13 +254,9 @@ def _spoil(
     h: Tensor, state: MLSTMState, bad: Tensor, resets: Tensor | None
 ) -> tuple[Tensor, MLSTMState]:
     # NaN from steps on that read what is no number, to the end of their episode. bad: (B, T).
-    count = bad.cumsum(1)
-    if resets is not None:
-        before = torch.where(resets, count - bad.long(), 0)
-        count = count - before.cummax(1).values
-    spoilt = count > 0
-    h = h.masked_fill(spoilt[..., None, None], torch.nan)
-    rows = spoilt[:, -1:]
+    steps = spoilt(bad, resets)
+    h = h.masked_fill(steps[..., None, None], torch.nan)
+    rows = steps[:, -1:]
     c, n, m = state
     c = c.masked_fill(rows[..., None, None], torch.nan)
     return h, (c, n.masked_fill(rows[..., None], torch.nan), m.masked_fill(rows, torch.nan))

@@ -118,7 +118,10 @@ class S4D(SequenceMixer):
         dt = self.log_dt.to(dtype).exp().unsqueeze(-1)
         a = -self.log_A_real.to(dtype).exp()
         b = self.A_imag.to(dtype)
-        rate, angle = dt * a, dt * b
+        # Ten radians and more: they would lose digits of the sine if they were rounded first.
+        wide = dtype if dt.device.type == "mps" else torch.float64
+        angle = (dt.to(wide) * b.to(wide)).remainder(2 * math.pi).to(dtype)
+        rate = dt * a
         size, sine = rate.exp(), angle.sin()
         imag = size * sine
         decay = torch.stack([size * angle.cos(), imag], -1)

@@ -107,7 +107,7 @@ class SLSTM(SequenceMixer):
         if state is not None:
             leaves = check_state(self, state, [(len(x), self.dim)] * 4)
         start = torch.stack(leaves, 1).to(state_dtype(self.norm.dtype))
-        start = start.view(len(x), 4, self.num_heads, -1)
+        start = start.view(len(x), 4, self.num_heads, self.dim // self.num_heads)
         return start if resets is None else start.masked_fill(resets.view(-1, 1, 1, 1), 0.0)
 
     def _leaves(self, state: Tensor) -> tuple[Tensor, ...]:

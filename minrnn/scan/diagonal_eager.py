@@ -5,8 +5,9 @@ product of matrices, so that h is only ever had at the bounds of chunks: O(B T D
 of about N steps. From bound to bound the phase is rotated away, and `minrnn.scan` does the rest,
 which is real.
 
-A reset cuts the convolution: episodes are laid out one to a row for it. Nothing is subtracted or
-multiplied by zero: what was before a reset is not looked at.
+A reset cuts the convolution: episodes are laid out one to a row for it. Nothing is subtracted: what
+was before a reset is not looked at. What is no finite number is taken out, and put back from there
+on to the end of its episode.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minrnn.checks import spoilt
 from minrnn.scan import scan
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -36,10 +38,16 @@ def diagonal_scan(
     resets: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Do what `minrnn.scan.diagonal.diagonal_scan` does."""
+    bad = ~u.detach().sum(-1).isfinite()
+    u = u.masked_fill(bad.unsqueeze(-1), 0.0)
     with _full_precision(u):
         if resets is None:
-            return _run(u, decay, rate, angle, weight, h0, None)
-        return _ragged(u, decay, rate, angle, weight, h0, resets)
+            y, last = _run(u, decay, rate, angle, weight, h0, None)
+        else:
+            y, last = _ragged(u, decay, rate, angle, weight, h0, resets)
+    bad = spoilt(bad, resets)
+    y = y.masked_fill(bad.unsqueeze(-1), torch.nan)
+    return y, last.masked_fill(bad[:, -1, None, None, None], torch.nan)
 
 
 def _uncompiled(function: Function) -> Function:
@@ -94,7 +102,7 @@ def _run(
 
     starts = None if h0 is None else torch.view_as_complex(h0.contiguous()).unsqueeze(1)
     if count > 1:
-        gained = ends[:, :, :-1].reshape(width, -1, size) @ into
+        gained = ends[:, :, :-1].reshape(width, batch * (count - 1), size) @ into
         gained = _whole(gained, batch)  # (B, count - 1, D, N)
         phases = _phases(angle, size, count)
         starts = _chain(starts, gained, rate * size, phases, cut)
@@ -112,7 +120,7 @@ def _run(
         else:
             seen = (entering @ out).view(width, batch, count, size)
             y = y + seen.masked_fill(cut.cumsum(-1) > 0, 0.0).flatten(1, 2)
-    y = y.view(width, batch, -1).permute(1, 2, 0)[:, :time]
+    y = y.view(width, batch, count * size).permute(1, 2, 0)[:, :time]
 
     rest = time - (count - 1) * size
     last = _whole(ends[:, :, -1, :rest].contiguous() @ into[:, size - rest :], batch)[:, 0]
@@ -130,9 +138,9 @@ def _chain(
     # h at the start of every chunk (B, count, D, N). gained: what each adds to its end, complex.
     # With z_c = h_c / phase_c the decay from chunk to chunk is a real one.
     batch, count, width, number = gained.shape
-    b = torch.view_as_real(gained * phases[1:].conj()).reshape(batch, count, -1)
+    b = torch.view_as_real(gained * phases[1:].conj()).flatten(2)
     a = rate.exp().unsqueeze(-1).expand(width, number, 2).reshape(-1).expand_as(b)
-    first = None if start is None else torch.view_as_real(start).reshape(batch, -1)
+    first = None if start is None else torch.view_as_real(start).flatten(1)
     z, _ = scan(a, b, first, None if cut is None else cut[:, :-1].any(-1))
     h = torch.view_as_complex(z.view(batch, count, width, number, 2)) * phases[1:]
     return torch.cat([torch.zeros_like(h[:, :1]) if start is None else start, h], 1)

@@ -60,7 +60,7 @@ def _scan(
             other += sums if sums.dim() == 1 else sums[:, reach:]
         if first is not None:
             other.masked_fill_((steps[:-reach] < first[:, reach:]).unsqueeze(-1), -torch.inf)
-        torch.maximum(m[:, reach:], other, out=m[:, reach:])
+        m = torch.cat([m[:, :reach], torch.maximum(m[:, reach:], other)], 1)
         if sums is not None and sums.dim() == 1:
             sums = 2 * sums
         elif sums is not None:

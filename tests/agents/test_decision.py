@@ -169,6 +169,8 @@ def test_cells_take_their_options_and_layers_may_differ():
     assert (first.hidden, second.window) == (32, 4)
     with pytest.raises(ValueError, match="no option 'windw'"):
         make("attention", cell={"windw": 4})
+    with pytest.raises(ValueError, match="empty name"):
+        make("mingru,")
 
 
 def test_a_cell_of_ones_own_needs_no_options_to_be_an_agents_backbone():

@@ -120,7 +120,7 @@ def test_wrong_arguments_are_named(cell):
         cell(4, candidate="relu")
     with pytest.raises(ValueError, match="leaves no hidden units"):
         cell(4, expansion=0.0)
-    with pytest.raises(TypeError, match=r"is a tensor \(B, 4\), not a tuple"):
+    with pytest.raises(TypeError, match=r"is a tensor \(2, 4\), not a tuple"):
         cell(4)(torch.randn(2, 3, 4), (torch.zeros(2, 4),))
     with pytest.raises(ValueError, match=r"h0 must be \(2, 4\)"):
         cell(4)(torch.randn(2, 3, 4), torch.zeros(3, 4))
@@ -132,8 +132,8 @@ def test_wrong_arguments_are_named(cell):
     [
         ((3, 4), 3, torch.zeros(3, 1, dtype=torch.bool), "resets must be"),
         ((3, 4), 3, torch.zeros(3), "resets must be bool"),
-        ((3, 4), 1, None, "state must be"),
-        ((3, 4), 5, None, "state must be"),
+        ((3, 4), 1, None, "must be"),
+        ((3, 4), 5, None, "must be"),
         ((3, 3, 4), 3, None, "one time step"),
     ],
 )

@@ -147,6 +147,38 @@ def test_step_compiles_in_one_graph(name):
     torch.compiler.reset()
 
 
+@pytest.mark.parametrize("name", available())
+@torch.no_grad()
+def test_no_rows_are_no_failure(name):
+    stack = Stack(StackConfig(dim=4, num_layers=2, backbone=name))
+    x, resets = torch.zeros(0, 3, 4), torch.zeros(0, 3, dtype=torch.bool)
+    for state in (None, stack.initial_state(0)):
+        y, new = stack(x, state, resets)
+        assert y.shape == x.shape
+        assert stack.pack(new).shape == (0, stack.state_size)
+        assert stack.step(x[:, 0], state, resets[:, 0])[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize("name", available())
+def test_what_is_not_a_number_reaches_neither_earlier_steps_nor_other_episodes(name):
+    # In values, and in the gradients of what is finite.
+    torch.manual_seed(0)
+    cell = make(name, {})
+    resets = torch.zeros(2, 12, dtype=torch.bool)
+    resets[0, 7] = True
+    x = torch.randn(2, 12, 4)
+    x[0, 5, 1] = torch.nan
+    x.requires_grad_()
+    y, _ = cell(x, None, resets)
+    clean = torch.ones(2, 12, dtype=torch.bool)
+    clean[0, 5:7] = False
+    assert y[clean].isfinite().all()
+    assert y[0, 5].isnan().any()
+    after = torch.autograd.grad(y[0, 7:].square().sum() + y[1].square().sum(), x)[0]
+    assert after[0, 7:].isfinite().all()
+    assert after[1].isfinite().all()
+
+
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, about torch
 @pytest.mark.parametrize("name", available())
 def test_training_step_compiles_and_gives_the_same_gradients(name):

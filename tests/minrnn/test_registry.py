@@ -63,3 +63,23 @@ MODULES = [m.name for m in pkgutil.walk_packages(minrnn.__path__, "minrnn.")]
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_in_docstrings_run(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("attention", "window", "twenty"),
+        ("attention", "window", 20.5),
+        ("attention", "num_heads", True),
+        ("mingru", "expansion", "2"),
+        ("mingru", "signed", 1),
+    ],
+)
+def test_an_option_of_a_wrong_type_is_refused(name, option, value):
+    with pytest.raises(ValueError, match=f"the option '{option}' of '{name}' is"):
+        build(name, 4, **{option: value})
+
+
+def test_what_may_be_none_or_an_int_is_taken():
+    assert build("mingru", 4, expansion=2).hidden == 8
+    assert build("attention", 4, num_heads=2, num_kv_heads=None).num_kv_heads == 2

@@ -131,9 +131,12 @@ def test_a_view_whose_sign_is_still_to_be_turned(backend, width):
     torch.testing.assert_close(scan(a, b, backend=backend), scan(a, b.clone(), backend=backend))
 
 
-@pytest.mark.parametrize("backbone", ["mingru", "minlstm"])
+# Rows of gru and lstm are cut at their resets, which no graph can hold.
+@pytest.mark.filterwarnings("ignore:.*Profiler")
+@pytest.mark.parametrize("backbone", sorted({*minrnn.available()} - {"gru", "lstm"}))
 def test_a_stack_compiles_as_one_graph(backbone):
     torch.manual_seed(0)
+    torch.compiler.reset()
     stack = minrnn.Stack(minrnn.StackConfig(dim=8, backbone=backbone))
     compiled = torch.compile(stack, fullgraph=True, backend="aot_eager")
     x, resets = torch.randn(2, 7, 8), torch.rand(2, 7) < 0.3

@@ -90,7 +90,7 @@ def test_a_copy_behaves_the_same(name):
         ("one for each of the 3 layers, not 2: mingru, lstm", {"backbone": ("mingru", "lstm")}),
         ("did you mean 'mingru'", {"backbone": ("gru", "gru", "minGRU")}),
         (
-            "'gru' has no option 'windw'",
+            "none of gru, attention has the option 'windw'; did you mean 'window'",
             {"backbone": ("gru", "gru", "attention"), "cell": {"windw": 3}},
         ),
         ("there is layernorm, rmsnorm", {"norm": "batchnorm"}),

@@ -15,6 +15,7 @@ from benchmarks.memory_data import TASKS
 INK, SOFT = "#222222", "#8a919c"
 COLOURS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#b08900", "#0b7285")
 LINES = {1: ":", 2: "-", 3: "--"}
+VARIANT = (0, (6, 1, 1, 1, 1, 1))
 SHADES = ("#a5c8ff", "#4a8df0", "#123f8c")
 
 
@@ -45,7 +46,10 @@ def best(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 
 def curves(axes: Axes, models: dict[str, list[dict[str, Any]]]) -> None:
-    """Draw accuracy over updates: a colour for each cell, a kind of line for each depth."""
+    """Draw accuracy over updates: a colour for each cell, a kind of line for each depth.
+
+    Names are "cell, layers" or "cell, layers, what is different".
+    """
     cells = list(dict.fromkeys(name.split(",")[0] for name in models))
     for name, runs in models.items():
         points = zip(*(run["curve"] for run in runs), strict=True)
@@ -53,7 +57,7 @@ def curves(axes: Axes, models: dict[str, list[dict[str, Any]]]) -> None:
         axes.plot(
             *zip(*found, strict=True),
             color=COLOURS[cells.index(name.split(",")[0]) % len(COLOURS)],
-            linestyle=LINES.get(runs[0]["layers"], "-."),
+            linestyle=VARIANT if name.count(",") > 1 else LINES.get(runs[0]["layers"], "-."),
             linewidth=1.6,
             label=f"{name}: {found[-1][1]:.0f} %",
         )
@@ -78,7 +82,7 @@ def bars(axes: Axes, models: dict[str, list[dict[str, Any]]]) -> None:
         for y, found in zip(at, shares, strict=True):
             axes.plot(found, [y] * len(found), ".", color=INK, markersize=3)
     axes.axvline(100 * TASKS["parity"].chance, color=SOFT, linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(models)), list(models))
+    axes.set_yticks(range(len(models)), list(models), fontsize=9)
     axes.invert_yaxis()
     axes.set_title("Parity of the whole sequence (dots: seeds; dashed: chance)", fontsize=10)
     axes.set_xlabel("accuracy, %")

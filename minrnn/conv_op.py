@@ -1,4 +1,3 @@
-# pyright: reportIncompatibleMethodOverride=false, reportUnknownMemberType=false
 """A causal depthwise convolution over packed sequences: one pass over memory on a CPU with numba.
 
 y_t = bias + sum_j weight[:, W - 1 - j] * x_{t-j}, for j < W and as far as the episode goes back.
@@ -6,17 +5,12 @@ y_t = bias + sum_j weight[:, W - 1 - j] * x_{t-j}, for j < W and as far as the e
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any, cast
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from minrnn.scan import ops
-from minrnn.scan.backends import cpu_kernels
+from minrnn.scan.kernel_op import KernelOp
 
 
 def short_conv(
@@ -27,12 +21,10 @@ def short_conv(
     x: (B, T, D). weight: (D, W). bias: (D,). past: (B, W - 1, D), the inputs before, or None for
     none. resets: (B, T) bool. All float32 or float64, and alike.
     """
-    if x.device.type != "cpu" or not _has_kernels():
+    if not _op.available(x.device):
         return reference(x, weight, bias, past, resets)
-    tensors = x, weight, bias, past, resets
-    if ops._traced(tensors):  # pyright: ignore[reportPrivateUsage]
-        return cast(Any, torch.ops.minrnn.short_conv)(*tensors)
-    return cast(Any, _ShortConv.apply)(*tensors)
+    [y] = _op(x, weight, bias, past, resets)
+    return y
 
 
 def reference(
@@ -58,77 +50,8 @@ def reference(
     return y
 
 
-def _there() -> bool:
-    return _kernels() is not None
+def _shapes(x: Tensor, *_: Tensor | None) -> Sequence[Sequence[int]]:
+    return (x.shape,)
 
 
-# A compiler has to ask, not to look into how numba is imported.
-_has_kernels: Callable[[], bool] = cast(Any, torch.compiler).assume_constant_result(_there)
-
-
-@functools.cache
-def _kernels() -> ModuleType | None:
-    return cpu_kernels("conv")
-
-
-class _ShortConv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *tensors: Any) -> Tensor:
-        ctx.save_for_backward(*tensors)
-        return cast(Any, _kernels()).forward(*tensors)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
-        return *cast(Any, _kernels()).backward(*grad_outputs, *ctx.saved_tensors), None
-
-
-@torch.library.custom_op("minrnn::short_conv", mutates_args=())
-def _op(
-    x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, resets: Tensor | None
-) -> Tensor:
-    return cast(Any, _kernels()).forward(x, weight, bias, past, resets)
-
-
-@_op.register_fake
-def _(
-    x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, resets: Tensor | None
-) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-@torch.library.custom_op("minrnn::short_conv_backward", mutates_args=())
-def _op_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    past: Tensor | None,
-    resets: Tensor | None,
-) -> list[Tensor]:
-    grads = cast(Any, _kernels()).backward(grad, x, weight, bias, past, resets)
-    return [grad for grad in grads if grad is not None]
-
-
-@_op_backward.register_fake
-def _(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    past: Tensor | None,
-    resets: Tensor | None,
-) -> list[Tensor]:
-    return [x.new_empty(x.shape) for x in (x, weight, bias, past) if x is not None]
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    grads = cast(Any, torch.ops.minrnn.short_conv_backward)(grad, *ctx.saved_tensors)
-    return *grads[:3], grads[3] if len(grads) > 3 else None, None
-
-
-_op.register_autograd(_backward, setup_context=_setup_context)
+_op = KernelOp("short_conv", "conv", "x weight bias past?", "y", shapes=_shapes)

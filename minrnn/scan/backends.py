@@ -40,6 +40,7 @@ def load(name: str, device: torch.device | str) -> ModuleType:
     return module
 
 
+@functools.cache
 def cpu_kernels(name: str) -> ModuleType | None:
     """Return the module of minrnn.scan.cpu with a cell's kernels, or None where numba is not."""
     if _module("numba") is None:

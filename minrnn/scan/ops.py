@@ -45,7 +45,7 @@ def run(
     init: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return h (B, T, D) and a copy of its last step (B, D), with gradients."""
-    if _traced((*inputs, h0, resets, init)):
+    if traced((*inputs, h0, resets, init)):
         op = cast(Any, torch.ops.minrnn.scan)
         return op(list(inputs), h0, resets, init, gates, candidate, backend)
     # The op does the same, and costs 85 microseconds more to call.
@@ -53,8 +53,8 @@ def run(
     return apply(backend, gates, candidate, h0, resets, init, *inputs)
 
 
-def _traced(tensors: Sequence[Tensor | None]) -> bool:
-    # Whether the numbers may not be there: only torch's dispatcher knows what to do then.
+def traced(tensors: Sequence[Tensor | None]) -> bool:
+    """Return whether the numbers may not be there: torch's dispatcher knows what to do then."""
     if torch.compiler.is_compiling():
         return True
     inside = cast(Any, torch._C)  # pyright: ignore[reportPrivateUsage]

@@ -1,4 +1,3 @@
-# pyright: reportUnknownMemberType=false
 """The recurrence of sLSTM over a batch of packed sequences: a true one, step by step.
 
 Compiled on a CPU with numba, else a loop in torch. d units in each of H heads:
@@ -11,26 +10,23 @@ zero before these steps. All of them float32, or all float64. The equations are 
 
 from __future__ import annotations
 
-import functools
-from types import ModuleType
-from typing import Any, cast
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minrnn.scan.backends import cpu_kernels
+from minrnn.scan.kernel_op import KernelOp
 
 
 def slstm_scan(
     x: Tensor, r: Tensor, start: Tensor, resets: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return y (B, T, H, d), and y, c, n, m after the last step (B, 4, H, d)."""
-    if x.device.type == "cpu" and _kernels() is not None:
-        op = cast(Any, torch.ops.minrnn.slstm)
-        y, last, *_ = op(x, r, start, resets)
-        return y, last
-    return slstm_loop(x, r, start, resets)
+    if not _op.available(x.device):
+        return slstm_loop(x, r, start, resets)
+    y, last = _op(x, r, start, resets)
+    return y, last
 
 
 def slstm_loop(
@@ -59,84 +55,19 @@ def slstm_step(x: Tensor, r: Tensor, state: Tensor) -> Tensor:
     return torch.stack([torch.sigmoid(o) * c / n, c, n, m], 1)
 
 
-@functools.cache
-def _kernels() -> ModuleType | None:
-    return cpu_kernels("slstm")
-
-
-@torch.library.custom_op("minrnn::slstm", mutates_args=())
-def _op(
-    x: Tensor, r: Tensor, start: Tensor, resets: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    kernels = _kernels()
-    assert kernels is not None
-    y, rest, raw = kernels.forward(x, r, start, resets)
-    return y, torch.cat([y[:, -1:], rest[:, -1]], 1), rest, raw
-
-
-@torch.library.custom_op("minrnn::slstm_backward", mutates_args=())
-def _op_backward(
-    grad_y: Tensor | None,
-    grad_last: Tensor | None,
-    r: Tensor,
-    start: Tensor,
-    resets: Tensor | None,
-    y: Tensor,
-    rest: Tensor,
-    raw: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    kernels = _kernels()
-    assert kernels is not None
-    grad_raw, grad_start = kernels.backward(grad_y, grad_last, r, start, resets, y, rest, raw)
-    before = torch.cat([start[:, :1], y[:, :-1]], 1)
-    if resets is not None:
-        before = before.masked_fill(resets[..., None, None], 0.0)
-    rows, columns = before.flatten(0, 1), grad_raw.flatten(3).flatten(0, 1)  # (B T, H, ...)
-    with torch.autocast("cpu", enabled=False):
-        grad_r = rows.permute(1, 2, 0) @ columns.transpose(0, 1)
-    return grad_raw, grad_r.view(r.shape), grad_start
-
-
-@_op.register_fake
-def _(
-    x: Tensor, r: Tensor, start: Tensor, resets: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _shapes(x: Tensor, *_: Tensor | None) -> Sequence[Sequence[int]]:
     batch, length, heads, gates, size = x.shape
-    return (
-        x.new_empty(batch, length, heads, size),
-        x.new_empty(batch, 4, heads, size),
-        x.new_empty(batch, length, 3, heads, size),
-        x.new_empty(batch, length, heads, gates, size),
-    )
+    one, steps = (heads, size), (batch, length)
+    return (*steps, *one), (batch, gates, *one), (*steps, 3, *one), x.shape
 
 
-@_op_backward.register_fake
-def _(
-    grad_y: Tensor | None,
-    grad_last: Tensor | None,
-    r: Tensor,
-    start: Tensor,
-    resets: Tensor | None,
-    y: Tensor,
-    rest: Tensor,
-    raw: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return raw.new_empty(raw.shape), r.new_empty(r.shape), start.new_empty(start.shape)
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, r, start, resets = inputs
-    y, _, rest, raw = output
-    ctx.save_for_backward(r, start, resets, y, rest, raw)
-    ctx.set_materialize_grads(False)
-
-
-def _backward(
-    ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, *_: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    # Nobody sees c, n and m on the way, nor the pre-activations.
-    grads = torch.ops.minrnn.slstm_backward(grad_y, grad_last, *ctx.saved_tensors)
-    return *grads, None
-
-
-_op.register_autograd(_backward, setup_context=_setup_context)
+# raw: the pre-activations, which the backward pass reads and x it does not.
+_op = KernelOp(
+    "slstm",
+    "slstm",
+    "x r start",
+    "y last",
+    "rest raw",
+    shapes=_shapes,
+    saved="raw r start resets y rest",
+)

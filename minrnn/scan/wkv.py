@@ -1,4 +1,3 @@
-# pyright: reportUnknownMemberType=false
 """RWKV's averages over a batch of packed sequences, weighted by e^k, decaying by a constant.
 
 k, v: (B, T, D). w (D,): the logarithm of the decay. u (D,): added to the k of the step that is
@@ -9,15 +8,13 @@ those of `minrnn.cells.rwkv`. Compiled on a CPU with numba, else made of the sca
 
 from __future__ import annotations
 
-import functools
-from types import ModuleType
-from typing import Any, cast
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from minrnn.scan import scan
-from minrnn.scan.backends import cpu_kernels
+from minrnn.scan.kernel_op import KernelOp
 from minrnn.scan.maximum import running_max
 
 
@@ -25,11 +22,10 @@ def wkv_scan(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, start: Tensor, resets: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the averages o (B, T, D), and a, b, p after the last step (B, 3, D)."""
-    if k.device.type == "cpu" and _kernels() is not None:
-        op = cast(Any, torch.ops.minrnn.wkv)
-        o, last, _ = op(k, v, w, u, start, resets)
-        return o, last
-    return wkv_of_scans(k, v, w, u, start, resets)
+    if not _op.available(k.device):
+        return wkv_of_scans(k, v, w, u, start, resets)
+    o, last = _op(k, v, w, u, start, resets)
+    return o, last
 
 
 def wkv_of_scans(
@@ -78,76 +74,17 @@ def shifted(x: Tensor, first: Tensor, resets: Tensor | None) -> Tensor:
     return before if resets is None else before.masked_fill(resets.unsqueeze(-1), 0.0)
 
 
-@functools.cache
-def _kernels() -> ModuleType | None:
-    return cpu_kernels("wkv")
-
-
-@torch.library.custom_op("minrnn::wkv", mutates_args=())
-def _op(
-    k: Tensor, v: Tensor, w: Tensor, u: Tensor, start: Tensor, resets: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    kernels = _kernels()
-    assert kernels is not None
-    o, states = kernels.forward(k, v, w, u, start, resets)
-    return o, states[:, -1].clone(), states
-
-
-@torch.library.custom_op("minrnn::wkv_backward", mutates_args=())
-def _op_backward(
-    grad_o: Tensor | None,
-    grad_last: Tensor | None,
-    k: Tensor,
-    v: Tensor,
-    w: Tensor,
-    u: Tensor,
-    start: Tensor,
-    resets: Tensor | None,
-    o: Tensor,
-    states: Tensor,
-) -> list[Tensor]:
-    kernels = _kernels()
-    assert kernels is not None
-    return kernels.backward(grad_o, grad_last, k, v, w, u, start, resets, o, states)
-
-
-@_op.register_fake
-def _(
-    k: Tensor, v: Tensor, w: Tensor, u: Tensor, start: Tensor, resets: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _shapes(k: Tensor, *_: Tensor | None) -> Sequence[Sequence[int]]:
     batch, length, width = k.shape
-    states = k.new_empty(batch, length, 3, width)
-    return k.new_empty(k.shape), start.new_empty(start.shape), states
+    return k.shape, (batch, 3, width), (batch, length, 3, width)
 
 
-@_op_backward.register_fake
-def _(
-    grad_o: Tensor | None,
-    grad_last: Tensor | None,
-    k: Tensor,
-    v: Tensor,
-    w: Tensor,
-    u: Tensor,
-    start: Tensor,
-    resets: Tensor | None,
-    o: Tensor,
-    states: Tensor,
-) -> list[Tensor]:
-    return [x.new_empty(x.shape) for x in (k, v, w, u, start)]
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    o, _, states = output
-    ctx.save_for_backward(*inputs, o, states)
-    ctx.set_materialize_grads(False)
-
-
-def _backward(
-    ctx: Any, grad_o: Tensor | None, grad_last: Tensor | None, _: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    # Nobody sees the states on the way.
-    grads = torch.ops.minrnn.wkv_backward(grad_o, grad_last, *ctx.saved_tensors)
-    return *grads, None
-
-
-_op.register_autograd(_backward, setup_context=_setup_context)
+_op = KernelOp(
+    "wkv",
+    "wkv",
+    "k v w u start",
+    "o last",
+    "states",
+    shapes=_shapes,
+    saved="k v w u start resets o states",
+)

@@ -9,16 +9,18 @@ import torch.nn.functional as F
 
 from minrnn import Block, MinGRU, Stack, StackConfig, check_mixer
 from minrnn.conv import ShortConv
+from minrnn.scan import kernel_op
+from minrnn.scan.backends import backends
 
 conv_op = importlib.import_module("minrnn.conv_op")
-needs_numba = pytest.mark.skipif(conv_op._kernels() is None, reason="needs numba")
+needs_numba = pytest.mark.skipif("numba" not in backends(), reason="needs numba")
 
 
 @pytest.fixture(params=[pytest.param("kernel", marks=needs_numba), "torch"])
 def form(request, monkeypatch):
     """Compute by the kernel, and as without numba."""
     if request.param == "torch":
-        monkeypatch.setattr(conv_op, "_kernels", lambda: None)
+        monkeypatch.setattr(kernel_op, "cpu_kernels", lambda _: None)
     return request.param
 
 

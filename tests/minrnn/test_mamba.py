@@ -1,6 +1,5 @@
 """Mamba against its equations, one step after the other."""
 
-import importlib
 import math
 
 import pytest
@@ -8,10 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from minrnn.cells.mamba import Mamba
+from minrnn.scan.backends import backends
 
-needs_numba = pytest.mark.skipif(
-    importlib.import_module("minrnn.scan.selective")._kernels() is None, reason="needs numba"
-)
+needs_numba = pytest.mark.skipif("numba" not in backends(), reason="needs numba")
 
 
 def loop(cell, x, state, resets=None):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from minrnn import RWKV, check_mixer
-from minrnn.scan import wkv
+from minrnn.scan import kernel_op
 from minrnn.scan.backends import backends
 from minrnn.scan.wkv import wkv_of_scans, wkv_scan
 
@@ -14,7 +14,7 @@ needs_numba = pytest.mark.skipif("numba" not in backends(), reason="needs numba"
 @pytest.fixture(params=["compiled", "scans"])
 def how(request, monkeypatch):
     if request.param == "scans":
-        monkeypatch.setattr(wkv, "_kernels", lambda: None)
+        monkeypatch.setattr(kernel_op, "cpu_kernels", lambda _: None)
     elif "numba" not in backends():
         pytest.skip("needs numba")
     return request.param
@@ -97,7 +97,7 @@ def test_decays_may_be_huge_or_nothing(how):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_contract_without_kernels(monkeypatch, dtype):
-    monkeypatch.setattr(wkv, "_kernels", lambda: None)
+    monkeypatch.setattr(kernel_op, "cpu_kernels", lambda _: None)
     check_mixer(RWKV(4), dtype=dtype)
 
 

@@ -7,16 +7,18 @@ import torch
 import torch.nn.functional as F
 
 from minrnn.cells.s4d import S4D
+from minrnn.scan import kernel_op
+from minrnn.scan.backends import backends
 
 diagonal = importlib.import_module("minrnn.scan.diagonal")
-needs_numba = pytest.mark.skipif(diagonal._kernels() is None, reason="needs numba")
+needs_numba = pytest.mark.skipif("numba" not in backends(), reason="needs numba")
 
 
 @pytest.fixture(params=[pytest.param("kernel", marks=needs_numba), "torch"])
 def form(request, monkeypatch):
     """Compute by the kernel, and as without numba."""
     if request.param == "torch":
-        monkeypatch.setattr(diagonal, "_kernels", lambda: None)
+        monkeypatch.setattr(kernel_op, "cpu_kernels", lambda _: None)
     return request.param
 
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from minrnn import Mamba
+from minrnn.scan import kernel_op
+from minrnn.scan.backends import backends
 
 selective = importlib.import_module("minrnn.scan.selective")
-needs_numba = pytest.mark.skipif(selective._kernels() is None, reason="needs numba")
+needs_numba = pytest.mark.skipif("numba" not in backends(), reason="needs numba")
 
 
 def arguments(batch, time, width, number, dtype=torch.float64, chance=0.1, start=True):
@@ -96,5 +98,5 @@ def test_without_numba_the_cell_does_the_same(monkeypatch):
     torch.manual_seed(0)
     cell, x, resets = Mamba(6), torch.randn(2, 40, 6), torch.rand(2, 40) < 0.1
     wanted = cell(x, None, resets)
-    monkeypatch.setattr(selective, "_kernels", lambda: None)
+    monkeypatch.setattr(kernel_op, "cpu_kernels", lambda _: None)
     torch.testing.assert_close(cell(x, None, resets), wanted)

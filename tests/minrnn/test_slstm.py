@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from minrnn import SLSTM, check_mixer
-from minrnn.scan import slstm
+from minrnn.scan import kernel_op
 from minrnn.scan.backends import backends
 from minrnn.scan.slstm import slstm_loop, slstm_scan
 
@@ -15,7 +15,7 @@ needs_numba = pytest.mark.skipif("numba" not in backends(), reason="needs numba"
 @pytest.fixture(params=["compiled", "loop"])
 def how(request, monkeypatch):
     if request.param == "loop":
-        monkeypatch.setattr(slstm, "_kernels", lambda: None)
+        monkeypatch.setattr(kernel_op, "cpu_kernels", lambda _: None)
     elif "numba" not in backends():
         pytest.skip("needs numba")
     return request.param

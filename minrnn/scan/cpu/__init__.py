@@ -79,8 +79,8 @@ def _launch(
     compiled = kernel(
         gate_math.GATES[gates],
         gate_math.CANDIDATES[candidate],
-        str(inputs[0].dtype).removeprefix("torch."),
-        str(h.dtype).removeprefix("torch."),
+        launch.stored(inputs[0]),
+        launch.stored(h),
         _past_caches(h, targets),
     )
     rows = [_resolved(x) for x in inputs]

@@ -15,25 +15,21 @@ import torch
 from torch import Tensor
 
 from minrnn.scan.cpu import launch
-from minrnn.scan.cpu.simd import LINE, at, flag, full, inline, lane_of, line_of, load, store
+from minrnn.scan.cpu.simd import at, flag, full, inline, lane_of, line_of, load, store
 
 
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, resets: Tensor | None
-) -> Tensor:
+) -> tuple[Tensor]:
     """Return y."""
     batch, time, dim = x.shape
     y = torch.empty(x.shape, dtype=x.dtype)
     rows, given = _given(x, weight, bias, past, resets)
-    compiled = _forward(str(x.dtype).removeprefix("torch."), weight.shape[1])
+    compiled = _forward(launch.stored(x), weight.shape[1])
     parts = launch.parts(batch, dim, x.numel())
     sizes = time, dim, rows.stride(0), rows.stride(1)
-
-    def work(index: int) -> None:
-        launch.call(compiled, *parts[index], *sizes, *launch.addresses((rows, *given, y)))
-
-    launch.spread(work, len(parts))
-    return y
+    launch.run(compiled, parts, sizes, (rows, *given, y))
+    return (y,)
 
 
 def backward(
@@ -54,14 +50,9 @@ def backward(
     parts = launch.parts(batch, dim, x.numel())
     # Sums over what threads share: each has its own. The bias comes after the weight.
     sums = x.new_zeros(len(parts), width + 1, dim)
-    compiled = _backward(str(x.dtype).removeprefix("torch."), width)
+    compiled = _backward(launch.stored(x), width)
     sizes = time, dim, rows.stride(0), rows.stride(1)
-
-    def work(index: int) -> None:
-        more = launch.addresses((grad, grad_x, grad_past, sums[index]))
-        launch.call(compiled, *parts[index], *sizes, *launch.addresses((rows, *given)), *more)
-
-    launch.spread(work, len(parts))
+    launch.run(compiled, parts, sizes, (rows, *given, grad, grad_x, grad_past), [sums])
     total = sums.sum(0)
     return grad_x, total[:width].t().contiguous(), total[width].clone(), grad_past
 
@@ -70,21 +61,21 @@ def _given(
     x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, list[Tensor | None]]:
     # x stays where it is if its channels are side by side.
-    batch, time, dim = x.shape
+    batch, _, dim = x.shape
     width = weight.shape[-1]
     strided = x.stride(2) == 1 and not x.is_neg() and x.device.type == "cpu"
     rows = x if strided else launch.ready(x, x.shape, x)
     return rows, [
         launch.ready(weight.t(), (width, dim), x),
         launch.ready(bias, (dim,), x),
-        None if past is None else launch.ready(past, (batch, width - 1, dim), x),
-        None if resets is None else launch.ready(resets, (batch, time), x, torch.bool),
+        launch.optional(past, (batch, width - 1, dim), x),
+        launch.marks(resets, x),
     ]
 
 
 @functools.cache
 def _forward(DTYPE: str, WIDTH: int) -> Callable[..., None]:
-    lanes = LINE // (8 if DTYPE == "float64" else 4)
+    lanes = launch.lanes(DTYPE)
     sources = launch.sources()
 
     @launch.jit
@@ -145,7 +136,7 @@ def _tap(like, width, back, t, D, d, o, xt, row, x, weight, bias, past, y, to):
 
 @functools.cache
 def _backward(DTYPE: str, WIDTH: int) -> Callable[..., None]:
-    lanes = LINE // (8 if DTYPE == "float64" else 4)
+    lanes = launch.lanes(DTYPE)
     sources = launch.sources()
 
     @launch.jit

@@ -37,17 +37,11 @@ def forward(
     last = u.new_empty(batch, 2, number, width)
     points = u.new_empty(batch, chunks if keep else 0, 2, number, width)
     given = _given(u, decay, weight, h0, resets)
-    compiled = _forward(str(u.dtype).removeprefix("torch."))
     parts = launch.parts(batch, width, u.numel() * number)
     scratch = u.new_empty(len(parts), 6 * number * LINE)
     sizes = time, width, number, chunks, int(keep)
-    results = y, last, points
-
-    def work(index: int) -> None:
-        own = scratch[index].data_ptr()
-        launch.call(compiled, *parts[index], *sizes, *launch.addresses((*given, *results)), own)
-
-    launch.spread(work, len(parts))
+    compiled = _forward(launch.stored(u))
+    launch.run(compiled, parts, sizes, (*given, y, last, points), [scratch])
     return y, last.permute(0, 3, 2, 1).contiguous(), points
 
 
@@ -79,16 +73,10 @@ def backward(
     parts = launch.parts(batch, width, u.numel() * number)
     # Sums over what threads share: each has its own.
     sums = u.new_zeros(2, len(parts), 2, number, width)
-    compiled = _backward(str(u.dtype).removeprefix("torch."))
     scratch = u.new_empty(len(parts), (10 + 2 * (CHUNK + 1)) * number * LINE)
     sizes = time, width, number, chunks
-
-    def work(index: int) -> None:
-        results = carried, grad_u, sums[0, index], sums[1, index]
-        own = scratch[index].data_ptr()
-        launch.call(compiled, *parts[index], *sizes, *launch.addresses((*given, *results)), own)
-
-    launch.spread(work, len(parts))
+    compiled = _backward(launch.stored(u))
+    launch.run(compiled, parts, sizes, (*given, carried, grad_u), (*sums, scratch))
     grad_decay, grad_weight = sums.sum(1).permute(0, 3, 2, 1).contiguous()
     return (
         grad_u,
@@ -101,20 +89,20 @@ def backward(
 def _given(
     u: Tensor, decay: Tensor, weight: Tensor, h0: Tensor | None, resets: Tensor | None
 ) -> list[Tensor | None]:
-    batch, time, width = u.shape
+    batch, _, width = u.shape
     parts = 2, decay.shape[1], width
     return [
         launch.ready(u, u.shape, u),
         launch.ready(decay.permute(2, 1, 0), parts, u),
         launch.ready(weight.permute(2, 1, 0), parts, u),
         None if h0 is None else launch.ready(h0.permute(0, 3, 2, 1), (batch, *parts), u),
-        None if resets is None else launch.ready(resets, (batch, time), u, torch.bool),
+        launch.marks(resets, u),
     ]
 
 
 @functools.cache
 def _forward(DTYPE: str) -> Callable[..., None]:
-    lanes = LINE // (8 if DTYPE == "float64" else 4)
+    lanes = launch.lanes(DTYPE)
     sources = launch.sources("diagonal.py")
 
     @launch.jit
@@ -195,7 +183,7 @@ def _chunk(
 
 @functools.cache
 def _backward(DTYPE: str) -> Callable[..., None]:
-    lanes = LINE // (8 if DTYPE == "float64" else 4)
+    lanes = launch.lanes(DTYPE)
     sources = launch.sources("diagonal.py")
 
     @launch.jit

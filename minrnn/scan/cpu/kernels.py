@@ -15,7 +15,6 @@ from collections.abc import Callable
 from minrnn.scan.cpu import launch
 from minrnn.scan.cpu.gates import decay_and_input, derivatives
 from minrnn.scan.cpu.simd import (
-    LINE,
     at,
     fence,
     flag,
@@ -41,7 +40,7 @@ def forward(
     STORED, WIDE: names of the dtypes of inputs and of h. STREAM: h is written past the caches, and
     is aligned for that.
     """
-    lanes = LINE // (8 if WIDE == "float64" else 4)
+    lanes = launch.lanes(WIDE)
     sources = launch.sources()
 
     @launch.jit
@@ -92,7 +91,7 @@ def backward(
     gh (B, T, D), gl (B, D): of h and of the last step. gx, gy, gz (B, T, D): of the inputs.
     gs, gi (B, D): of what comes before the first step, and of init, for each row of the batch.
     """
-    lanes = LINE // (8 if WIDE == "float64" else 4)
+    lanes = launch.lanes(WIDE)
     sources = launch.sources()
 
     @launch.jit

@@ -37,6 +37,16 @@ def ready(
     return x.resolve_neg().contiguous()
 
 
+def optional(x: Tensor | None, shape: Sequence[int], like: Tensor) -> Tensor | None:
+    """Return `ready`, or None for None."""
+    return None if x is None else ready(x, shape, like)
+
+
+def marks(resets: Tensor | None, like: Tensor) -> Tensor | None:
+    """Return resets as a kernel reads them. like: (B, T, ...)."""
+    return None if resets is None else ready(resets, like.shape[:2], like, torch.bool)
+
+
 def addresses(tensors: Sequence[Tensor | None]) -> list[int]:
     """Return where the numbers are, 0 for what is not there. The tensors have to live on."""
     return [0 if x is None else x.data_ptr() for x in tensors]
@@ -48,6 +58,8 @@ def parts(batch: int, width: int, work: int) -> list[tuple[int, int, int, int]]:
     Rows of the batch, and where these are few, channels. work: the numbers computed in all.
     """
     threads = max(1, min(torch.get_num_threads(), work // GRAIN))
+    if threads == 1:
+        return [(0, batch, 0, width)]
     over_batch = max(1, min(threads, batch))
     over_width = max(1, min(threads // over_batch, -(-width // LINE)))
     return [
@@ -62,6 +74,28 @@ def _ranges(size: int, count: int, unit: int) -> list[tuple[int, int]]:
     units = -(-size // unit)
     cuts = [min(size, units * part // count * unit) for part in range(count + 1)]
     return list(itertools.pairwise(cuts))
+
+
+def run(
+    compiled: Callable[..., None],
+    parts: Sequence[Sequence[int]],
+    sizes: Sequence[int],
+    tensors: Sequence[Tensor | None],
+    own: Sequence[Tensor] = (),
+) -> None:
+    """Call a kernel for each part, each in a thread, with the part, the sizes, and addresses.
+
+    own: after the other tensors come those x of which a part has x[index] for itself; where there
+    are fewer than parts, those of the same channels share one.
+    """
+
+    def work(index: int) -> None:
+        given = [
+            x.data_ptr() + index % len(x) * x.stride(0) * x.element_size() for x in own
+        ]  # of x[index], which takes longer to make
+        call(compiled, *parts[index], *sizes, *addresses(tensors), *given)
+
+    spread(work, len(parts))
 
 
 def spread(work: Callable[[int], None], count: int) -> None:
@@ -93,6 +127,16 @@ def call(compiled: Callable[..., None], *arguments: int) -> None:
         compiled(*arguments)
     except OSError:  # numba compiled it, and could not write that to the disk
         compiled(*arguments)
+
+
+def stored(x: Tensor) -> str:
+    """Return the name of its dtype, as `simd.at` takes it."""
+    return str(x.dtype).removeprefix("torch.")
+
+
+def lanes(name: str) -> int:
+    """Return how many numbers of that dtype, float32 or float64, a vector holds."""
+    return LINE // (8 if name == "float64" else 4)
 
 
 def jit(function):

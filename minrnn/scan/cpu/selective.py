@@ -40,17 +40,11 @@ def forward(
     last = u.new_empty(batch, number, width)
     points = u.new_empty(batch, chunks if keep else 0, number, width)
     given = _given(u, dt, a, b, c, h0, resets)
-    compiled = _forward(str(u.dtype).removeprefix("torch."))
     parts = launch.parts(batch, width, u.numel() * number)
     scratch = u.new_empty(len(parts), 2 * number * LINE)
     sizes = time, width, number, chunks, int(keep)
-    results = y, last, points
-
-    def work(index: int) -> None:
-        own = scratch[index].data_ptr()
-        launch.call(compiled, *parts[index], *sizes, *launch.addresses((*given, *results)), own)
-
-    launch.spread(work, len(parts))
+    compiled = _forward(launch.stored(u))
+    launch.run(compiled, parts, sizes, (*given, y, last, points), [scratch])
     return y, last.transpose(1, 2).contiguous(), points
 
 
@@ -86,17 +80,11 @@ def backward(
     grad_a = u.new_zeros(len(parts), number, width)
     over_width = len({part[2:] for part in parts})
     grad_b, grad_c = (u.new_empty(over_width, batch, time, number) for _ in range(2))
-    compiled = _backward(str(u.dtype).removeprefix("torch."))
     scratch = u.new_empty(len(parts), (3 + 4 * CHUNK + 1) * number * LINE)
     sizes = time, width, number, chunks
-
-    def work(index: int) -> None:
-        column = index % over_width
-        results = carried, grad_u, grad_dt, grad_a[index], grad_b[column], grad_c[column]
-        own = scratch[index].data_ptr()
-        launch.call(compiled, *parts[index], *sizes, *launch.addresses((*given, *results)), own)
-
-    launch.spread(work, len(parts))
+    own = grad_a, grad_b, grad_c, scratch
+    compiled = _backward(launch.stored(u))
+    launch.run(compiled, parts, sizes, (*given, carried, grad_u, grad_dt), own)
     return (
         grad_u,
         grad_dt,
@@ -125,13 +113,13 @@ def _given(
         launch.ready(b, (batch, time, number), u),
         launch.ready(c, (batch, time, number), u),
         None if h0 is None else launch.ready(h0.transpose(1, 2), (batch, number, width), u),
-        None if resets is None else launch.ready(resets, (batch, time), u, torch.bool),
+        launch.marks(resets, u),
     ]
 
 
 @functools.cache
 def _forward(DTYPE: str) -> Callable[..., None]:
-    lanes = LINE // (8 if DTYPE == "float64" else 4)
+    lanes = launch.lanes(DTYPE)
     sources = launch.sources("selective.py")
 
     @launch.jit
@@ -200,7 +188,7 @@ def _chunk(
 
 @functools.cache
 def _backward(DTYPE: str) -> Callable[..., None]:
-    lanes = LINE // (8 if DTYPE == "float64" else 4)
+    lanes = launch.lanes(DTYPE)
     sources = launch.sources("selective.py")
 
     @launch.jit

@@ -17,7 +17,6 @@ from torch import Tensor
 from minrnn.scan.cpu import launch
 from minrnn.scan.cpu.gates import activate, exp, sigmoids
 from minrnn.scan.cpu.simd import (
-    LINE,
     at,
     flag,
     full,
@@ -33,8 +32,11 @@ from minrnn.scan.cpu.simd import (
 
 def forward(
     x: Tensor, r: Tensor, start: Tensor, resets: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y (B, T, H, d), c, n, m (B, T, 3, H, d) and the pre-activations (B, T, H, 4, d)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return y (B, T, H, d), and y, c, n, m after the last step (B, 4, H, d).
+
+    And of each step c, n, m (B, T, 3, H, d) and the pre-activations (B, T, H, 4, d).
+    """
     batch, length, heads, _, size = x.shape
     y = x.new_empty(batch, length, heads, size)
     rest = x.new_empty(batch, length, 3, heads, size)
@@ -44,63 +46,59 @@ def forward(
         launch.ready(r, (heads, size, 4, size), x),
         launch.ready(start, (batch, 4, heads, size), x),
     ]
-    _run(_forward, x, [*given, y, rest, raw, _marks(x, resets)])
-    return y, rest, raw
+    _run(_forward, x, [*given, y, rest, raw, launch.marks(resets, x)])
+    return y, torch.cat([y[:, -1:], rest[:, -1]], 1), rest, raw
 
 
 def backward(
     grad_y: Tensor | None,
     grad_last: Tensor | None,
+    raw: Tensor,
     r: Tensor,
     start: Tensor,
     resets: Tensor | None,
     y: Tensor,
     rest: Tensor,
-    raw: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Return the gradients by the pre-activations and by the start."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, which is that of the pre-activations, r and start."""
     batch, length, heads, _, size = raw.shape
     grad_raw = torch.empty_like(raw, memory_format=torch.contiguous_format)
     grad_start = raw.new_empty(batch, 4, heads, size)
     given = [
-        None if grad_y is None else launch.ready(grad_y, y.shape, raw),
-        None if grad_last is None else launch.ready(grad_last, start.shape, raw),
+        launch.optional(grad_y, y.shape, raw),
+        launch.optional(grad_last, start.shape, raw),
         launch.ready(r.flatten(2).transpose(1, 2), (heads, 4 * size, size), raw),
         launch.ready(start, (batch, 4, heads, size), raw),
         launch.ready(y, (batch, length, heads, size), raw),
         launch.ready(rest, (batch, length, 3, heads, size), raw),
         launch.ready(raw, raw.shape, raw),
     ]
-    _run(_backward, raw, [*given, grad_raw, grad_start, _marks(raw, resets)])
-    return grad_raw, grad_start
-
-
-def _marks(x: Tensor, resets: Tensor | None) -> Tensor | None:
-    return None if resets is None else launch.ready(resets, x.shape[:2], x, torch.bool)
+    _run(_backward, raw, [*given, grad_raw, grad_start, launch.marks(resets, raw)])
+    before = torch.cat([start[:, :1], y[:, :-1]], 1)
+    if resets is not None:
+        before = before.masked_fill(resets[..., None, None], 0.0)
+    rows, columns = before.flatten(0, 1), grad_raw.flatten(3).flatten(0, 1)  # (B T, H, ...)
+    with torch.autocast("cpu", enabled=False):
+        grad_r = rows.permute(1, 2, 0) @ columns.transpose(0, 1)
+    return grad_raw, grad_r.view(r.shape), grad_start
 
 
 def _run(
     kernel: Callable[[str], Callable[..., None]], x: Tensor, tensors: list[Tensor | None]
 ) -> None:
     batch, length, heads, _, size = x.shape
-    compiled = kernel(str(x.dtype).removeprefix("torch."))
     # Pairs of row and head are what threads share. A step of one unit is as long as eight of a
     # scan, and an eighth more for each unit of its head.
     pairs = batch * heads
     parts = launch.parts(pairs, 1, pairs * length * size * (8 + size // 8))
+    ranges = [(first, end) for first, end, _, _ in parts]
     scratch = x.new_empty(len(parts), 4 * size)
-
-    def work(index: int) -> None:
-        own = scratch[index].data_ptr()
-        first, end, _, _ = parts[index]
-        launch.call(compiled, first, end, length, heads, size, *launch.addresses(tensors), own)
-
-    launch.spread(work, len(parts))
+    launch.run(kernel(launch.stored(x)), ranges, (length, heads, size), tensors, [scratch])
 
 
 @functools.cache
 def _forward(WIDE: str) -> Callable[..., None]:
-    lanes = LINE // (8 if WIDE == "float64" else 4)
+    lanes = launch.lanes(WIDE)
     sources = launch.sources()
 
     @launch.jit
@@ -142,7 +140,7 @@ def _forward(WIDE: str) -> Callable[..., None]:
 
 @functools.cache
 def _backward(WIDE: str) -> Callable[..., None]:
-    lanes = LINE // (8 if WIDE == "float64" else 4)
+    lanes = launch.lanes(WIDE)
     sources = launch.sources()
 
     @launch.jit

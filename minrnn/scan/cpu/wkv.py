@@ -17,7 +17,6 @@ from torch import Tensor
 from minrnn.scan.cpu import launch
 from minrnn.scan.cpu.gates import exp
 from minrnn.scan.cpu.simd import (
-    LINE,
     at,
     flag,
     full,
@@ -33,13 +32,13 @@ from minrnn.scan.cpu.simd import (
 
 def forward(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, start: Tensor, resets: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return o (B, T, D), and a, b, p after each step (B, T, 3, D)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return o (B, T, D), a, b, p after the last step (B, 3, D), and after each (B, T, 3, D)."""
     batch, length, width = k.shape
     o = torch.empty_like(k, memory_format=torch.contiguous_format)
     states = k.new_empty(batch, length, 3, width)
     _run(_forward, k, [*_given(k, v, w, u, start, resets), o, states])
-    return o, states
+    return o, states[:, -1].clone(), states
 
 
 def backward(
@@ -58,8 +57,7 @@ def backward(
     batch, length, width = k.shape
     given = _given(k, v, w, u, start, resets)
     given += [launch.ready(o, k.shape, k), launch.ready(states, (batch, length, 3, width), k)]
-    for grad, shape in ((grad_o, k.shape), (grad_last, start.shape)):
-        given.append(None if grad is None else launch.ready(grad, shape, k))
+    given += [launch.optional(grad_o, k.shape, k), launch.optional(grad_last, start.shape, k)]
     grads = [torch.empty_like(k, memory_format=torch.contiguous_format) for _ in "kv"]
     grads += [k.new_zeros(batch, width) for _ in "wu"]
     grads.append(k.new_empty(batch, 3, width))
@@ -71,14 +69,14 @@ def backward(
 def _given(
     k: Tensor, v: Tensor, w: Tensor, u: Tensor, start: Tensor, resets: Tensor | None
 ) -> list[Tensor | None]:
-    batch, length, width = k.shape
+    batch, _, width = k.shape
     return [
         launch.ready(k, k.shape, k),
         launch.ready(v, k.shape, k),
         launch.ready(w, (width,), k),
         launch.ready(u, (width,), k),
         launch.ready(start, (batch, 3, width), k),
-        None if resets is None else launch.ready(resets, (batch, length), k, torch.bool),
+        launch.marks(resets, k),
     ]
 
 
@@ -86,18 +84,13 @@ def _run(
     kernel: Callable[[str], Callable[..., None]], k: Tensor, tensors: list[Tensor | None]
 ) -> None:
     batch, length, width = k.shape
-    compiled = kernel(str(k.dtype).removeprefix("torch."))
     parts = launch.parts(batch, width, 8 * k.numel())  # a step is as long as eight of a scan
-
-    def work(index: int) -> None:
-        launch.call(compiled, *parts[index], length, width, *launch.addresses(tensors))
-
-    launch.spread(work, len(parts))
+    launch.run(kernel(launch.stored(k)), parts, (length, width), tensors)
 
 
 @functools.cache
 def _forward(WIDE: str) -> Callable[..., None]:
-    lanes = LINE // (8 if WIDE == "float64" else 4)
+    lanes = launch.lanes(WIDE)
     sources = launch.sources()
 
     @launch.jit
@@ -126,7 +119,7 @@ def _forward(WIDE: str) -> Callable[..., None]:
 
 @functools.cache
 def _backward(WIDE: str) -> Callable[..., None]:
-    lanes = LINE // (8 if WIDE == "float64" else 4)
+    lanes = launch.lanes(WIDE)
     sources = launch.sources()
 
     @launch.jit

@@ -1,0 +1,152 @@
+# pyright: reportIncompatibleMethodOverride=false, reportUnknownMemberType=false
+"""A cell's kernel on a CPU as one function, which autograd and the compiler can handle.
+
+A module of `minrnn.scan.cpu` has two functions:
+
+    forward(*inputs, resets) -> (*outputs, *kept)
+    backward(*gradients of the outputs, *saved) -> gradients of the inputs, in their order
+
+The inputs are tensors of one floating dtype, or None where they are optional; resets is (B, T) bool
+or None. Nobody but the backward pass sees what is kept. A gradient of an output may be None, for
+zero; that of an input is None where the input is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from minrnn.scan.backends import cpu_kernels
+from minrnn.scan.ops import traced
+
+
+class KernelOp:
+    """Call a kernel: by an autograd.Function, or where something traces, by a custom op.
+
+    name: of the op in torch.ops.minrnn. module: of the kernels. inputs, outputs, kept: the names
+    of the tensors, with spaces between; "?" ends an optional one. shapes: takes the inputs and
+    resets, returns the shapes of outputs and kept, all of the first input's dtype. saved: names of
+    what `backward` gets, if not inputs, resets, kept; the first are of the inputs' shapes, or None
+    with them. lean: `forward` takes another argument, whether a backward pass may follow: what is
+    kept need not be made where none does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        inputs: str,
+        outputs: str,
+        kept: str = "",
+        *,
+        shapes: Callable[..., Sequence[Sequence[int]]],
+        saved: str = "",
+        lean: bool = False,
+    ) -> None:
+        given = [*inputs.split(), "resets?"]
+        made = [*outputs.split(), *kept.split()]
+        names = [x.removesuffix("?") for x in (*given, *made)]
+        wanted = saved.split() or [*names[: len(given)], *kept.split()]
+        self._module, self._shapes, self._lean = module, shapes, lean
+        self._inputs, self.outputs = len(given) - 1, len(outputs.split())
+        self._pick = itemgetter(*(names.index(x) for x in wanted))
+        self._op = _define(name, self._run, given, ", ".join("Tensor" for _ in made))
+        received = [f"{x}?" for x in (*(f"grad_{x}" for x in outputs.split()), *wanted)]
+        self._op_backward = _define(f"{name}_backward", self._run_backward, received, "Tensor[]")
+        torch.library.register_fake(f"minrnn::{name}", self._fake)
+        torch.library.register_fake(f"minrnn::{name}_backward", self._fake_backward)
+        torch.library.register_autograd(
+            f"minrnn::{name}", self._backward, setup_context=self._setup_context
+        )
+
+    def available(self, device: torch.device) -> bool:
+        """Return whether there is a kernel for tensors on that device."""
+        return device.type == "cpu" and _is_there(self._module)
+
+    def __call__(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        """Return the outputs. tensors: the inputs, and resets."""
+        if traced(tensors):
+            return _several(self._op(*tensors))[: self.outputs]
+        return cast(Any, _Eager.apply)(self, *tensors)
+
+    def forward(self, tensors: tuple[Any, ...], keep: bool) -> tuple[Tensor, ...]:
+        """Return the outputs and what is kept."""
+        kernels = cast(Any, cpu_kernels(self._module))
+        return kernels.forward(*tensors, keep) if self._lean else kernels.forward(*tensors)
+
+    def backward(self, *given: Any) -> Sequence[Tensor | None]:
+        """Return the gradients of the inputs."""
+        return cast(Any, cpu_kernels(self._module)).backward(*given)
+
+    def save(self, ctx: Any, tensors: tuple[Any, ...], results: tuple[Any, ...]) -> None:
+        """Save in ctx what the backward pass needs."""
+        ctx.save_for_backward(*self._pick(tensors + results))
+        ctx.set_materialize_grads(False)
+
+    # What follows is the custom op, which returns what is kept as well.
+
+    def _run(self, *tensors: Any) -> Any:
+        return _one(self.forward(tensors, True))
+
+    def _fake(self, *tensors: Any) -> Any:
+        return _one(tuple(tensors[0].new_empty(x) for x in self._shapes(*tensors)))
+
+    def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        self.save(ctx, inputs, _several(output))
+
+    def _backward(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        found = iter(self._op_backward(*grads[: self.outputs], *saved))
+        return *(None if x is None else next(found) for x in saved[: self._inputs]), None
+
+    def _run_backward(self, *given: Any) -> list[Tensor]:
+        return [x for x in self.backward(*given) if x is not None]
+
+    def _fake_backward(self, *given: Any) -> list[Tensor]:
+        alike = given[self.outputs : self.outputs + self._inputs]
+        return [x.new_empty(x.shape) for x in alike if x is not None]
+
+
+def _define(name: str, function: Callable[..., Any], names: list[str], returns: str) -> Any:
+    given = ", ".join(f"Tensor? {x[:-1]}" if x.endswith("?") else f"Tensor {x}" for x in names)
+    schema = f"({given}) -> ({returns})"
+    torch.library.custom_op(f"minrnn::{name}", function, mutates_args=(), schema=schema)
+    return getattr(torch.ops.minrnn, name)
+
+
+class _Eager(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, op: KernelOp, *tensors: Any) -> tuple[Tensor, ...]:
+        wanted = any(ctx.needs_input_grad)
+        results = op.forward(tensors, wanted)
+        if wanted:
+            ctx.op = op
+            op.save(ctx, tensors, results)
+        return results[: op.outputs]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
+        return None, *ctx.op.backward(*grad_outputs, *ctx.saved_tensors), None
+
+
+def _installed(module: str) -> bool:
+    return cpu_kernels(module) is not None
+
+
+# A compiler has to ask, not to look into how numba is imported.
+_is_there: Callable[[str], bool] = cast(Any, torch.compiler).assume_constant_result(_installed)
+
+
+# An op of one result returns it as it is.
+def _one(results: tuple[Tensor, ...]) -> Any:
+    return results[0] if len(results) == 1 else results
+
+
+def _several(results: Any) -> tuple[Tensor, ...]:
+    return (results,) if isinstance(results, Tensor) else tuple(results)

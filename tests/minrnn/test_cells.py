@@ -122,7 +122,7 @@ def test_wrong_arguments_are_named(cell):
         cell(4, expansion=0.0)
     with pytest.raises(TypeError, match=r"is a tensor \(2, 4\), not a tuple"):
         cell(4)(torch.randn(2, 3, 4), (torch.zeros(2, 4),))
-    with pytest.raises(ValueError, match=r"h0 must be \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"must be \(2, 4\)"):
         cell(4)(torch.randn(2, 3, 4), torch.zeros(3, 4))
 
 

@@ -54,12 +54,13 @@ def curves(axes: Axes, models: dict[str, list[dict[str, Any]]]) -> None:
     for name, runs in models.items():
         points = zip(*(run["curve"] for run in runs), strict=True)
         found = [(at[0][0], 100 * statistics.fmean(share for _, share in at)) for at in points]
+        right = 100 * statistics.fmean(next(iter(run["accuracy"].values())) for run in runs)
         axes.plot(
             *zip(*found, strict=True),
             color=COLOURS[cells.index(name.split(",")[0]) % len(COLOURS)],
             linestyle=VARIANT if name.count(",") > 1 else LINES.get(runs[0]["layers"], "-."),
             linewidth=1.6,
-            label=f"{name}: {found[-1][1]:.0f} %",
+            label=f"{name}: {right:.0f} %",
         )
     guess(axes, 100 * TASKS["copying"].chance)
     axes.set_title("Selective copying: data tokens right", fontsize=10)

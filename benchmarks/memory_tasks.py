@@ -217,11 +217,10 @@ def show(task: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def spread(shares: Sequence[float]) -> str:
-    """Return the mean in percent, and the range in parentheses where there are several."""
+    """Return the mean in percent, and in parentheses the range where there is one."""
     mean = f"{100 * statistics.fmean(shares):.1f}"
-    if len(shares) == 1:
-        return mean
-    return f"{mean} ({100 * min(shares):.1f} to {100 * max(shares):.1f})"
+    low, high = (f"{100 * share:.1f}" for share in (min(shares), max(shares)))
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 if __name__ == "__main__":

@@ -120,7 +120,8 @@ class S4D(SequenceMixer):
         b = self.A_imag.to(dtype)
         # Ten radians and more: they would lose digits of the sine if they were rounded first.
         wide = dtype if dt.device.type == "mps" else torch.float64
-        angle = (dt.to(wide) * b.to(wide)).remainder(2 * math.pi).to(dtype)
+        angle = dt.to(wide) * b.to(wide)
+        angle = (angle - 2 * math.pi * (angle / (2 * math.pi)).round()).to(dtype)
         rate = dt * a
         size, sine = rate.exp(), angle.sin()
         imag = size * sine

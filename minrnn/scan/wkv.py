@@ -38,7 +38,9 @@ def wkv_of_scans(
     p0 = p0.masked_fill(b0 == 0, -torch.inf)
     p, last = running_max(w, k, p0, resets)
     before = torch.cat([p0.unsqueeze(1), p[:, :-1]], 1)
-    decay, enter = torch.exp((before + w - p).clamp(max=0.0)), torch.exp(k - p)
+    fading = before + w - p
+    fading = fading - fading.detach().clamp(min=0.0)  # of large numbers it is rounded, and not <= 0
+    decay, enter = torch.exp(fading), torch.exp(k - p)
     a, a_last = scan(decay, enter * v, a0, resets)
     b, b_last = scan(decay, enter, b0, resets)
     if resets is not None:

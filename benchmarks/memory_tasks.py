@@ -70,7 +70,7 @@ class Options:
     """Models of which the names contain one of these; all, if none is given."""
     copying: Recipe = field(
         default_factory=lambda: Recipe(
-            length=256, test_lengths=(256,), updates=4000, rows=16, lrs=(3e-3,), seeds=(0,)
+            length=256, test_lengths=(256,), updates=4000, rows=16, lrs=(3e-3,), seeds=(0, 1)
         )
     )
     parity: Recipe = field(

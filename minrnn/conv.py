@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minrnn.checks import check_inputs, check_state
-from minrnn.conv_op import short_conv
 from minrnn.interface import SequenceMixer, State, state_dtype
+from minrnn.scan.conv import short_conv
 
 
 class ShortConv(SequenceMixer):

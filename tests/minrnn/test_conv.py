@@ -12,7 +12,7 @@ from minrnn.conv import ShortConv
 from minrnn.scan import kernel_op
 from minrnn.scan.backends import backends
 
-conv_op = importlib.import_module("minrnn.conv_op")
+conv_op = importlib.import_module("minrnn.scan.conv")
 needs_numba = pytest.mark.skipif("numba" not in backends(), reason="needs numba")
 
 

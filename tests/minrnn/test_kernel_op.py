@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from minrnn.conv_op import short_conv
 from minrnn.scan.backends import backends
+from minrnn.scan.conv import short_conv
 from minrnn.scan.slstm import slstm_scan
 
 pytestmark = pytest.mark.skipif("numba" not in backends(), reason="needs numba")

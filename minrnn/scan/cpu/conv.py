@@ -3,7 +3,7 @@
 
 Arguments of the kernels are addresses (0: not there) of numbers of one dtype, contiguous but for
 x: x (B, T, D) with strides xb, xt over batch and time; weight (W, D), past (B, W - 1, D), resets
-(B, T); see `minrnn.conv_op`.
+(B, T); see `minrnn.scan.conv`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,164 @@
+"""HDF5 files of other people: open, and look at a data set's size before anything is allocated.
+
+A file may be an error page, cut off, or made to exhaust memory. What is wrong is one UserError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import h5py
+import numpy as np
+from h5py import h5d, h5l, h5z  # type: ignore[attr-defined]  # compiled, without stubs
+from numpy.typing import NDArray
+
+from envs.errors import UserError
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_AGAIN = "delete it and download or make it again"
+_MAX_CHUNK = 256 * 2**20  # bytes; HDF5 unpacks a chunk as a whole
+_SMALL = 64 * 2**20  # bytes that may be had without asking how they are stored
+_MAX_RATIO = 1100  # deflate packs at most 1032 : 1
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open a file for reading; whatever HDF5 raises inside the `with` becomes a UserError."""
+    _check_signature(path)
+    with hdf5_errors(path), h5py.File(path, "r", locking=False) as file:
+        yield file
+
+
+@contextmanager
+def hdf5_errors(path: Path) -> Iterator[None]:
+    """Turn what HDF5, h5py and NumPy raise over a broken file into a UserError that names it."""
+    try:
+        yield
+    except MemoryError as error:
+        raise UserError(f"{path} needs more memory than there is; choose a smaller set") from error
+    except (
+        *(OSError, RuntimeError, ArithmeticError, EOFError),
+        *(ValueError, TypeError, AttributeError, LookupError),
+    ) as error:
+        reason = " ".join(str(error).split())
+        if "truncated file" in reason:
+            size = path.stat().st_size
+            raise UserError(f"{path} is cut off after {size:,} bytes; {_AGAIN}") from error
+        raise UserError(f"{path} cannot be read ({reason}); {_AGAIN}") from error
+
+
+def numeric(group: h5py.Group, key: str, *, ndim: int | None = None) -> h5py.Dataset:
+    """Return the data set `key` (a/b for one in a group) of numbers, read nothing of it yet.
+
+    ndim: how many dimensions it has to have; None for any number but 0.
+    Raises UserError where it is missing, holds no numbers, lies outside of the file, or claims a
+    size that its bytes in the file cannot unpack to.
+    """
+    where = f"{group.file.filename}: {_full_name(group, key)}"
+    found = _follow(group, key, where)
+    if not isinstance(found, h5py.Dataset):
+        raise UserError(f"{where} is a group, not an array; {_there(found)}")
+    dtype, shape = found.dtype, found.shape
+    if dtype.kind not in "biuf" or dtype.itemsize > 8 or shape is None:
+        raise UserError(f"{where} is of type {dtype}; store an array of numbers")
+    if (len(shape) == 0) if ndim is None else (len(shape) != ndim):
+        wanted = "one dimension or more" if ndim is None else f"{ndim} dimension{'s'[: ndim - 1]}"
+        raise UserError(f"{where} has shape {shape}; store an array of {wanted}")
+    _check_storage(found, math.prod(shape) * dtype.itemsize, where)
+    return found
+
+
+def read_into(data: h5py.Dataset, out: NDArray[np.float32], rows: slice = slice(None)) -> None:
+    """Read rows of a data set, of whatever numbers, into a contiguous float32 array in place.
+
+    out: of the rows' shape, or with other dimensions of size 1. Too large numbers become infinity.
+    """
+    count = len(range(*rows.indices(data.shape[0])))
+    target = out.reshape(count, *data.shape[1:])
+    if not target.size:
+        return
+    if data.dtype.kind == "b":  # HDF5 has no way from bools to floats
+        target[...] = data[rows]
+    else:
+        data.read_direct(target, np.s_[rows], np.s_[:])
+
+
+def _check_signature(path: Path) -> None:
+    """Say in plain words what a file is that is not HDF5."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1024)
+            offset, found = 512, head.startswith(SIGNATURE)
+            while not found and file.seek(offset) is not None and (at := file.read(8)):
+                found, offset = at == SIGNATURE, 2 * offset  # behind a user block
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check the path") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be opened ({reason}); name a file to read") from error
+    if found:
+        return
+    if not head:
+        raise UserError(f"{path} is empty; {_AGAIN}")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise UserError(f"{path} holds a web page, perhaps a server's error message; {_AGAIN}")
+    if head.startswith((b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        raise UserError(f"{path} is an archive, not an HDF5 file; unpack it and name what is in it")
+    raise UserError(f"{path} is not an HDF5 file (it begins with {head[:8]!r}); {_AGAIN}")
+
+
+def _follow(group: h5py.Group, key: str, where: str) -> h5py.Group | h5py.Dataset:
+    """Go down a path over hard links only: another kind may lead to any file of the machine."""
+    found: h5py.Group | h5py.Dataset = group
+    for part in key.split("/"):
+        name = part.encode()
+        if not isinstance(found, h5py.Group) or not found.id.links.exists(name):
+            there = _there(found) if isinstance(found, h5py.Group) else "what is above is an array"
+            raise UserError(f"{where} is missing; {there}")
+        if found.id.links.get_info(name).type != h5l.TYPE_HARD:
+            raise UserError(f"{where} is a link to elsewhere; store the array itself in the file")
+        found = found[part]  # type: ignore[assignment]
+    return found
+
+
+def _check_storage(data: h5py.Dataset, size: int, where: str) -> None:
+    """Refuse what another file holds, what no filter here can unpack, and a size out of bounds."""
+    plist = data.id.get_create_plist()
+    if plist.get_layout() == h5d.VIRTUAL or plist.get_external_count():
+        raise UserError(f"{where} lies in another file; store the array itself in this one")
+    for i in range(plist.get_nfilters()):
+        code, _, _, name = plist.get_filter(i)
+        if not h5z.filter_avail(code):
+            label = name.decode(errors="replace") or code
+            raise UserError(
+                f"{where} is packed with the filter {label}, which this h5py does not have; "
+                f"repack the file (h5repack -f GZIP=4 OLD NEW)"
+            )
+    if plist.get_layout() == h5d.CHUNKED:
+        chunk = math.prod(plist.get_chunk()) * data.dtype.itemsize
+        if chunk > _MAX_CHUNK:
+            raise UserError(
+                f"{where} has chunks of {chunk:,} bytes, the limit is {_MAX_CHUNK:,}; repack the "
+                f"file (h5repack -l CHUNK=1000x1 OLD NEW)"
+            )
+    if size > _SMALL:
+        stored = min(data.id.get_storage_size(), Path(data.file.filename).stat().st_size)
+        if size > _MAX_RATIO * stored:
+            raise UserError(
+                f"{where} claims {size:,} bytes of which the file has {stored:,}, fewer than any "
+                f"compression leaves; {_AGAIN}"
+            )
+
+
+def _full_name(group: h5py.Group, key: str) -> str:
+    return f"{group.name or ''}/{key}".lstrip("/")
+
+
+def _there(group: h5py.Group) -> str:
+    names = list(islice(group, 13))
+    more = ", ..." if len(names) > 12 else ""
+    return f"there is: {', '.join(names[:12]) or 'nothing'}{more}"

@@ -35,7 +35,7 @@ class Sampler(ABC):
     """What both samplers share: gathering rows of steps, weights, and the state to resume from.
 
     `weights` (E,) are relative chances of the episodes, on top of the sampler's own rule (which
-    already gives longer episodes more steps); None is the same as all equal.
+    already gives longer episodes more steps); None takes those of the trajectories.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class Sampler(ABC):
                 f"batch size {batch_size} and row length {length} must both be at least 1"
             )
         self.batch_size, self.length = batch_size, length
-        self.weights = _check_weights(weights, trajectories)
+        given = trajectories.weights if weights is None else weights
+        self.weights = _check_weights(given, trajectories)
         self._starts, self._lengths = trajectories.starts, trajectories.lengths
         self._obs, self._action = trajectories.obs, trajectories.action
         self._rtg = trajectories.returns_to_go()[:, None]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from envs.bounds import ROWS, Float32, bounds, unlimited
 from envs.errors import UserError
 
-Float32 = NDArray[np.float32]
+__all__ = ["Episode", "Float32", "Trajectories", "unlimited"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,14 @@ class Trajectories:
     """(A,) the least action that the environment takes"""
     action_high: Float32
     """(A,)"""
+    weights: NDArray[np.float64] | None = None
+    """(E,) relative chances of the episodes, on top of the sampler's rule; None is all equal."""
+    obs_keys: tuple[str, ...] = ()
+    """Parts of a Dict observation in the order they lie in here; () is all, sorted by name."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What gym.make needs beside env_id, fit for JSON."""
+    notes: tuple[str, ...] = ()
+    """One line for each repair that was made when the data was loaded."""
 
     @classmethod
     def from_episodes(
@@ -89,7 +99,7 @@ class Trajectories:
             obs.append(np.asarray(episode.obs)[:length])
         lengths = np.array([len(episode.action) for episode in episodes], np.int64)
         action = np.concatenate([e.action for e in episodes]).astype(np.float32)
-        low, high = _bounds(action, action_low, action_high)
+        low, high = bounds(action, action_low, action_high)
         trajectories = cls(
             obs=np.concatenate(obs).astype(np.float32),
             action=action,
@@ -136,7 +146,7 @@ class Trajectories:
 
     def obs_mean(self) -> Float32:
         """(O,) mean over all steps."""
-        return self.obs.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return self._mean().astype(np.float32)
 
     def obs_std(self) -> Float32:
         """(O,) standard deviation over all steps, plus 1e-6 as Decision Transformer has it.
@@ -144,8 +154,19 @@ class Trajectories:
         1 for a dimension whose standard deviation is below 1e-4: it is as good as constant in the
         data, and scaled it would turn a small change when acting into an enormous input.
         """
-        std = self.obs.std(axis=0, dtype=np.float64)
+        mean = self._mean()
+        square = sum(((part - mean) ** 2).sum(axis=0) for part in self._parts(self.obs))
+        std = np.sqrt(square / self.num_steps)
         return np.where(std < 1e-4, 1.0, std + 1e-6).astype(np.float32)
+
+    def _mean(self) -> NDArray[np.float64]:
+        total = sum(part.sum(axis=0, dtype=np.float64) for part in self._parts(self.obs))
+        return np.asarray(total / self.num_steps)
+
+    @staticmethod
+    def _parts(values: Float32) -> Iterator[Float32]:
+        """Yield pieces of rows: in one piece, float64 would take twice the memory of the data."""
+        return (values[row : row + ROWS] for row in range(0, len(values), ROWS))
 
     def returns_to_go(self) -> Float32:
         """(N,) the sum of the rewards from each step to the end of its episode, in float64."""
@@ -182,6 +203,7 @@ class Trajectories:
             reward=self.reward[rows],
             starts=starts,
             terminated=self.terminated[chosen],
+            weights=None if self.weights is None else self.weights[chosen],
         )
 
     def validate(self) -> None:
@@ -200,8 +222,14 @@ class Trajectories:
         for label, values in (("obs", self.obs), ("action", self.action), ("reward", self.reward)):
             if values.ndim != (1 if label == "reward" else 2) or len(values) != steps:
                 raise UserError(f"{name}: {label} has shape {values.shape} for {steps} steps")
-            if not np.isfinite(values).all():
+            if values.ndim == 2 and values.shape[1] == 0:
+                raise UserError(f"{name}: {label} has no numbers in it; choose another data set")
+            if not all(np.isfinite(part).all() for part in self._parts(values)):
                 self._raise_not_finite(label, values)
+        if self.weights is not None and self.weights.shape != (self.num_episodes,):
+            raise UserError(
+                f"{name}: weights of shape {self.weights.shape} for {self.num_episodes} episodes"
+            )
         low, high, size = self.action_low, self.action_high, self.action_dim
         if low.shape != (size,) or high.shape != (size,):
             raise UserError(
@@ -221,28 +249,6 @@ class Trajectories:
             f"{self.name}: episode {index} has NaN or infinity in {label} at step "
             f"{step - self.starts[index]}; remove that episode from the data set"
         )
-
-
-def unlimited(bound: ArrayLike) -> NDArray[np.bool_]:
-    """Return where a bound is none: infinite, or as large as floats get."""
-    return np.abs(np.asarray(bound, np.float64)) >= float(np.finfo(np.float32).max)
-
-
-def _bounds(
-    action: Float32, low: ArrayLike | None, high: ArrayLike | None
-) -> tuple[Float32, Float32]:
-    """Return the bounds given, infinite ones replaced by what the data reaches."""
-    size = action.shape[1]
-    lower = np.full(size, -1.0) if low is None else np.array(low, np.float64)
-    upper = np.full(size, 1.0) if high is None else np.array(high, np.float64)
-    if lower.shape == upper.shape == (size,):
-        open_low, open_high = unlimited(lower) & (lower < 0), unlimited(upper) & (upper > 0)
-        within = np.clip(action, lower, upper) if (open_low | open_high).any() else action
-        lower = np.where(open_low, within.min(axis=0), lower)
-        upper = np.where(open_high, within.max(axis=0), upper)
-        flat = lower == upper
-        lower, upper = lower - (flat & open_low), upper + (flat & open_high)
-    return lower.astype(np.float32), upper.astype(np.float32)
 
 
 def _check_shapes(episode: Episode, first: Episode, index: int, name: str) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "name", ["envs.trajectories", "envs.sampler", "envs.rollout", "envs.score"]
+    "name", ["envs.assembly", "envs.trajectories", "envs.sampler", "envs.rollout", "envs.score"]
 )
 def test_examples_do_what_they_say(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,13 @@ def test_weights_choose_the_episodes(sampler: type[Sampler]) -> None:
     count = np.bincount(steps // 5, minlength=4)
     assert count[0] == count[3] == 0
     assert 2.6 < count[1] / count[2] < 3.4
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_weights_of_the_data_count_where_none_are_given(sampler: type[Sampler]) -> None:
+    source = replace(data([5, 5, 5]), weights=np.array([0.0, 1.0, 0.0]))
+    assert (steps_of(sampler(source, 50, 5).sample())[:, 0] // 5 == 1).all()
+    assert (steps_of(sampler(source, 50, 5, weights=[0, 0, 1]).sample())[:, 0] // 5 == 2).all()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import ACTION, OBS, data, episodes
 
+from envs import trajectories as trajectories_module
 from envs.errors import UserError
 from envs.trajectories import Episode, Trajectories
 
@@ -178,3 +179,27 @@ def test_bounds_that_are_none_are_taken_from_the_data(none: float) -> None:
     )
     assert trajectories.action_low.tolist() == [-2.0, 2.0]
     assert trajectories.action_high.tolist() == [1.0, 4.0]
+
+
+def test_statistics_in_pieces_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    trajectories = data([50, 70, 31])
+    mean, std = trajectories.obs_mean(), trajectories.obs_std()
+    monkeypatch.setattr(trajectories_module, "ROWS", 13)
+    np.testing.assert_allclose(trajectories.obs_mean(), mean, rtol=1e-6)
+    np.testing.assert_allclose(trajectories.obs_std(), std, rtol=1e-6)
+
+
+def test_weights_go_with_their_episodes() -> None:
+    weighted = replace(data([2, 3, 4]), weights=np.array([1.0, 2.0, 3.0]))
+    chosen = weighted.select([2, 0]).weights
+    assert chosen is not None
+    assert chosen.tolist() == [3.0, 1.0]
+    with pytest.raises(UserError, match=r"weights of shape \(2,\) for 3 episodes"):
+        replace(weighted, weights=chosen).validate()
+
+
+@pytest.mark.parametrize("label", ["obs", "action"])
+def test_observations_and_actions_of_no_size_are_refused(label: str) -> None:
+    bad = replace(data([2, 3]), **{label: np.zeros((5, 0), np.float32)})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=f"{label} has no numbers"):
+        bad.validate()

@@ -1,0 +1,46 @@
+"""Bounds of actions: what a space says, and what the data reaches where it says nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float32 = NDArray[np.float32]
+
+ROWS = 1 << 16
+"""Rows looked at together: what is computed of a data set takes no memory of its size."""
+
+
+def unlimited(bound: ArrayLike) -> NDArray[np.bool_]:
+    """Return where a bound is none: infinite, or as large as floats get."""
+    return np.abs(np.asarray(bound, np.float64)) >= float(np.finfo(np.float32).max)
+
+
+def bounds(
+    action: Float32, low: ArrayLike | None, high: ArrayLike | None
+) -> tuple[Float32, Float32]:
+    """Return the bounds given, unlimited ones replaced by what the actions (N, A) reach.
+
+    None is -1 and 1. An action without bounds that never changes gets 1 of room.
+    """
+    size = action.shape[1]
+    lower = np.full(size, -1.0) if low is None else np.array(low, np.float64)
+    upper = np.full(size, 1.0) if high is None else np.array(high, np.float64)
+    if lower.shape == upper.shape == (size,):
+        open_low, open_high = unlimited(lower) & (lower < 0), unlimited(upper) & (upper > 0)
+        if (open_low | open_high).any() and len(action):
+            least, most = _range(action)
+            lower = np.where(open_low, np.minimum(least, upper), lower)
+            upper = np.where(open_high, np.maximum(most, lower), upper)
+        flat = lower == upper
+        lower, upper = lower - (flat & open_low), upper + (flat & open_high)
+    with np.errstate(over="ignore"):
+        return lower.astype(np.float32), upper.astype(np.float32)
+
+
+def _range(action: Float32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    parts = [action[row : row + ROWS] for row in range(0, len(action), ROWS)]
+    least = np.min([part.min(axis=0) for part in parts], axis=0)
+    return least.astype(np.float64), np.max([part.max(axis=0) for part in parts], axis=0).astype(
+        np.float64
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,28 +16,50 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from envs.errors import UserError
+from envs.flat import FlatObservation
 from envs.trajectories import unlimited
 
-EnvLike = str | Callable[[], gym.Env[Any, Any]]
-"""An environment id, or a function without arguments that makes an environment."""
+EnvLike = str | Callable[..., gym.Env[Any, Any]]
+"""An environment id, or a function that makes an environment."""
 
 _ROBOTICS = ("Adroit", "AntMaze", "PointMaze", "FrankaKitchen", "Fetch", "HandManipulate")
 
 
-def make_env(env: EnvLike) -> gym.Env[Any, Any]:
-    """Make one environment without gymnasium's checker, which costs time at every step.
+def make_env(
+    env: EnvLike, *, obs_keys: Sequence[str] = (), env_kwargs: Mapping[str, Any] | None = None
+) -> gym.Env[Any, Any]:
+    """Make one environment; Dict and Tuple observations come out as flat vectors (see envs.flat).
 
-    Raises UserError for an id that is not registered or whose packages are not installed.
+    obs_keys: which parts of a Dict observation, in which order; () is all, sorted by name.
+    env_kwargs: arguments for gym.make (or for the function), beside the id.
+    Raises UserError for an id that is not registered, whose packages are not installed, or that
+    does not take the arguments; and for observations that cannot be made flat.
     """
+    made = make_raw(env, env_kwargs=env_kwargs)
+    if not obs_keys and not isinstance(made.observation_space, spaces.Dict | spaces.Tuple):
+        return made
+    try:
+        return FlatObservation(made, obs_keys, _name(env, made))
+    except BaseException:
+        made.close()
+        raise
+
+
+def make_raw(env: EnvLike, *, env_kwargs: Mapping[str, Any] | None = None) -> gym.Env[Any, Any]:
+    """Make one environment with its observations as they are.
+
+    Without gymnasium's checker, which costs time at every step. Raises UserError as make_env does.
+    """
+    arguments = dict(env_kwargs or {})
     if not isinstance(env, str):
-        return env()
+        return env(**arguments)
     if env.startswith(_ROBOTICS):
         _register_robotics(env)
     try:
         with _quiet_deprecations(), warnings.catch_warnings():
             # The data decides which version it is compared on; the latest is no better.
             warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
-            return gym.make(env, disable_env_checker=True)
+            return gym.make(env, **{"disable_env_checker": True, **arguments})
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise UserError(
             f"{env} needs a package that is not installed ({_first_line(error)}); "
@@ -47,18 +69,29 @@ def make_env(env: EnvLike) -> gym.Env[Any, Any]:
         near = difflib.get_close_matches(env, list(gym.registry), n=3, cutoff=0.5)
         hint = f"near matches: {', '.join(near)}" if near else _first_line(error)
         raise UserError(f"{env!r} is not an environment that gymnasium knows; {hint}") from error
+    except Exception as error:  # whatever an environment makes of arguments from a file
+        if not arguments:
+            raise
+        raise UserError(
+            f"{env} cannot be made with {arguments} ({_first_line(error)}); correct the arguments"
+        ) from error
 
 
-def env_sizes(env: EnvLike) -> tuple[int, int]:
-    """Return the observation and action sizes (O, A) of an environment with flat Box spaces."""
-    made = make_env(env)
+def env_sizes(
+    env: EnvLike, *, obs_keys: Sequence[str] = (), env_kwargs: Mapping[str, Any] | None = None
+) -> tuple[int, int]:
+    """Return the observation and action sizes (O, A) of an environment made by `make_env`.
+
+    Raises UserError where they are not vectors of numbers.
+    """
+    made = make_env(env, obs_keys=obs_keys, env_kwargs=env_kwargs)
     try:
         sizes: list[int] = []
         for kind, space in (("observation", made.observation_space), ("action", made.action_space)):
             if not isinstance(space, spaces.Box) or len(space.shape) != 1:
                 raise UserError(
-                    f"{env} has the {kind} space {space}; only flat Box spaces are supported, "
-                    f"wrap it (gymnasium.wrappers.FlattenObservation) or choose another environment"
+                    f"{_name(env, made)} has the {kind} space {space}; only flat Box spaces and "
+                    f"Dicts of them are supported, wrap it or choose another environment"
                 )
             sizes.append(int(space.shape[0]))
         return sizes[0], sizes[1]
@@ -66,19 +99,21 @@ def env_sizes(env: EnvLike) -> tuple[int, int]:
         made.close()
 
 
-def action_bounds(env: EnvLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def action_bounds(
+    env: EnvLike, *, env_kwargs: Mapping[str, Any] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the least and the greatest actions (A,) of an environment with a flat Box of them.
 
     Raises UserError where they have no bounds.
     """
-    made = make_env(env)
+    made = make_raw(env, env_kwargs=env_kwargs)
     try:
         space = made.action_space
         assert isinstance(space, spaces.Box)
         if unlimited(space.low).any() or unlimited(space.high).any():
             raise UserError(
-                f"{env} has actions without bounds ({space}), and policies are scaled to bounds; "
-                f"register it with a bounded action space or choose another environment"
+                f"{_name(env, made)} has actions without bounds ({space}), and policies are scaled "
+                f"to bounds; register it with a bounded action space or choose another environment"
             )
         return space.low.astype(np.float32), space.high.astype(np.float32)
     finally:
@@ -125,6 +160,10 @@ def _quiet_deprecations() -> Iterator[None]:
         yield
     finally:
         mujoco.set_mju_user_warning(before)
+
+
+def _name(env: EnvLike, made: gym.Env[Any, Any]) -> str:
+    return env if isinstance(env, str) else type(made.unwrapped).__name__
 
 
 def _first_line(error: BaseException) -> str:

@@ -53,6 +53,52 @@ class Walk(gym.Env[NDArray[np.float64], NDArray[np.float32]]):
         self.open = False
 
 
+class Goals(Walk):
+    """The walk with observations of many parts, their names not in the order of the alphabet.
+
+    It ends with success where x passes `line`; the numbers are those of Walk.
+    """
+
+    def __init__(self, line: float = np.inf, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.line = line
+        box = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+        self.observation_space: Any = gym.spaces.Dict(  # type: ignore[assignment]
+            {
+                "speed": gym.spaces.Box(-99, 99, (2, 1), np.float32),
+                "mode": gym.spaces.Discrete(3, start=5),
+                "goal": gym.spaces.Dict({"y": box, "x": box}),
+                "pair": gym.spaces.Tuple((gym.spaces.MultiBinary(2), box)),
+            }
+        )
+
+    def _dict(self, obs: NDArray[np.float64]) -> dict[str, Any]:
+        x, y, z = obs
+        return {
+            "speed": np.array([[x + 10], [y + 10]], np.float32),
+            "mode": 5 + self.steps % 3,
+            "goal": {"y": np.array([y]), "x": np.array([x])},
+            "pair": (np.array([0, 1], np.int8), np.array([z])),
+        }
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.steps = 0
+        obs, info = super().reset(**kwargs)
+        return self._dict(obs), info
+
+    def step(self, action: NDArray[np.float32]) -> Any:
+        obs, reward, ended, cut, _ = super().step(action)
+        success = bool(obs[0] > self.line)
+        return self._dict(obs), reward, ended or success, cut, {"success": success}
+
+
+def register_goals(env_id: str = "ToyGoals-v0", **kwargs: Any) -> str:
+    """Register Goals with gymnasium, once."""
+    if env_id not in gym.registry:
+        gym.register(env_id, "toys:Goals", kwargs=kwargs)
+    return env_id
+
+
 def register(env_id: str = "ToyWalk-v0", **kwargs: Any) -> str:
     """Register Walk with gymnasium, once."""
     if env_id not in gym.registry:

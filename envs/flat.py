@@ -1,0 +1,128 @@
+"""Dict and Tuple observations as flat vectors: which parts, in which order.
+
+The order is that of the names, sorted on each level of a Dict, and of the places in a Tuple; or
+that of `keys`. A part of a part is named "achieved_goal/microwave", an element of a Tuple "pair/0".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from envs.errors import UserError
+
+
+@dataclass(frozen=True)
+class Part:
+    """One leaf of a space."""
+
+    path: tuple[str | int, ...]
+    """Names in Dicts and places in Tuples, from the outside in."""
+    space: gym.Space[Any]
+    width: int
+    """Numbers that it has in the flat vector."""
+
+    @property
+    def name(self) -> str:
+        """The path as `keys` has it."""
+        return "/".join(map(str, self.path))
+
+    def pick(self, obs: Any) -> Any:
+        """Return this part of an observation."""
+        for step in self.path:
+            obs = obs[step]
+        return obs
+
+    def encode(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return (N, width) of values (N, ...): flattened, discrete ones one-hot."""
+        values = np.asarray(values)
+        if not isinstance(self.space, spaces.Discrete):
+            return values.reshape(len(values), self.width)
+        places = values.reshape(-1).astype(np.int64) - int(self.space.start)
+        return (places[:, None] == np.arange(self.width)).astype(np.float32)
+
+
+def parts(space: gym.Space[Any], keys: Sequence[str] = (), *, where: str) -> tuple[Part, ...]:
+    """Return the parts of a Dict or Tuple space in the order in which they lie in the vector.
+
+    keys: which parts, in which order; () is all. A key that names a Dict or Tuple is all of it.
+    where: what has the space, for the messages.
+    Raises UserError for an unknown or repeated key, and for parts that are not numbers.
+    """
+    leaves = {"/".join(map(str, path)): (path, leaf) for path, leaf in _leaves(space, ())}
+    if not leaves:
+        raise UserError(f"{where} has observations without any part; choose another")
+    names: list[str] = []
+    for key in keys:
+        matching = [name for name in leaves if name == key or name.startswith(f"{key}/")]
+        if not matching:
+            known = ", ".join(filter(None, leaves)) or "one flat array"
+            raise UserError(f"{where} has no observation {key!r}; it has {known}")
+        names += matching
+    if len(set(names)) < len(names):
+        raise UserError(f"the observations {', '.join(keys)} name one part twice; name each once")
+    return tuple(_part(*leaves[name], where) for name in names or leaves)
+
+
+def _leaves(
+    space: gym.Space[Any], path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], gym.Space[Any]]]:
+    if isinstance(space, spaces.Dict):
+        for name in sorted(space.keys()):
+            yield from _leaves(space[name], (*path, name))
+    elif isinstance(space, spaces.Tuple):
+        for place, part in enumerate(space.spaces):
+            yield from _leaves(part, (*path, place))
+    else:
+        yield path, space
+
+
+def _part(path: tuple[str | int, ...], space: gym.Space[Any], where: str) -> Part:
+    if isinstance(space, spaces.Discrete):
+        return Part(path, space, int(space.n))
+    image = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1
+    if isinstance(space, spaces.Box | spaces.MultiBinary) and not image:
+        return Part(path, space, int(np.prod(space.shape)))
+    name = "/".join(map(str, path))
+    raise UserError(
+        f"{where} has {name or 'observations'} of the kind {'image' if image else space}; only "
+        f"numbers are supported, leave that part out with obs_keys or choose another"
+    )
+
+
+class FlatObservation(gym.ObservationWrapper[NDArray[np.float64], Any, Any]):
+    """Make the observations of an environment flat vectors (O,).
+
+    Example:
+        >>> from gymnasium import spaces
+        >>> space = spaces.Dict(goal=spaces.Box(-1, 1, (2,)), at=spaces.Box(-1, 1, (3,)))
+        >>> [(part.name, part.width) for part in parts(space, where="a world")]
+        [('at', 3), ('goal', 2)]
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], keys: Sequence[str], where: str) -> None:
+        super().__init__(env)
+        self.parts = parts(env.observation_space, keys, where=where)
+        self._plain = all(isinstance(part.space, spaces.Box) for part in self.parts)
+        low, high = (np.concatenate([_bound(p, side) for p in self.parts]) for side in (0, 1))
+        self.observation_space = spaces.Box(low, high, dtype=np.float64)
+
+    def observation(self, observation: Any) -> NDArray[np.float64]:
+        """Return an observation's parts, end to end."""
+        if self._plain:
+            flat = [np.ravel(part.pick(observation)) for part in self.parts]
+        else:
+            flat = [part.encode(np.asarray([part.pick(observation)]))[0] for part in self.parts]
+        return np.concatenate(flat, dtype=np.float64)
+
+
+def _bound(part: Part, side: int) -> NDArray[np.float64]:
+    if isinstance(part.space, spaces.Box):
+        return np.ravel((part.space.low, part.space.high)[side]).astype(np.float64)
+    return np.full(part.width, float(side))

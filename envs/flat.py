@@ -47,6 +47,12 @@ class Part:
         places = values.reshape(-1).astype(np.int64) - int(self.space.start)
         return (places[:, None] == np.arange(self.width)).astype(np.float32)
 
+    def decode(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the values (N, ...) whose encoding is `values` (N, width)."""
+        if isinstance(self.space, spaces.Discrete):
+            return values.argmax(axis=1) + int(self.space.start)
+        return values.reshape(len(values), *(self.space.shape or ())).astype(self.space.dtype)
+
 
 def parts(space: gym.Space[Any], keys: Sequence[str] = (), *, where: str) -> tuple[Part, ...]:
     """Return the parts of a Dict or Tuple space in the order in which they lie in the vector.

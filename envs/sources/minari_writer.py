@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -15,9 +15,11 @@ from typing import Any
 import gymnasium as gym
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from envs.errors import UserError
-from envs.make import make_env
+from envs.flat import Part, parts
+from envs.make import make_raw
 from envs.sources.folder import check_new, root
 from envs.trajectories import Episode, Trajectories
 
@@ -29,6 +31,8 @@ def write(
     episodes: Sequence[Episode],
     *,
     env_id: str,
+    env_kwargs: Mapping[str, Any] | None = None,
+    eval_kwargs: Mapping[str, Any] | None = None,
     description: str,
     algorithm: str = "unknown",
     author: str = "the minrnn project",
@@ -37,14 +41,19 @@ def write(
 ) -> Path:
     """Write a Minari data set that any Minari tool reads, and return its folder.
 
+    env_kwargs: arguments of the environment that was recorded. eval_kwargs: of the one that the
+    data is made for, where that is another.
+    Flat observations of an environment with Dict or Tuple observations, in the order of envs.flat,
+    are stored in parts, as Minari does.
     Everything is written into a hidden folder beside it, which is renamed at the end: a data set
     is there as a whole or not at all. Where another process was first, its data set stays.
     Episodes without an observation after their last step get that step's once more.
     Raises UserError where the id is taken, an episode is defective, or the disk is full.
     """
     check_new(dataset_id)
-    env = make_env(env_id)
+    env = make_raw(env_id, env_kwargs=env_kwargs)
     try:
+        layout = parts(env.observation_space, where=env_id)
         about = _metadata(dataset_id, episodes, env) | {
             "algorithm_name": algorithm,
             "author": [author],
@@ -54,9 +63,18 @@ def write(
         }
     finally:
         env.close()
+    if eval_kwargs is not None:
+        evaluated = make_raw(env_id, env_kwargs=eval_kwargs)
+        about["eval_env_spec"] = _spec(evaluated)
+        evaluated.close()
     # Defects are to be found now, not at the first training.
-    Trajectories.from_episodes(episodes, env_id=env_id, name=dataset_id)
-    image = _hdf5_image(episodes)
+    checked = Trajectories.from_episodes(episodes, env_id=env_id, name=dataset_id)
+    if layout[0].path and checked.obs_dim != (width := sum(part.width for part in layout)):
+        raise UserError(
+            f"{dataset_id} has observations of size {checked.obs_dim}, {env_id} has {width} in all "
+            f"its parts; record them with make_env and no obs_keys"
+        )
+    image = _hdf5_image(episodes, layout)
     about["dataset_size"] = round(len(image) / 1e6, 1)
     target = root() / dataset_id
     with _disk_errors(target):
@@ -106,21 +124,29 @@ def _metadata(
         "requirements": [f"{name}=={version(name)}" for name in _packages(env)],
     }
     if env.spec is not None:
-        try:
-            about["env_spec"] = env.spec.to_json()
-        except ValueError as error:
-            raise UserError(
-                f"{env.spec.id} cannot be named in a file ({error}); register it with an entry "
-                f'point as text: "module:Class"'
-            ) from error
+        about["env_spec"] = _spec(env)
     return about
 
 
+def _spec(env: gym.Env[Any, Any]) -> str:
+    assert env.spec is not None
+    try:
+        return env.spec.to_json()
+    except ValueError as error:
+        raise UserError(
+            f"{env.spec.id} cannot be named in a file ({error}); register it with an entry "
+            f'point as text: "module:Class"'
+        ) from error
+
+
 def _packages(env: gym.Env[Any, Any]) -> list[str]:
-    return ["gymnasium", "mujoco"] if hasattr(env.unwrapped, "model") else ["gymnasium"]
+    used = ["gymnasium", "mujoco"] if hasattr(env.unwrapped, "model") else ["gymnasium"]
+    if type(env.unwrapped).__module__.startswith("gymnasium_robotics"):
+        used.append("gymnasium-robotics")
+    return used
 
 
-def _hdf5_image(episodes: Sequence[Episode]) -> bytes:
+def _hdf5_image(episodes: Sequence[Episode], layout: tuple[Part, ...]) -> bytes:
     """Build the HDF5 file in memory: on a full disk HDF5 itself may crash while it closes a file,
     plain bytes are written by Python, which reports it."""
     with h5py.File("image", "w", driver="core", backing_store=False, track_order=True) as file:
@@ -136,13 +162,24 @@ def _hdf5_image(episodes: Sequence[Episode]) -> bytes:
                 obs = np.concatenate((obs, obs[-1:]))
             ends = np.zeros(length, np.bool_)
             ends[-1] = True
-            group["observations"] = obs
+            _store(group, obs, layout)
             group["actions"] = episode.action
             group["rewards"] = np.asarray(episode.reward, np.float64)
             group["terminations"] = ends & episode.terminated
             group["truncations"] = ends & (not episode.terminated)
         file.flush()
         return file.id.get_file_image()
+
+
+def _store(group: h5py.Group, obs: NDArray[Any], layout: tuple[Part, ...]) -> None:
+    """Store observations (T + 1, O) whole, or in their parts."""
+    if not layout[0].path:
+        group["observations"] = obs
+        return
+    ends = np.cumsum([part.width for part in layout])[:-1]
+    for part, values in zip(layout, np.split(obs, ends, axis=1), strict=True):
+        names = [f"_index_{step}" if isinstance(step, int) else step for step in part.path]
+        group["/".join(["observations", *names])] = part.decode(values)
 
 
 def _write_namespaces(folder: Path) -> None:

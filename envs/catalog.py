@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from envs.behaviour.mixes import ENVIRONMENTS, LEVELS
+from envs.behaviour.pointmaze import RECIPES
 
 _D4RL = "D4RL infos.py"
 _LOCOMOTION = "D4RL infos.py; measured on D4RL's -v2 data sets, gym 0.2x MuJoCo environments"
@@ -53,7 +54,7 @@ REFERENCES = (
 
 LOCAL_DATA = {
     f"minrnn/{family}/{level}-v0": (family, level) for family in ENVIRONMENTS for level in LEVELS
-}
+} | {f"minrnn/pointmaze/{maze}-v0": ("pointmaze", maze) for maze in RECIPES}
 """Ids of the data sets that are rolled out here, with their family and level."""
 
 

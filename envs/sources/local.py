@@ -7,11 +7,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from envs.behaviour import pointmaze
 from envs.behaviour.generate import generate_level
-from envs.behaviour.mixes import ENVIRONMENTS, fingerprint, stages
+from envs.behaviour.mixes import ENVIRONMENTS, stages
+from envs.behaviour.mixes import fingerprint as mix_fingerprint
 from envs.catalog import LOCAL_DATA
 from envs.errors import UserError
 from envs.sources import minari
@@ -40,7 +43,7 @@ def load(name: str, *, seed: int = 0, progress: bool = True) -> Trajectories:
         with _one_at_a_time(dataset_id, progress):
             if not minari.exists(dataset_id):
                 _make(dataset_id, family, level, seed, progress)
-    if minari.metadata(dataset_id).get(_RECIPE) != fingerprint(family, level, seed):
+    if minari.metadata(dataset_id).get(_RECIPE) != _fingerprint(family, level, seed):
         raise UserError(
             f"{dataset_id} on this disk was made by another version of the project; delete "
             f"{minari.root() / dataset_id} and it is made again"
@@ -50,22 +53,53 @@ def load(name: str, *, seed: int = 0, progress: bool = True) -> Trajectories:
 
 def _make(dataset_id: str, family: str, level: str, seed: int, progress: bool) -> None:
     minari.check_new(dataset_id)
-    mix = stages(family, level)
+    roll_out = _pointmaze if family == "pointmaze" else _mix
+    minari.write(
+        dataset_id,
+        **roll_out(family, level, seed, progress),
+        extra={_RECIPE: _fingerprint(family, level, seed)},
+    )
+
+
+def _fingerprint(family: str, level: str, seed: int) -> str:
+    """Return a digest of all that decides the data set's contents."""
+    if family == "pointmaze":
+        return pointmaze.fingerprint(level, seed)
+    return mix_fingerprint(family, level, seed)
+
+
+def _mix(family: str, level: str, seed: int, progress: bool) -> dict[str, Any]:
+    """Roll out checkpoints; return what minari.write takes."""
     parts = ", ".join(
         f"{stage.policy.lstrip('0')} ({stage.episodes}"
         + (f", noise x {stage.noise:g})" if stage.noise != 1.0 else ")")
-        for stage in mix
+        for stage in stages(family, level)
     )
-    minari.write(
-        dataset_id,
-        generate_level(family, level, seed=seed, progress=progress),
-        env_id=ENVIRONMENTS[family],
-        algorithm="SAC",
-        description=f"{level} on {ENVIRONMENTS[family]}: episodes sampled from checkpoints of one "
-        f"SAC run of the minrnn project, in training order; checkpoint (episodes): {parts}. "
+    return {
+        "episodes": generate_level(family, level, seed=seed, progress=progress),
+        "env_id": ENVIRONMENTS[family],
+        "algorithm": "SAC",
+        "description": f"{level} on {ENVIRONMENTS[family]}: episodes sampled from checkpoints of "
+        f"one SAC run of the minrnn project, in training order; checkpoint (episodes): {parts}. "
         f"Seed {seed}. Not D4RL's data of that name.",
-        extra={_RECIPE: fingerprint(family, level, seed)},
-    )
+    }
+
+
+def _pointmaze(family: str, level: str, seed: int, progress: bool) -> dict[str, Any]:
+    """Run the waypoint controller; return what minari.write takes."""
+    recipe = pointmaze.RECIPES[level]
+    return {
+        "episodes": pointmaze.generate(level, seed=seed, progress=progress),
+        "env_id": recipe.env_id,
+        "env_kwargs": pointmaze.RECORDED,
+        "eval_kwargs": pointmaze.EVALUATED,
+        "algorithm": "waypoint controller",
+        "code": "envs/behaviour/pointmaze.py of the minrnn project",
+        "description": f"{level} maze, made as Minari's D4RL/pointmaze sets are: a noisy waypoint "
+        f"controller goes from goal to goal in {recipe.env_id} without a reset; an episode is cut "
+        f"at each success, where it earns its one reward. Made for the environment with "
+        f"continuing_task=False, where an episode ends at its success. Seed {seed}.",
+    }
 
 
 @contextmanager

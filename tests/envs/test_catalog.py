@@ -36,6 +36,6 @@ def test_scores_are_zero_at_random_and_a_hundred_at_expert() -> None:
     np.testing.assert_allclose(normalized(1500.0, "Hopper-v2"), 46.712, atol=1e-3)
 
 
-def test_twelve_data_sets_are_local() -> None:
-    assert len(LOCAL_DATA) == 12
+def test_sixteen_data_sets_are_local() -> None:
+    assert len(LOCAL_DATA) == 16
     assert LOCAL_DATA["minrnn/hopper/medium-replay-v0"] == ("hopper", "medium-replay")

@@ -1,0 +1,178 @@
+"""PointMaze data: a noisy waypoint controller that goes from goal to goal, as for Minari's sets.
+
+The recipe is that of D4RL/pointmaze/*-v2 (Farama-Foundation/minari-dataset-generation-scripts,
+scripts/pointmaze): one endless run of PointMaze_*-v3 with continuing_task and reset_target, cut
+into episodes at each success. Action = 10 (waypoint - position) - velocity + N(0, 0.5), clipped to
+-1 and 1; the waypoints are the cells of a shortest path, jittered, and last the goal itself.
+Different here: noise is seeded; the first observation of an episode has the new goal, where
+Minari's still has the old one; the first waypoint is jittered too.
+
+An episode in the data earns its single reward of 1 at its end. So the task to be evaluated is
+PointMaze_*-v3 with continuing_task=False: an episode ends at its success, or after the
+environment's time limit, and its return is 1 or 0. In the plain environment the agent would have to
+stay at its goal until the time limit, which no episode shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from envs.make import make_env
+from envs.trajectories import Episode
+
+Cell = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is recorded."""
+
+    env_id: str
+    steps: int
+    """At least so many: the last episode is played to its end."""
+
+
+RECIPES = {
+    "umaze": Recipe("PointMaze_UMaze-v3", 200_000),
+    "open": Recipe("PointMaze_Open-v3", 200_000),
+    "medium": Recipe("PointMaze_Medium-v3", 400_000),
+    "large": Recipe("PointMaze_Large-v3", 600_000),
+}
+RECORDED = {"continuing_task": True, "reset_target": True, "max_episode_steps": 1_000_000}
+"""Arguments of the environment that is recorded: it never ends."""
+EVALUATED = {"continuing_task": False}
+"""Arguments of the environment that the data is made for: an episode ends at its success."""
+
+_GAIN, _DAMPING, _NOISE, _REACHED, _JITTER = 10.0, 1.0, 0.5, 0.1, 0.2
+_RESET_SEED = 123  # Minari's
+_MOVES = ((0, 1), (0, -1), (-1, 0), (1, 0))
+
+
+class WaypointController:
+    """Drive the point along the cells of a shortest path, then to the goal itself.
+
+    maze: gymnasium-robotics' Maze. `plan` is called at the start of each episode.
+    """
+
+    def __init__(self, maze: Any, rng: np.random.Generator) -> None:
+        self._maze, self._rng = maze, rng
+        self._waypoints: deque[tuple[float, float]] = deque()
+
+    def plan(self, position: NDArray[np.float64], goal: NDArray[np.float64]) -> None:
+        """Choose the waypoints from a position (2,) to a goal (2,)."""
+        cells = path(self._maze.maze_map, self._cell(position), self._cell(goal))[1:-1]
+        jitter = self._rng.uniform(size=(len(cells), 2)) * _JITTER
+        centres = [self._maze.cell_rowcol_to_xy(np.array(cell)) for cell in cells]
+        inner = [tuple((xy - by).tolist()) for xy, by in zip(centres, jitter, strict=True)]
+        self._waypoints = deque([*inner, tuple(goal.tolist())])
+
+    def _cell(self, xy: NDArray[np.float64]) -> Cell:
+        row, column = self._maze.cell_xy_to_rowcol(xy)
+        return int(row), int(column)
+
+    def act(self, x: float, y: float, vx: float, vy: float) -> tuple[float, float]:
+        """Return the force towards the next waypoint, neither noisy nor clipped."""
+        to_x, to_y = self._waypoints[0]
+        if len(self._waypoints) > 1 and (to_x - x) ** 2 + (to_y - y) ** 2 <= _REACHED**2:
+            self._waypoints.popleft()
+            to_x, to_y = self._waypoints[0]
+        return _GAIN * (to_x - x) - _DAMPING * vx, _GAIN * (to_y - y) - _DAMPING * vy
+
+
+def path(maze_map: list[list[Any]], start: Cell, end: Cell) -> list[Cell]:
+    """Return the cells of a shortest path, both ends included; 1 in the map is a wall.
+
+    Breadth-first from the end, so that of equal paths it is the one that value iteration takes.
+
+    Example:
+        >>> path([[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 1, 1], [1, 1, 1, 1]], (2, 1), (1, 2))
+        [(2, 1), (1, 1), (1, 2)]
+    """
+    distance, queue = {end: 0}, deque([end])
+    while queue:
+        cell = queue.popleft()
+        for near in _neighbours(maze_map, cell):
+            if near not in distance:
+                distance[near] = distance[cell] + 1
+                queue.append(near)
+    cells = [start]
+    while cells[-1] != end:
+        cells.append(min(_neighbours(maze_map, cells[-1]), key=lambda cell: distance[cell]))
+    return cells
+
+
+def _neighbours(maze_map: list[list[Any]], cell: Cell) -> list[Cell]:
+    around = [(cell[0] + di, cell[1] + dj) for di, dj in _MOVES]
+    return [(i, j) for i, j in around if maze_map[i][j] != 1]
+
+
+def generate(level: str, *, seed: int = 0, progress: bool = True) -> list[Episode]:
+    """Record one of RECIPES; observations are flat, as make_env has them.
+
+    Raises UserError where gymnasium-robotics is not installed.
+    """
+    recipe = RECIPES[level]
+    env = make_env(recipe.env_id, env_kwargs=RECORDED)
+    try:
+        with tqdm(
+            total=recipe.steps,
+            desc=f"making pointmaze {level}",
+            unit="steps",
+            unit_scale=True,
+            leave=False,
+            disable=not progress,
+        ) as bar:
+            return _record(env, recipe.steps, seed, bar)
+    finally:
+        env.close()
+
+
+def _record(env: Any, steps: int, seed: int, bar: tqdm[Any]) -> list[Episode]:
+    world, (noise, jitter) = env.unwrapped, np.random.default_rng(seed).spawn(2)
+    controller = WaypointController(world.maze, jitter)
+    episodes: list[Episode] = []
+    obs, _ = env.reset(seed=_RESET_SEED + seed)
+    done = 0
+    while done < steps:
+        goal = world.goal.copy()
+        obs = obs.copy()
+        obs[2:4] = goal  # achieved_goal, desired_goal, observation: position and velocity
+        controller.plan(obs[:2], goal)
+        episode = _to_goal(env, obs, controller, noise)
+        obs = episode.obs[-1]
+        episodes.append(episode)
+        done += len(episode.reward)
+        bar.update(len(episode.reward))
+    return episodes
+
+
+def _to_goal(
+    env: Any, obs: NDArray[np.float64], controller: WaypointController, noise: np.random.Generator
+) -> Episode:
+    """Play until the goal is reached."""
+    seen, actions, rewards = [obs], list[NDArray[np.float32]](), list[float]()
+    success = False
+    while not success:
+        force = np.array(controller.act(*obs[4:].tolist()))
+        force += _NOISE * noise.standard_normal(2)
+        action = np.minimum(np.maximum(force, -1.0), 1.0).astype(np.float32)
+        obs, reward, _, _, info = env.step(action)
+        success = info["success"]
+        seen.append(obs)
+        actions.append(action)
+        rewards.append(float(reward))
+    return Episode(np.array(seen), np.array(actions), np.array(rewards), terminated=False)
+
+
+def fingerprint(level: str, seed: int) -> str:
+    """Return a digest of all that decides a data set's contents here, but for this file's code."""
+    constants = (_GAIN, _DAMPING, _NOISE, _REACHED, _JITTER, _RESET_SEED)
+    text = repr((RECIPES[level], RECORDED, EVALUATED, constants, seed))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from envs.behaviour.mixes import ENVIRONMENTS, LEVELS
 from envs.behaviour.pointmaze import RECIPES
 
 _D4RL = "D4RL infos.py"
 _LOCOMOTION = "D4RL infos.py; measured on D4RL's -v2 data sets, gym 0.2x MuJoCo environments"
+_MAZE2D = "D4RL infos.py; measured on maze2d, whose goal is fixed and 0.5 wide (PointMaze: 0.45)"
+_ANTMAZE = "D4RL infos.py: the share of episodes that reach the goal; D4RL's ant is another one"
+_KITCHEN = "D4RL infos.py: the number of tasks done, of four"
+
+_DEFAULTS = {"continuing_task": True, "max_episode_steps": None}
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,8 @@ class Reference:
     pattern: str
     """Regular expression of the environment ids."""
     source: str
+    needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """What arguments of the environment may be; with others the returns mean something else."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,19 @@ class EnvSpec:
     """Where the reference numbers come from."""
 
 
+def _maze2d(maze: str, minimum: float, maximum: float, horizon: int, default: int) -> Reference:
+    """Name D4RL's numbers for a maze whose time limit today is `default`.
+
+    Every step at the goal has its reward, so a return needs the same number of steps, and an
+    episode that goes on at the goal.
+    """
+    steps = (horizon, None) if horizon == default else (horizon,)
+    needs = {"continuing_task": (True,), "max_episode_steps": steps}
+    family = f"maze2d-{maze.lower().replace('dense', '-dense')}"
+    pattern = rf"PointMaze_{maze}-v\d+"
+    return Reference(family, minimum, maximum, horizon, pattern, _MAZE2D, needs)
+
+
 REFERENCES = (
     Reference("hopper", -20.272305, 3234.3, 1000, r"Hopper-v\d+", _LOCOMOTION),
     Reference("halfcheetah", -280.178953, 12135.0, 1000, r"HalfCheetah-v\d+", _LOCOMOTION),
@@ -50,6 +72,22 @@ REFERENCES = (
     Reference("door", -56.512833, 2880.5693087298737, 200, r"AdroitHandDoor-v\d+", _D4RL),
     Reference("hammer", -274.856578, 12794.134825156867, 200, r"AdroitHandHammer-v\d+", _D4RL),
     Reference("relocate", -6.425911, 4233.877797728884, 200, r"AdroitHandRelocate-v\d+", _D4RL),
+    _maze2d("Open", 0.01, 20.66, 150, 300),
+    _maze2d("UMaze", 23.85, 161.86, 300, 300),
+    _maze2d("Medium", 13.13, 277.39, 600, 600),
+    _maze2d("Large", 6.7, 273.99, 800, 800),
+    _maze2d("OpenDense", 11.17817, 27.166538620695782, 150, 300),
+    _maze2d("UMazeDense", 68.537689, 193.66285642381482, 300, 300),
+    _maze2d("MediumDense", 44.264742, 297.4552547777125, 600, 600),
+    _maze2d("LargeDense", 30.569041, 303.4857382709002, 800, 800),
+    *(
+        Reference("antmaze", 0.0, 1.0, horizon, pattern, _ANTMAZE, {"continuing_task": (False,)})
+        for horizon, pattern in (
+            (700, r"AntMaze_UMaze-v\d+"),
+            (1000, r"AntMaze_(Medium|Large)(_Diverse_GR?)?-v\d+"),
+        )
+    ),
+    Reference("kitchen", 0.0, 4.0, 280, r"FrankaKitchen-v\d+", _KITCHEN),
 )
 
 LOCAL_DATA = {
@@ -58,12 +96,14 @@ LOCAL_DATA = {
 """Ids of the data sets that are rolled out here, with their family and level."""
 
 
-def lookup(env_id: str) -> EnvSpec | None:
-    """Return what is known about an environment id, None where nothing is.
+def lookup(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> EnvSpec | None:
+    """Return what is known about an environment made with these arguments, None for nothing.
 
     The version is not told apart: Hopper-v2 to -v5 share D4RL's constants, by convention.
     """
+    given = {**_DEFAULTS, **(env_kwargs or {})}
     for row in REFERENCES:
-        if re.fullmatch(row.pattern, env_id):
+        fits = all(given[name] in allowed for name, allowed in row.needs.items())
+        if fits and re.fullmatch(row.pattern, env_id):
             return EnvSpec(env_id, row.family, row.horizon, row.minimum, row.maximum, row.source)
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -20,9 +20,11 @@ CONVENTION = (
 )
 
 
-def normalized(returns: ArrayLike, env_id: str) -> NDArray[np.float64] | None:
+def normalized(
+    returns: ArrayLike, env_id: str, env_kwargs: Mapping[str, Any] | None = None
+) -> NDArray[np.float64] | None:
     """Return D4RL's normalised scores, 0 random to 100 expert; None for an unknown environment."""
-    spec = lookup(env_id)
+    spec = lookup(env_id, env_kwargs)
     if spec is None:
         return None
     span = spec.reference_max - spec.reference_min
@@ -72,6 +74,25 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def rate_interval(successes: ArrayLike, *, z: float = 1.959964) -> tuple[float, float]:
+    """Return the Wilson interval (low, high) of a share of successes, of 95 % by default.
+
+    The bootstrap would give no width where all succeed or all fail.
+
+    Example:
+        >>> low, high = rate_interval([True] * 20)
+        >>> round(low, 3), high
+        (0.839, 1.0)
+    """
+    won = np.asarray(successes, np.bool_)
+    if not won.size:
+        raise ValueError("the interval of no successes")
+    count, rate = won.size, float(won.mean())
+    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+
+
 def protocol(
     *,
     data: str,
@@ -80,17 +101,21 @@ def protocol(
     episodes: int,
     seeds: Sequence[int],
     checkpoint: str = "last",
+    env_kwargs: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """Return what a score has to be printed with, fit for JSON.
 
     data: the data set's id. targets: the returns asked for. episodes: how many for each target.
     seeds: of training or, for one run, of the first episode. checkpoint: last or best.
+    env_kwargs: arguments of the environment beside its id.
     """
-    spec = lookup(env_id)
+    spec = lookup(env_id, env_kwargs)
+    arguments = {"env_kwargs": dict(env_kwargs)} if env_kwargs else {}
     return {
         "data": data,
         "env_id": env_id,
+        **arguments,
         "mujoco": _version("mujoco"),
         "gymnasium": _version("gymnasium"),
         "targets": [float(target) for target in targets],
@@ -110,6 +135,8 @@ def protocol_text(entries: dict[str, Any]) -> str:
     width = max(len(name) for name in entries)
     lines: list[str] = []
     for name, value in entries.items():
+        if isinstance(value, dict):
+            value = [f"{key}={item}" for key, item in value.items()]
         if isinstance(value, list | tuple):
             value = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
         lines.append(f"{name.replace('_', ' '):<{width}}  {'-' if value is None else value}")

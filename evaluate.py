@@ -75,6 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
                 episodes=options.episodes,
                 seed=options.seed,
                 num_envs=options.num_envs,
+                env_kwargs=facts["env_kwargs"],
+                obs_keys=facts["obs_keys"],
                 window=window,
                 device=device,
                 progress=progress,
@@ -88,6 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         episodes=options.episodes,
         seeds=[options.seed],
         checkpoint=", ".join(notes),
+        env_kwargs=facts["env_kwargs"],
         memory=evaluation.describe_memory(window),
     )
     target = options.json or options.run / "evaluation.json"

@@ -56,7 +56,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     targets = config.eval.targets or ()
     window = config.data.length if config.eval.memory == "window" else None
-    facts = {"env_id": data.env_id, "data": data.name, "targets": list(targets), "window": window}
+    world = {"env_kwargs": data.env_kwargs, "obs_keys": list(data.obs_keys)}
+    facts = {"env_id": data.env_id, **world, "data": data.name, "targets": list(targets)}
+    facts["window"] = window
     if warning := evaluation.beyond_data(model, targets):
         say(f"note   targets {warning}")
     best_score, best_update = -float("inf"), 0
@@ -70,6 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
                 episodes=episodes,
                 seed=seed,
                 num_envs=config.eval.num_envs,
+                **world,
                 window=window,
                 device=device,
                 progress=progress,
@@ -92,6 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
             results = play(trainer.acting_model, config.eval.quick_episodes, quick_seed)
             asked = {f"return_asked_{r.target:g}": r.mean for r in results}
             top = max(results, key=lambda r: r.target)
+            rates = {f"success_asked_{r.target:g}": r.success_rate for r in results}
+            asked |= {name: rate for name, rate in rates.items() if rate is not None}
             log.metrics(trainer.update, "eval", {**asked, **relative_error(results, data)})
             if top.mean > best_score:
                 best_score, best_update = top.mean, trainer.update
@@ -110,6 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
             seeds=[config.eval.seed],
             checkpoint=f"last: update {trainer.update}; best: update {best_update}, chosen by "
             f"{config.eval.quick_episodes} other episodes asked for {max(targets):g}",
+            env_kwargs=data.env_kwargs,
             memory=evaluation.describe_memory(window),
             training_seed=config.seed,
         )
@@ -127,6 +133,7 @@ def resolve(config: configs.Config, data: Trajectories) -> configs.Config:
     import gymnasium
 
     limit = gymnasium.spec(data.env_id).max_episode_steps
+    limit = data.env_kwargs.get("max_episode_steps", limit)
     info = configs.DataInfo(
         env_id=data.env_id,
         returns=tuple(data.returns.tolist()),

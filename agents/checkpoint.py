@@ -24,6 +24,8 @@ from envs.errors import UserError
 FORMAT = 1
 FACTS = {"format", "model", "env_id", "data", "targets", "update", "window"}
 """What `agent.json` holds: the model's configuration, and all that evaluate.py needs to know."""
+LATER_FACTS: dict[str, Any] = {"env_kwargs": {}, "obs_keys": []}
+"""What checkpoints of old do not hold, and what it was for them."""
 
 
 def save_checkpoint(folder: Path, model: DecisionModel, facts: dict[str, Any]) -> None:
@@ -58,6 +60,7 @@ def load_checkpoint(folder: Path) -> tuple[DecisionModel, dict[str, Any]]:
                 f"{folder} was written by a newer minrnn (format {facts['format']}, this one reads "
                 f"up to {FORMAT}): update minrnn"
             )
+        facts = LATER_FACTS | facts
         config = ModelConfig(**facts.pop("model"))
         tensors = load_file(weights_file)
         stored: dict[str, Any] = {name: tensors[name].tolist() for name in Spaces._fields}

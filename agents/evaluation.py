@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +26,18 @@ class Result:
     """(episodes,) raw returns, in the order of their seeds."""
     lengths: np.ndarray
     """(episodes,) steps."""
+    success: np.ndarray | None = None
+    """(episodes,) whether the environment reported success; None where it does not say."""
 
     @property
     def mean(self) -> float:
         """Mean return over all episodes."""
         return float(self.returns.mean())
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of episodes with a success."""
+        return None if self.success is None else float(self.success.mean())
 
 
 def evaluate(
@@ -40,33 +48,48 @@ def evaluate(
     episodes: int,
     seed: int,
     num_envs: int,
+    env_kwargs: Mapping[str, Any] | None = None,
+    obs_keys: Sequence[str] = (),
     window: int | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Result]:
     """Play `episodes` episodes for each target, all in one queue; the same seeds for each target.
 
-    Every queued episode counts, however long it takes. `window` re-runs that many last steps at
+    Every queued episode counts, however long it takes. `env_kwargs` and `obs_keys` are those of the
+    data (see envs.make.make_env). `window` re-runs that many last steps at
     each step instead of carrying the state.
     """
     asked = np.repeat(np.asarray(targets, dtype=np.float64), episodes)
     seeds = [seed + i for _ in targets for i in range(episodes)]
     fits = (model.obs_dim, model.action_dim)
-    if env_sizes(env_id) != fits:
+    sizes = env_sizes(env_id, obs_keys=obs_keys, env_kwargs=env_kwargs)
+    if sizes != fits:
         raise UserError(
             f"the agent was trained for observations and actions of sizes {fits}, {env_id} has "
-            f"{env_sizes(env_id)}: evaluate it in the environment that it was trained for"
+            f"{sizes}: evaluate it in the environment that it was trained for"
         )
     was_training = model.training
     try:
         policy = Policy(model, asked, window=window, device=device)
         with _exact_matmul():
-            played = rollout(env_id, policy, seeds, num_envs=num_envs, progress=progress)
+            played = rollout(
+                env_id,
+                policy,
+                seeds,
+                obs_keys=obs_keys,
+                env_kwargs=env_kwargs,
+                num_envs=num_envs,
+                progress=progress,
+            )
     finally:
         model.train(was_training)
-    returns = played.returns.reshape(len(targets), episodes)
-    lengths = played.lengths.reshape(len(targets), episodes)
-    return [Result(float(target), returns[i], lengths[i]) for i, target in enumerate(targets)]
+    results: list[Result] = []
+    for i, target in enumerate(targets):
+        part = slice(i * episodes, (i + 1) * episodes)
+        success = None if played.success is None else played.success[part]
+        results.append(Result(float(target), played.returns[part], played.lengths[part], success))
+    return results
 
 
 @contextmanager

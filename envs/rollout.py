@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -51,24 +51,30 @@ class Rollout:
     """(E,)"""
     terminated: NDArray[np.bool_]
     """(E,) False where the time limit ended the episode"""
+    success: NDArray[np.bool_] | None = None
+    """(E,) True where info["success"] (or "is_success") was true after any step of the episode;
+    None where the environment reports neither."""
     episodes: tuple[Episode, ...] | None = None
     """With record=True: every step, T + 1 observations each."""
     env_id: str = ""
     action_low: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     action_high: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    obs_keys: tuple[str, ...] = ()
+    env_kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def trajectories(self) -> Trajectories | None:
         """The recorded episodes as Trajectories, or None without record=True."""
         if self.episodes is None:
             return None
-        return Trajectories.from_episodes(
+        trajectories = Trajectories.from_episodes(
             self.episodes,
             env_id=self.env_id,
             name=f"rollout of {self.env_id}",
             action_low=self.action_low,
             action_high=self.action_high,
         )
+        return replace(trajectories, obs_keys=self.obs_keys, env_kwargs=self.env_kwargs)
 
 
 @dataclass
@@ -78,6 +84,7 @@ class _Row:
     env: gym.Env[Any, Any]
     index: int = -1
     total: float = 0.0
+    success: bool | None = None
     obs: list[NDArray[Any]] = field(default_factory=list[NDArray[Any]])
     actions: list[NDArray[Any]] = field(default_factory=list[NDArray[Any]])
     rewards: list[float] = field(default_factory=list[float])
@@ -88,12 +95,15 @@ def rollout(
     actor: Actor,
     seeds: Sequence[int],
     *,
+    obs_keys: Sequence[str] = (),
+    env_kwargs: Mapping[str, Any] | None = None,
     num_envs: int = 16,
     record: bool = False,
     progress: Progress | None = None,
 ) -> Rollout:
     """Run every queued episode once, K = num_envs at a time, and return all of their results.
 
+    obs_keys, env_kwargs: as make_env has them.
     Episode i starts with env.reset(seed=seeds[i]). Each environment takes the next episode of the
     queue when its own ends; when the queue is dry the rows shrink. Nothing is left out and nothing
     is cut, so the results have no bias towards short episodes, and an actor whose rows do not
@@ -115,8 +125,9 @@ def rollout(
     rows: list[_Row] = []
     try:
         for _ in range(min(num_envs, len(seeds))):
-            rows.append(_Row(make_env(env)))
-        return _run(env, actor, seeds, rows, record, progress)
+            rows.append(_Row(make_env(env, obs_keys=obs_keys, env_kwargs=env_kwargs)))
+        result = _run(env, actor, seeds, rows, record, progress)
+        return replace(result, obs_keys=tuple(obs_keys), env_kwargs=dict(env_kwargs or {}))
     finally:
         for row in rows:
             row.env.close()
@@ -133,6 +144,7 @@ def _run(
     total = len(seeds)
     returns, lengths = np.zeros(total), np.zeros(total, np.int64)
     terminated = np.zeros(total, np.bool_)
+    success: list[bool | None] = [None] * total
     episodes: list[Episode | None] = [None] * total
     space, spec = rows[0].env.action_space, rows[0].env.spec
     action_dim = space.shape[0] if isinstance(space, gym.spaces.Box) else -1
@@ -148,9 +160,12 @@ def _run(
         reward, resets = np.zeros(len(alive)), np.zeros(len(alive), np.bool_)
         keep: list[int] = []
         for k, row in enumerate(alive):
-            obs[k], gain, ended, cut, _ = row.env.step(actions[k])
+            obs[k], gain, ended, cut, info = row.env.step(actions[k])
             i = row.index
             row.total += float(gain)
+            reached = info.get("success", info.get("is_success"))
+            if reached is not None:
+                row.success = bool(row.success or reached)
             reward[k] = gain
             lengths[i] += 1
             if record:
@@ -160,7 +175,7 @@ def _run(
             if not (ended or cut):
                 keep.append(k)
                 continue
-            returns[i], terminated[i] = row.total, ended
+            returns[i], terminated[i], success[i] = row.total, ended, row.success
             if record:
                 episodes[i] = _episode(row, bool(ended), seeds[i])
             done += 1
@@ -181,14 +196,16 @@ def _run(
         returns,
         lengths,
         terminated,
+        np.array([bool(s) for s in success]) if any(s is not None for s in success) else None,
         tuple(e for e in episodes if e is not None) if record else None,
         env if isinstance(env, str) else (spec.id if spec is not None else ""),
-        *(np.asarray(getattr(space, side, ()), np.float32) for side in ("low", "high")),
+        np.asarray(getattr(space, "low", ()), np.float32),
+        np.asarray(getattr(space, "high", ()), np.float32),
     )
 
 
 def _begin(row: _Row, index: int, seed: int, record: bool) -> NDArray[Any]:
-    row.index, row.total = index, 0.0
+    row.index, row.total, row.success = index, 0.0, None
     obs, _ = row.env.reset(seed=seed)
     if record:
         row.obs, row.actions, row.rewards = [np.array(obs)], [], []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import ACTION, OBS, Memory, Walk, register
+from toys import ACTION, OBS, Memory, Walk, register, register_goals
 
 from envs.errors import UserError
 from envs.rollout import Rollout, rollout
@@ -155,3 +155,52 @@ def test_mujoco_episodes_are_the_same_for_any_number_of_environments() -> None:
     one, many = (rollout("Hopper-v5", sway, range(6), num_envs=k) for k in (1, 4))
     np.testing.assert_array_equal(one.returns, many.returns)
     np.testing.assert_array_equal(one.lengths, many.lengths)
+
+
+def test_success_counts_at_any_step_of_an_episode() -> None:
+    line = 2.0
+    register_goals()
+    seeds = range(12)
+    result = rollout(
+        "ToyGoals-v0", Memory(), seeds, num_envs=5, env_kwargs={"line": line}, record=True
+    )
+    assert result.success is not None
+    assert result.episodes is not None
+    expected = [(episode.obs[1:, 0] > line).any() for episode in result.episodes]
+    assert result.success.tolist() == expected
+    assert 0 < result.success.sum() < 12
+    assert rollout(Walk, Memory(), [1]).success is None
+
+
+def test_a_success_in_the_middle_is_kept_and_not_handed_to_the_next_episode() -> None:
+    class Midway(Walk):
+        def step(self, action):
+            *step, _ = super().step(action)
+            # In episodes of even seeds alone, at their third step.
+            return *step, {"is_success": float(self.even and self.steps == 3)}
+
+        def reset(self, *, seed=None, options=None):
+            self.even = seed % 2 == 0
+            return super().reset(seed=seed)
+
+    result = rollout(partial(Midway, hazard=0.0), Memory(), range(7), num_envs=2)
+    assert result.success is not None
+    assert result.success.tolist() == [True, False, True, False, True, False, True]
+    assert Midway.live == 0
+
+
+def test_arguments_and_keys_make_the_environment_and_stay_with_the_data() -> None:
+    register_goals()
+    result = rollout(
+        "ToyGoals-v0",
+        Memory(),
+        range(3),
+        obs_keys=["goal/y", "speed"],
+        env_kwargs={"hazard": 0.0, "horizon": 7},
+        record=True,
+    )
+    assert result.lengths.tolist() == [7, 7, 7]
+    data = result.trajectories
+    assert data is not None
+    assert (data.obs_dim, data.obs_keys) == (3, ("goal/y", "speed"))
+    assert data.env_kwargs == {"hazard": 0.0, "horizon": 7}

@@ -12,18 +12,23 @@ from envs import score
 
 
 def table(results: Mapping[str, Sequence[Result]], env_id: str, protocol: dict[str, Any]) -> str:
-    """Return one table over all checkpoints (`last`, `best`, ...), and the protocol under it."""
+    """Return one table over all checkpoints (`last`, `best`, ...), and the protocol under it.
+
+    With the share of successes where the environment reports them.
+    """
+    succeeds = any(result.success is not None for swept in results.values() for result in swept)
     header = f"{'checkpoint':<12}{'asked':>9}{'mean':>9}{'std':>8}{'min':>9}{'max':>9}"
-    header += f"{'score':>8}{'steps':>7}"
+    header += f"{'score':>8}{'success':>9}{'steps':>7}" if succeeds else f"{'score':>8}{'steps':>7}"
     rows = [header, "-" * len(header)]
     for name, swept in results.items():
         for result in swept:
-            normalised = score.normalized(result.mean, env_id)
+            normalised = score.normalized(result.mean, env_id, protocol.get("env_kwargs"))
+            rate = "-" if result.success_rate is None else f"{100 * result.success_rate:.1f} %"
             rows.append(
                 f"{name:<12}{result.target:>9.1f}{result.mean:>9.1f}{result.returns.std():>8.1f}"
                 f"{result.returns.min():>9.1f}{result.returns.max():>9.1f}"
                 f"{'-' if normalised is None else format(float(normalised), '.1f'):>8}"
-                f"{result.lengths.mean():>7.0f}"
+                f"{f'{rate:>9}' if succeeds else ''}{result.lengths.mean():>7.0f}"
             )
     return "\n".join([*rows, "", score.protocol_text(protocol)])
 
@@ -34,9 +39,9 @@ def as_json(
     """Return the results, every single episode included, as JSON types."""
 
     def row(result: Result) -> dict[str, Any]:
-        normalised = score.normalized(result.mean, env_id)
+        normalised = score.normalized(result.mean, env_id, protocol.get("env_kwargs"))
         low, high = score.bootstrap_interval(result.returns, np.mean)
-        return {
+        entries = {
             "target": result.target,
             "mean": result.mean,
             "mean_interval_95": [low, high],
@@ -46,6 +51,11 @@ def as_json(
             "returns": result.returns.tolist(),
             "lengths": result.lengths.tolist(),
         }
+        if result.success is not None:
+            entries["success_rate"] = result.success_rate
+            entries["success_interval_95"] = list(score.rate_interval(result.success))
+            entries["success"] = result.success.tolist()
+        return entries
 
     return {
         "protocol": protocol,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any
 
 import gymnasium as gym
@@ -135,7 +136,10 @@ def _register_robotics(env_id: str) -> None:
     if env_id in gym.registry:
         return
     try:
-        robotics = importlib.import_module("gymnasium_robotics")
+        # It prints news about its Adroit environments on import, for all to read.
+        quiet = not env_id.startswith("Adroit")
+        with redirect_stderr(io.StringIO()) if quiet else nullcontext():
+            robotics = importlib.import_module("gymnasium_robotics")
     except ImportError as error:
         raise UserError(f"{env_id} needs: pip install gymnasium-robotics") from error
     gym.register_envs(robotics)

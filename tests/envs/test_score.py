@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.score import CONVENTION, bootstrap_interval, iqm, protocol, protocol_text
+from envs.score import CONVENTION, bootstrap_interval, iqm, protocol, protocol_text, rate_interval
 
 SCORES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30)
 
@@ -54,6 +54,21 @@ def test_no_scores_are_refused() -> None:
 def test_the_convention_is_true_of_every_environment_with_constants() -> None:
     assert "v2" not in CONVENTION
     assert "Hopper-v5 and AdroitHandDoor-v1" in CONVENTION
+
+
+@pytest.mark.parametrize(
+    ("won", "of", "low", "high"),
+    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_the_interval_of_a_rate_is_wilsons(won: int, of: int, low: float, high: float) -> None:
+    successes = [True] * won + [False] * (of - won)
+    assert rate_interval(successes) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_a_protocol_names_everything_and_fits_json() -> None:

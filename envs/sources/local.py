@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from envs.behaviour import pointmaze
 from envs.behaviour.generate import generate_level
@@ -17,14 +13,10 @@ from envs.behaviour.mixes import ENVIRONMENTS, stages
 from envs.behaviour.mixes import fingerprint as mix_fingerprint
 from envs.catalog import LOCAL_DATA
 from envs.errors import UserError
+from envs.lock import one_at_a_time
 from envs.sources import minari
 from envs.sources.minari_writer import partial_prefix
 from envs.trajectories import Trajectories
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes may both do the work, and the first one's stays
-    fcntl = None
 
 _RECIPE = "minrnn_recipe"  # metadata: the digest of the mix, so that a stale data set is noticed
 
@@ -107,28 +99,8 @@ def _one_at_a_time(dataset_id: str, progress: bool) -> Iterator[None]:
     """Hold a lock on this data set, and clear what a killed process has left of it."""
     folder = minari.root()
     lock = folder / f".lock-{dataset_id.replace('/', '.')}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
-    except OSError as error:
-        raise UserError(
-            f"cannot write in {folder} ({error.strerror}); point MINARI_DATASETS_PATH to a folder "
-            f"that can be written"
-        ) from error
-    try:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                title = f"waiting for another process that makes {dataset_id}"
-                with tqdm(desc=title, bar_format="{desc}", leave=False, disable=not progress):
-                    fcntl.flock(file, fcntl.LOCK_EX)
-            _clear(folder, dataset_id)
+    fix = "point MINARI_DATASETS_PATH to a folder that can be written"
+    with one_at_a_time(lock, f"makes {dataset_id}", fix=fix, progress=progress):
+        for leftover in folder.glob(f"{partial_prefix(dataset_id)}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         yield
-    finally:
-        os.close(file)  # which releases the lock
-
-
-def _clear(folder: Path, dataset_id: str) -> None:
-    for leftover in folder.glob(f"{partial_prefix(dataset_id)}*"):
-        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,123 @@
+"""A file under way: the bytes that have come so far, and which version of the file they are of."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email.message import Message
+from pathlib import Path
+from typing import cast
+
+from envs.errors import UserError
+
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_BINARY = getattr(os, "O_BINARY", 0)  # of Windows
+
+
+class Unfinished:
+    """The part of a URL's file that is on the disk, beside the target.
+
+    The version is what the server named it by: a strong ETag, else Last-Modified. Bytes of no
+    known version are not kept from one request to the next.
+    """
+
+    def __init__(self, url: str, target: Path) -> None:
+        self.url, self.target = url, target
+        self.file = target.with_name(f".{target.name}.part")
+        self._about = target.with_name(f".{target.name}.part.json")
+        self._version = self._stored()
+        if not self._version:
+            self.clear()
+
+    @property
+    def size(self) -> int:
+        """Bytes on the disk."""
+        try:
+            return self.file.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def asks(self) -> dict[str, str]:
+        """Return the headers that ask for the rest, or for all where this version is gone."""
+        if not self.size or not self._version:
+            return {}
+        return {"Range": f"bytes={self.size}-", "If-Range": self._version}
+
+    def accept(self, status: int, headers: Message) -> int | None:
+        """Prepare for the body of an answer, and return the size of the whole file if known.
+
+        Raises ConnectionError where the body does not go on from here; the part is empty then.
+        """
+        version = _version(headers)
+        if status == 206:
+            found = _RANGE.fullmatch(headers.get("Content-Range", ""))
+            if found is None or int(found[1]) != self.size or version not in ("", self._version):
+                self.clear()
+                raise ConnectionError("the server sent another range than it was asked for")
+            return None if found[2] == "*" else int(found[2])
+        self.clear()
+        with self._disk_errors():
+            self._about.write_text(json.dumps({"url": self.url, "version": version}))
+        self._version = version
+        length = headers.get("Content-Length", "")
+        return int(length) if length.isdecimal() else None
+
+    @contextmanager
+    def writer(self) -> Iterator[Callable[[bytes], None]]:
+        """Give a function that appends bytes."""
+        with self._disk_errors():
+            file = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY, 0o666)
+
+        def write(chunk: bytes) -> None:
+            rest = memoryview(chunk)
+            with self._disk_errors():
+                while rest:
+                    rest = rest[os.write(file, rest) :]
+
+        try:
+            yield write
+        finally:
+            os.close(file)
+
+    def clear(self) -> None:
+        """Drop what has come."""
+        with self._disk_errors():
+            self.file.unlink(missing_ok=True)
+            self._about.unlink(missing_ok=True)
+        self._version = ""
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        with self._disk_errors():
+            with open(self.file, "ab") as file:
+                os.fsync(file.fileno())  # the name must not be there before the bytes
+            os.replace(self.file, self.target)
+            self._about.unlink(missing_ok=True)
+
+    def _stored(self) -> str:
+        try:
+            about = json.loads(self._about.read_text())
+        except (OSError, ValueError):
+            return ""
+        if not isinstance(about, dict) or about.get("url") != self.url:
+            return ""
+        return str(cast(dict[str, object], about).get("version", ""))
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.file} ({error.strerror}); free some space or make the folder "
+                f"writable and start again: what has come is kept"
+            ) from error
+
+
+def _version(headers: Message) -> str:
+    tag = headers.get("ETag", "")
+    # A weak tag may stand for other bytes, and If-Range does not take it.
+    return tag if tag.startswith('"') else headers.get("Last-Modified", "")

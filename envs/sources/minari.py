@@ -1,8 +1,8 @@
-"""Minari data sets on the disk: read one in one pass; `write` makes one.
+"""Minari data sets on the disk: `read` one in one pass; `write` makes one.
 
-The layout is Minari's own: ROOT/namespace/name-v0/data/{metadata.json, main_data.hdf5}, one HDF5
-group an episode. Reading HDF5 directly is several times faster than Minari's episode objects;
-other storage formats (Arrow, Parquet) go through Minari.
+The layout is Minari's own: ROOT/namespace/name-v0/data/ holds metadata.json and either
+main_data.hdf5, one HDF5 group an episode, or a folder an episode of Arrow or Parquet files. Both
+are read directly, which is several times faster than Minari's episode objects.
 """
 
 from __future__ import annotations
@@ -13,56 +13,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import h5py
-import numpy as np
-from numpy.typing import NDArray
+from gymnasium import spaces
 
+from envs.cache import cached
 from envs.errors import UserError
-from envs.sources.env_spec import check_plain, table
+from envs.flat import Part, parts
+from envs.sources.env_spec import environment
 from envs.sources.folder import check_new, exists, list_ids, root
+from envs.sources.minari_arrow import FORMATS, read_arrow
+from envs.sources.minari_hdf5 import read_hdf5
 from envs.sources.minari_writer import DATA_FILE, write
-from envs.trajectories import Episode, Trajectories
+from envs.sources.spaces import read_space
+from envs.trajectories import Trajectories
 
 __all__ = ["check_new", "exists", "list_ids", "metadata", "read", "root", "write"]
 
 
-def read(dataset_id: str) -> Trajectories:
-    """Read a data set of flat observations and actions.
+def read(dataset_id: str, *, cache: bool = True) -> Trajectories:
+    """Read a data set; what is repaired on the way is in its notes (see docs/data.md).
 
-    Actions are clipped to the bounds of the action space, as D4RL does and as MuJoCo does to what
-    it is given: human demonstrations hold values outside, which no agent could produce. Where the
-    space has no bounds, the data's own least and greatest actions are taken for them.
-    Warns where the data is of an environment with other arguments than the registered one: only
-    its id is kept.
-    Raises UserError where the data set is missing, incomplete, broken or not of flat arrays.
+    Dict and Tuple observations become vectors in the order of envs.flat. Where the action space
+    has no bounds, the data's own least and greatest actions are taken for them.
+    cache: whether to keep large sets as memory-mapped arrays for the next time.
+    Raises UserError where the data set is missing, incomplete or broken, or not of numbers.
     """
     about = metadata(dataset_id)
     with _read_errors(dataset_id):
-        total = int(about["total_episodes"])
-        data_format = str(about.get("data_format", "hdf5"))
-        low, high = _action_bounds(about)
-        spec = table(about.get("env_spec"), "env_spec")
-        if data_format == "hdf5":
-            episodes = _read_hdf5(_data(dataset_id) / DATA_FILE, total, dataset_id)
-        else:
-            episodes = _read_through_minari(dataset_id, data_format)
-    if len(episodes) != total:
-        raise UserError(
-            f"{dataset_id} has {len(episodes)} episodes, its metadata says {total}; "
-            f"{_again(dataset_id)}"
+        files = sorted(path for path in _data(dataset_id).rglob("*") if path.is_file())
+        return cached(
+            files, {"minari": dataset_id}, lambda: _read(dataset_id, about), enabled=cache
         )
-    with _read_errors(dataset_id):
-        trajectories = Trajectories.from_episodes(
-            episodes,
-            env_id=str(spec.get("id", "")),
-            name=dataset_id,
-            action_low=low,
-            action_high=high,
-        )
-        check_plain(spec, dataset_id)
-    low, high = trajectories.action_low, trajectories.action_high
-    np.clip(trajectories.action, low, high, out=trajectories.action)
-    return trajectories
 
 
 def metadata(dataset_id: str) -> dict[str, Any]:
@@ -72,6 +52,56 @@ def metadata(dataset_id: str) -> dict[str, Any]:
         if not isinstance(about, dict):
             raise ValueError("metadata.json holds no table")
         return cast(dict[str, Any], about)
+
+
+def _read(dataset_id: str, about: dict[str, Any]) -> Trajectories:
+    total = int(about["total_episodes"])
+    data_format = str(about.get("data_format", "hdf5"))
+    obs = _obs_parts(about, dataset_id)
+    action, box = _action(about, dataset_id)
+    env = environment(about)
+    folder = _data(dataset_id)
+    if data_format == "hdf5":
+        if not (folder / DATA_FILE).is_file():
+            raise FileNotFoundError(folder / DATA_FILE)
+        made, terminated = read_hdf5(folder / DATA_FILE, dataset_id, total, obs, action)
+    elif data_format in FORMATS:
+        made, terminated = read_arrow(folder, dataset_id, total, obs, action, data_format)
+    else:
+        raise UserError(
+            f"{dataset_id} is stored as {data_format}, which is not known here; choose another"
+        )
+    return made.finish(
+        terminated=terminated,
+        env_id=env.env_id,
+        action_low=box.low,
+        action_high=box.high,
+        horizon=env.horizon,
+        env_kwargs=env.kwargs,
+        notes=env.notes,
+    )
+
+
+def _obs_parts(about: dict[str, Any], dataset_id: str) -> tuple[Part, ...]:
+    space = read_space(about.get("observation_space"), "observation_space")
+    if isinstance(space, spaces.Discrete):
+        raise UserError(
+            f"{dataset_id} has observations of the kind {space}; only numbers are supported, "
+            f"choose another data set"
+        )
+    return parts(space, where=dataset_id)
+
+
+def _action(about: dict[str, Any], dataset_id: str) -> tuple[Part, spaces.Box]:
+    space = read_space(about.get("action_space"), "action_space")
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        discrete = isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+        kind = "discrete actions" if discrete else "actions of several parts or dimensions"
+        raise UserError(
+            f"{dataset_id} has {kind}, {space}; only vectors of numbers (Box) are supported, "
+            f"choose another data set"
+        )
+    return Part((), space, space.shape[0]), space
 
 
 def _data(dataset_id: str) -> Path:
@@ -84,9 +114,14 @@ def _read_errors(dataset_id: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UserError(f"{dataset_id} is not complete; {_again(dataset_id)}") from error
+    except MemoryError as error:
+        raise UserError(
+            f"{dataset_id} needs more memory than there is; choose a smaller data set"
+        ) from error
     except (
         *(OSError, RuntimeError, ArithmeticError),  # of HDF5, and of numbers such as 1e999
-        *(ValueError, TypeError, AttributeError, KeyError, IndexError),
+        *(ValueError, TypeError, AttributeError, LookupError),
+        *(AssertionError, NotImplementedError),  # of gymnasium's spaces, and of Arrow
     ) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{dataset_id} cannot be read ({reason}); {_again(dataset_id)}") from error
@@ -94,64 +129,3 @@ def _read_errors(dataset_id: str) -> Iterator[None]:
 
 def _again(dataset_id: str) -> str:
     return f"delete {root() / dataset_id} and make or download it again"
-
-
-def _read_hdf5(path: Path, total: int, dataset_id: str) -> list[Episode]:
-    episodes: list[Episode] = []
-    with h5py.File(path, "r") as file:
-        for i in range(total):
-            group = cast(h5py.Group, file[f"episode_{i}"])
-            obs, action = group["observations"], group["actions"]
-            if not isinstance(obs, h5py.Dataset) or not isinstance(action, h5py.Dataset):
-                raise UserError(
-                    f"{dataset_id} has observations or actions made of several parts (a Dict "
-                    f"space); only flat arrays are supported, choose another data set"
-                )
-            terminations = cast(h5py.Dataset, group["terminations"])
-            seed = group.attrs.get("seed")
-            episodes.append(
-                Episode(
-                    obs[()],
-                    action[()],
-                    cast(h5py.Dataset, group["rewards"])[()],
-                    bool(len(terminations) and terminations[-1]),
-                    None if seed is None else int(cast(int, seed)),
-                )
-            )
-    return episodes
-
-
-def _read_through_minari(dataset_id: str, data_format: str) -> list[Episode]:
-    import minari
-
-    try:
-        loaded = minari.load_dataset(dataset_id)
-        episodes = list(loaded.iterate_episodes())
-    except ImportError as error:
-        raise UserError(
-            f'{dataset_id} is stored as {data_format}: pip install "minari[{data_format}]"'
-        ) from error
-    for episode in episodes[:1]:
-        if not isinstance(episode.observations, np.ndarray):
-            raise UserError(
-                f"{dataset_id} has observations made of several parts (a Dict space); only flat "
-                f"arrays are supported, choose another data set"
-            )
-    return [
-        Episode(
-            cast(NDArray[Any], e.observations),
-            cast(NDArray[Any], e.actions),
-            e.rewards,
-            bool(e.terminations[-1]),
-        )
-        for e in episodes
-    ]
-
-
-def _action_bounds(
-    about: dict[str, Any],
-) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
-    space = table(about.get("action_space"), "action_space")
-    if space.get("type") != "Box":
-        return None, None
-    return np.asarray(space["low"], np.float64), np.asarray(space["high"], np.float64)

@@ -12,4 +12,5 @@ def minari_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cwd.mkdir()
     monkeypatch.chdir(cwd)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    monkeypatch.setenv("MINRNN_CACHE", str(tmp_path / "cache"))
     return folder

@@ -77,7 +77,9 @@ def test_data_that_is_mostly_broken_is_refused() -> None:
     made = episodes([4, 5, 6])
     made[1].reward[2] = made[2].obs[0, 0] = np.nan
     data, terminated = assembly(made)
-    with pytest.raises(UserError, match=r"n/n-v0: 2 of 3 .* episode 1 in reward at step 2") as caught:
+    with pytest.raises(
+        UserError, match=r"n/n-v0: 2 of 3 .* episode 1 in reward at step 2"
+    ) as caught:
         data.finish(terminated=terminated, env_id="E-v0")
     assert "\n" not in str(caught.value)
 

@@ -109,7 +109,9 @@ def test_what_minari_writes_is_read() -> None:
 
 def test_actions_are_clipped_to_the_bounds() -> None:
     write(action=np.full((9, ACTION), 1.7), obs=np.zeros((9, OBS)), reward=np.zeros(9))
-    assert sources.load(ID).action.max() == 1.0
+    found = sources.load(ID)
+    assert found.action.max() == 1.0
+    assert found.notes == ("actions of 27 steps (100 %) clipped to their bounds, by up to 0.7",)
 
 
 def test_an_episode_without_its_last_observation_gets_one() -> None:
@@ -183,11 +185,11 @@ def test_defects_are_found_before_anything_is_written(minari_folder: Path) -> No
 DAMAGE = [
     ("no metadata", "not complete"),
     ("no file", "not complete"),
-    ("half a file", "cannot be read"),
+    ("half a file", "is cut off after"),
     ("bad json", "cannot be read"),
     ("json of another kind", "cannot be read"),
-    ("fewer episodes", "cannot be read"),
-    ("no rewards", "cannot be read"),
+    ("fewer episodes", "has no episode_2; the data set is not whole"),
+    ("no rewards", "has no episode_1/rewards"),
 ]
 
 
@@ -215,30 +217,28 @@ def test_a_broken_data_set_names_the_folder_to_delete(damage: str, message: str)
     assert "\n" not in str(caught.value)
 
 
-def test_nan_in_a_file_names_data_set_and_episode() -> None:
+def test_nan_in_a_file_costs_the_episode_and_is_told() -> None:
     write()
     with h5py.File(minari.root() / ID / "data" / "main_data.hdf5", "r+") as file:
-        file["episode_2/observations"][3, 1] = np.nan  # type: ignore[index]
-    with pytest.raises(
-        UserError, match=r"toy/walk/random-v0: episode 2 has NaN .* in obs at step 3"
-    ):
-        sources.load(ID)
+        file["episode_1/observations"][0, 1] = np.nan  # type: ignore[index]
+    found = sources.load(ID)
+    assert found.lengths.tolist() == [5, 9]
+    assert found.notes == (
+        "1 of 3 episodes with NaN or infinity left out (the first: episode 1 in obs at step 0)",
+    )
 
 
-def test_observations_of_several_parts_are_refused() -> None:
+def test_numbers_beyond_float32_are_infinite() -> None:
     write()
     with h5py.File(minari.root() / ID / "data" / "main_data.hdf5", "r+") as file:
-        del file["episode_0/observations"]
-        file["episode_0/observations/achieved_goal"] = np.zeros((6, 2))
-    with pytest.raises(UserError, match="Dict space"):
-        sources.load(ID)
+        file["episode_2/rewards"][8] = 1e300  # type: ignore[index]
+    assert "episode 2 in reward at step 8" in sources.load(ID).notes[0]
 
 
-def test_another_storage_format_goes_through_minari_or_names_what_to_install() -> None:
+def test_an_unknown_storage_format_is_named() -> None:
     write()
-    path = minari.root() / ID / "data" / "metadata.json"
-    path.write_text(json.dumps(minari.metadata(ID) | {"data_format": "arrow"}))
-    with pytest.raises(UserError, match=r"minari\[arrow\]|delete"):
+    change(data_format="zarr")
+    with pytest.raises(UserError, match="stored as zarr"):
         sources.load(ID)
 
 
@@ -289,12 +289,17 @@ BOX = {"type": "Box", "dtype": "float32", "shape": [2], "low": [-1.0, -1.0], "hi
         ({"env_spec": '{"id": "ToyWalk-v0", "kwargs": [1]}'}, "cannot be read"),
         ({"env_spec": '{"id": "ToyWalk-v0", "additional_wrappers": 3}'}, "cannot be read"),
         ({"env_spec": {"id": "ToyWalk-v0"}}, "cannot be read"),
-        ({"action_space": "[]"}, "action_space holds no table"),
-        ({"action_space": json.dumps(BOX | {"low": [-1.0], "high": [1.0]})}, "of size 2"),
+        ({"action_space": "[]"}, "action_space holds no space"),
+        ({"action_space": json.dumps(BOX | {"low": [-1.0], "high": [1.0]})}, r"for shape \(2,\)"),
         ({"action_space": json.dumps(BOX | {"low": ["a", "b"]})}, "cannot be read"),
-        ({"action_space": json.dumps(BOX | {"low": None})}, "action bounds of shapes"),
+        ({"action_space": json.dumps(BOX | {"low": None})}, "action 0 has the bounds nan"),
         ({"action_space": json.dumps(BOX | {"high": [1.0, -1.0]})}, "action 1 has the bounds"),
         ({"action_space": '{"type": "Box"}'}, "cannot be read"),
+        ({"action_space": json.dumps(BOX | {"shape": [1 << 40]})}, "has the shape"),
+        ({"observation_space": None}, "the metadata has no observation_space"),
+        ({"observation_space": '{"type": "Graph"}'}, "unknown kind Graph"),
+        ({"total_episodes": 10**12}, "has no episode_3"),
+        ({"total_episodes": -1}, "no episodes"),
         ({"total_episodes": float("inf")}, "cannot be read"),
         ({"total_episodes": 0}, "no episodes"),
     ],
@@ -319,36 +324,60 @@ def test_an_action_space_without_bounds_gets_those_of_the_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "named"),
+    ("fields", "kwargs"),
     [
-        ({"kwargs": {"hazard": 0.5, "render_mode": None}}, "hazard=0.5;"),
-        ({"max_episode_steps": 7}, r"max_episode_steps=7 \(plain: None\);"),
+        ({"kwargs": {"hazard": 0.5, "render_mode": None}}, {"hazard": 0.5}),
+        ({"max_episode_steps": 7}, {"max_episode_steps": 7}),
         (
-            {"additional_wrappers": [{"name": "Flip", "entry_point": "x:Flip", "kwargs": None}]},
-            "the wrappers Flip;",
+            {"kwargs": {"horizon": 3}, "max_episode_steps": 7},
+            {"horizon": 3, "max_episode_steps": 7},
         ),
-        ({"kwargs": {"horizon": 3}, "max_episode_steps": 7}, "horizon=3, max_episode_steps=7"),
+        ({"kwargs": {"render_mode": "rgb_array", "horizon": 40, "hazard": None}}, {}),
+        ({"kwargs": None, "max_episode_steps": None, "additional_wrappers": None}, {}),
+        ({"max_episode_steps": -1}, {}),
+        ({"id": "Nowhere-v7", "kwargs": {"x": 1}}, {"x": 1}),
     ],
 )
-def test_an_environment_with_other_arguments_is_named(fields: dict[str, Any], named: str) -> None:
+def test_arguments_of_the_environment_that_change_something_are_kept(
+    fields: dict[str, Any], kwargs: dict[str, Any]
+) -> None:
     write()
     change_spec(**fields)
-    pattern = f"^{ID} was recorded in ToyWalk-v0 with {named}.*uses the plain ToyWalk-v0"
-    with pytest.warns(UserWarning, match=pattern) as caught:
-        assert sources.load(ID).env_id == "ToyWalk-v0"
-    assert len(caught) == 1
-    assert "\n" not in str(caught[0].message)
+    found = sources.load(ID)
+    assert found.env_kwargs == kwargs
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"kwargs": {"render_mode": "rgb_array", "horizon": 40, "hazard": None}},
-        {"kwargs": None, "max_episode_steps": None, "additional_wrappers": None},
-        {"id": "Nowhere-v7", "kwargs": {"x": 1}},
-    ],
-)
-def test_arguments_that_change_nothing_are_not_named(fields: dict[str, Any]) -> None:
+def test_wrappers_cannot_be_had_and_are_named() -> None:
     write()
-    change_spec(**fields)
-    sources.load(ID)  # a warning is an error here
+    change_spec(additional_wrappers=[{"name": "Flip", "entry_point": "x:Flip", "kwargs": None}])
+    (note,) = sources.load(ID).notes
+    assert note.startswith("recorded in ToyWalk-v0 with the wrappers Flip; evaluation has none")
+
+
+def test_the_environment_to_evaluate_in_comes_before_that_of_the_recording() -> None:
+    write()
+    gym.register("ToyShort-v0", "toys:Walk", max_episode_steps=30)
+    try:
+        change_spec(id="ToyShort-v0", max_episode_steps=10**6)
+        found = sources.load(ID)
+        assert found.env_kwargs == {}
+        assert found.notes == (
+            "recorded in ToyShort-v0 with a time limit of 1000000 steps; evaluation has 30",
+        )
+        spec = json.loads(minari.metadata(ID)["env_spec"])
+        evaluate = spec | {"kwargs": {"hazard": 0.25}, "max_episode_steps": 20}
+        change(eval_env_spec=json.dumps(evaluate))
+        found = sources.load(ID)
+        assert found.env_kwargs == {"hazard": 0.25, "max_episode_steps": 20}
+        assert found.notes == ()
+    finally:
+        del gym.registry["ToyShort-v0"]
+
+
+def test_a_termination_at_the_recordings_time_limit_is_none() -> None:
+    write()
+    assert sources.load(ID).terminated.tolist() == [True, False, True]
+    change_spec(max_episode_steps=9)
+    found = sources.load(ID)
+    assert found.terminated.tolist() == [True, False, False]
+    assert "the time limit of 9 steps" in found.notes[0]

@@ -1,0 +1,193 @@
+"""Minari's HDF5 layout: one group an episode. Straight into the arrays of a data set.
+
+Thousands of small groups cost more than their numbers: h5py's low level opens and reads an array
+several times faster than its objects do, and HDF5's cache of what it knows of a file is kept small
+(by default it grows to more than the data).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5g, h5l, h5s, h5z  # type: ignore[attr-defined]  # compiled, without stubs
+from numpy.typing import NDArray
+
+from envs.assembly import Assembly
+from envs.errors import UserError
+from envs.flat import Part
+from envs.sources.hdf5 import numeric, open_hdf5
+
+_MAX_CHUNK = 256 * 2**20  # bytes, as envs.sources.hdf5 has it
+_SCRATCH = 4 * 2**20  # bytes read at a time, before they become float32
+_MAX_RATIO = 1100  # no filter packs better
+_CACHE = 2**20
+
+
+def read_hdf5(
+    path: Path, name: str, episodes: int, obs: Sequence[Part], action: Part
+) -> tuple[Assembly, NDArray[np.bool_]]:
+    """Read the first `episodes` episodes; return them and which were terminated (E,).
+
+    obs, action: what is to be read, in the order in which it is laid down.
+    Raises UserError naming the episode and what is wrong with it.
+    """
+    widths = sum(part.width for part in obs), action.width
+    with open_hdf5(path) as file, np.errstate(over="ignore", invalid="ignore"):
+        _keep_cache_small(file)
+        lengths = np.empty(0, np.int64) if episodes < 1 else _lengths(file, episodes)
+        needed, stored = 4 * int(lengths.sum()) * (sum(widths) + 1), path.stat().st_size
+        if needed > max(_MAX_RATIO * stored, 64 * 2**20):
+            raise UserError(
+                f"{name} claims {needed:,} bytes of which {path} has {stored:,}, fewer than any "
+                f"compression leaves; delete it and make or download it again"
+            )
+        made = Assembly(name, lengths, *widths)
+        terminated = np.zeros(episodes, np.bool_)
+        scratch = np.empty(_SCRATCH, np.uint8)
+        for i in range(episodes):
+            first, end = int(made.starts[i]), int(made.starts[i + 1])
+            group = _group(file.id, b"episode_%d" % i, file)
+            at = 0
+            for part in obs:
+                data = _open(group, ("observations", *part.path), file)
+                _check_rows(data, i, name, part, end - first, 1)
+                for row, values in _blocks(data, end - first, scratch):
+                    made.obs[first + row : first + row + len(values), at : at + part.width] = (
+                        part.encode(values)
+                    )
+                at += part.width
+            data = _open(group, ("actions",), file)
+            _check_rows(data, i, name, action, end - first, 0)
+            for row, values in _blocks(data, end - first, scratch):
+                made.action[first + row : first + row + len(values)] = values
+            for row, values in _blocks(_open(group, ("rewards",), file), end - first, scratch):
+                made.reward[first + row : first + row + len(values)] = values.reshape(-1)
+            terminated[i] = _last(_open(group, ("terminations",), file))
+    return made, terminated
+
+
+def _keep_cache_small(file: h5py.File) -> None:
+    config = file.id.get_mdc_config()
+    config.set_initial_size = True
+    config.initial_size = config.min_size = config.max_size = _CACHE
+    config.incr_mode = config.decr_mode = config.flash_incr_mode = 0
+    file.id.set_mdc_config(config)
+
+
+def _lengths(file: h5py.File, episodes: int) -> NDArray[np.int64]:
+    lengths: list[int] = []
+    for i in range(episodes):
+        group = _group(file.id, b"episode_%d" % i, file)
+        shape = _open(group, ("rewards",), file).shape
+        if math.prod(shape[1:]) != 1:
+            raise UserError(
+                f"{file.filename}: episode_{i}/rewards has shape {shape}; store one for each step"
+            )
+        lengths.append(shape[0])
+    return np.array(lengths, np.int64)
+
+
+def _group(parent: Any, name: bytes, file: h5py.File) -> Any:
+    """Open a group of a group, over a hard link only: others may lead out of the file."""
+    if parent.links.exists(name) and parent.links.get_info(name).type == h5l.TYPE_HARD:
+        try:
+            return h5g.open(parent, name)
+        except (KeyError, ValueError) as error:  # an array
+            raise _refusal(parent, name, file) from error
+    raise _refusal(parent, name, file)
+
+
+def _open(group: Any, path: tuple[str | int, ...], file: h5py.File) -> Any:
+    """Open an array of an episode after the checks of `numeric`, each a call into HDF5."""
+    *above, last = (b"_index_%d" % p if isinstance(p, int) else p.encode() for p in path)
+    for name in above:
+        group = _group(group, name, file)
+    if not group.links.exists(last) or group.links.get_info(last).type != h5l.TYPE_HARD:
+        raise _refusal(group, last, file)
+    try:
+        data = h5d.open(group, last)
+    except (KeyError, ValueError) as error:  # a group
+        raise _refusal(group, last, file) from error
+    plist, dtype = data.get_create_plist(), data.dtype
+    layout = plist.get_layout()
+    if (
+        dtype.kind not in "biuf"
+        or dtype.itemsize > 8
+        or not 1 <= data.rank < 8
+        or layout == h5d.VIRTUAL
+        or plist.get_external_count()
+        or not all(h5z.filter_avail(plist.get_filter(i)[0]) for i in range(plist.get_nfilters()))
+        or (layout == h5d.CHUNKED and math.prod(plist.get_chunk()) * dtype.itemsize > _MAX_CHUNK)
+        or math.prod(data.shape) * dtype.itemsize > 64 * 2**20
+    ):
+        numeric(h5py.Group(group), last.decode())  # which may find nothing wrong, but slowly
+    return data
+
+
+def _refusal(parent: Any, name: bytes, file: h5py.File) -> UserError:
+    """Return what `numeric` says of it, which knows more than that something is wrong."""
+    if not parent.links.exists(name):
+        where = f"{h5py.Group(parent).name}/{name.decode()}".lstrip("/")
+        return UserError(
+            f"{file.filename} has no {where}; the data set is not whole, delete it and make or "
+            f"download it again"
+        )
+    try:
+        numeric(h5py.Group(parent), name.decode())
+    except UserError as error:
+        return error
+    where = f"{h5py.Group(parent).name}/{name.decode()}".lstrip("/")
+    return UserError(f"{file.filename}: {where} is an array, not a group; choose another data set")
+
+
+def _check_rows(data: Any, episode: int, name: str, part: Part, steps: int, extra: int) -> None:
+    """Refuse what has not one row for each step (or, with extra, one more), or another width."""
+    rows, *shape = data.shape
+    width = 1 if part.space.shape == () else part.width
+    if rows not in (steps, steps + extra) or math.prod(shape) != width:
+        label = f"observations/{part.name}".rstrip("/") if extra else "actions"
+        also = f" or {steps + 1}" if extra else ""
+        raise UserError(
+            f"{name}: episode {episode} has {label} of shape {data.shape} for {steps} rewards; "
+            f"store {steps}{also} rows of {width}, or remove that episode"
+        )
+
+
+def _blocks(data: Any, rows: int, scratch: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield (row, values) of the first rows, in blocks that fit into the scratch if possible."""
+    shape, dtype = data.shape, data.dtype
+    size = math.prod(shape[1:]) * dtype.itemsize
+    if not size:
+        return
+    if shape[0] * size <= len(scratch):
+        values = scratch[: shape[0] * size].view(dtype).reshape(shape)
+        data.read(h5s.ALL, h5s.ALL, values)
+        yield 0, values[:rows]
+        return
+    plist = data.get_create_plist()
+    chunk = plist.get_chunk()[0] if plist.get_layout() == h5d.CHUNKED else 1
+    block = max(len(scratch) // size // chunk, 1) * chunk  # no chunk is unpacked twice
+    buffer = np.empty((min(block, rows), *shape[1:]), dtype)
+    space = data.get_space()
+    for row in range(0, rows, block):
+        values = buffer[: min(block, rows - row)]
+        space.select_hyperslab((row, *(0 for _ in shape[1:])), values.shape)
+        data.read(h5s.create_simple(values.shape), space, values)
+        yield row, values
+
+
+def _last(data: Any) -> bool:
+    """Return the last of an episode's flags, False where there is none."""
+    count = data.shape[0]
+    if not count or data.rank != 1:
+        return False
+    value = np.empty(1, data.dtype)
+    space = data.get_space()
+    space.select_hyperslab((count - 1,), (1,))
+    data.read(h5s.create_simple((1,)), space, value)
+    return bool(value[0])

@@ -90,7 +90,10 @@ def rate_interval(successes: ArrayLike, *, z: float = 1.959964) -> tuple[float, 
     count, rate = won.size, float(won.mean())
     middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(rate * (1 - rate) / count + (z / (2 * count)) ** 2)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    # Exactly 0 and 1 where none or all succeed, whatever the rounding.
+    low = float(middle - half) if won.any() else 0.0
+    high = 1.0 if won.all() else float(middle + half)
+    return low, high
 
 
 def protocol(

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
+import minari as minari_package
 import numpy as np
 import pytest
 
 from envs import sources
+from envs.behaviour import pointmaze
 from envs.behaviour.pointmaze import RECIPES, WaypointController, generate, path
 from envs.errors import UserError
 from envs.sources import minari
@@ -92,6 +97,38 @@ def test_a_seed_decides_everything() -> None:
     assert not np.array_equal(first[0].obs[0], other[0].obs[0])
 
 
+@pytest.mark.usefixtures("small")
+def test_minari_knows_the_environment_that_the_data_is_made_for() -> None:
+    sources.local.load(ID, progress=False)
+    stored = minari_package.load_dataset(ID)
+    assert set(stored[0].observations) == {"achieved_goal", "desired_goal", "observation"}
+    assert bool(stored[0].truncations[-1])
+    recorded = stored.recover_environment().unwrapped
+    evaluated = stored.recover_environment(eval_env=True)
+    assert recorded.continuing_task
+    assert recorded.reset_target
+    assert not evaluated.unwrapped.continuing_task
+    assert evaluated.spec.max_episode_steps == 300
+
+
+@pytest.mark.usefixtures("small")
+def test_training_gets_the_environment_that_the_data_is_made_for() -> None:
+    data = sources.load(ID, progress=False)
+    assert (data.env_id, data.env_kwargs) == ("PointMaze_UMaze-v3", {"continuing_task": False})
+    assert (data.obs_dim, data.action_dim) == (8, 2)
+    assert set(data.returns) == {1.0}
+    np.testing.assert_allclose(data.obs[0], generate("umaze", progress=False)[0].obs[0], rtol=1e-6)
+    sources.check_env(data)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_changed_recipe_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources.local.load(ID, progress=False)
+    monkeypatch.setattr(pointmaze, "_NOISE", 0.4)
+    with pytest.raises(UserError, match="another version of the project; delete"):
+        sources.local.load(ID, progress=False)
+
+
 def test_without_its_package_the_install_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import gymnasium as gym
 
@@ -100,3 +137,13 @@ def test_without_its_package_the_install_line_is_named(monkeypatch: pytest.Monke
     with pytest.raises(UserError, match="pip install gymnasium-robotics"):
         sources.load(ID, progress=False)
     assert not minari.exists(ID)
+
+
+@pytest.mark.usefixtures("robotics")
+def test_the_news_of_the_package_stay_off_the_terminal() -> None:
+    code = "from envs.make import make_env; make_env('PointMaze_UMaze-v3').close()"
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""

@@ -1,0 +1,86 @@
+"""Where the episodes of D4RL's flat layout end, as far as the file says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Episodes that lie end to end from the first row on."""
+
+    lengths: NDArray[np.int64]
+    """(E,)"""
+    terminated: Flags
+    """(E,)"""
+    notes: tuple[str, ...]
+
+
+def split(
+    terminal: Flags,
+    timeout: Flags | None,
+    limit: int | None,
+    breaks: Callable[[], Flags | None],
+) -> Episodes:
+    """Find the episodes of N steps: they end at terminals and timeouts, as d4rl has it.
+
+    terminal, timeout: (N,). Where there are no timeouts, or none is true, episodes also end after
+    `limit` steps, and where `breaks()` (N,), which is asked only then, says that another begins.
+    A last episode without an end is left out, unless it is the only one or as long as `limit`.
+    """
+    steps, notes = len(terminal), list[str]()
+    over = terminal if timeout is None else terminal | timeout
+    if timeout is None or not timeout.any():
+        over, found = _without_timeouts(terminal, limit, breaks())
+        if timeout is None or over.sum() > terminal.sum():
+            what = "are missing" if timeout is None else "are all false"
+            notes.append(f"timeouts {what}: episodes end {found}")
+    ends = np.flatnonzero(over) + 1
+    tail = steps - int(ends[-1]) if len(ends) else steps
+    if tail and (not len(ends) or (limit is not None and tail >= limit)):
+        ends = np.append(ends, steps)
+    elif tail:
+        notes.append(f"the last {tail} of {steps} steps have no end: left out")
+    return Episodes(np.diff(ends, prepend=0), terminal[ends - 1], tuple(notes))
+
+
+def _without_timeouts(
+    terminal: Flags, limit: int | None, breaks: Flags | None
+) -> tuple[Flags, str]:
+    counts = [f"at {int(terminal.sum())} terminals"]
+    over = terminal
+    if breaks is not None:
+        over = terminal | breaks
+        counts.append(
+            f"at {int(over.sum() - terminal.sum())} steps whose next observation is another's"
+        )
+    if limit is not None:
+        late = at_limit(over, limit) & ~over
+        over = over | late
+        counts.append(f"{int(late.sum())} after the time limit of {limit} steps")
+    return over, ", ".join(counts)
+
+
+def at_limit(over: Flags, limit: int) -> Flags:
+    """Return (N,) where an episode that `over` does not end has had `limit` steps, or 2 limit..."""
+    starts = np.concatenate(([0], np.flatnonzero(over) + 1))
+    lengths = np.diff(starts, append=len(over))
+    place = np.arange(1, len(over) + 1)
+    place -= np.repeat(starts, lengths)
+    return place % limit == 0
+
+
+def goal_runs(episodes: Episodes) -> Flags:
+    """Return (E,) the episodes of one terminal step that follow a terminal step at once.
+
+    antmaze marks every step at the goal as terminal; where the ant stays there, each makes an
+    episode of its own.
+    """
+    ended = episodes.terminated
+    return ended & (episodes.lengths == 1) & np.concatenate(([False], ended[:-1]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -58,14 +59,16 @@ def cached(
     if not enabled:
         return make()
     folder: Path | None = None
+    there = False
     with _warn("cannot be read"):
         folder = root() / _key(key_files, options)
-        if folder.is_dir():
+        there = folder.is_dir()
+        if there:
             return _load(folder)
     made = make()
     if folder is not None and _size(made) >= MIN_BYTES:
         with _warn("cannot be written"):
-            _store(made, folder)
+            _store(made, folder, broken=there)
     return made
 
 
@@ -99,8 +102,11 @@ def _load(folder: Path) -> Trajectories:
     return Trajectories(**arrays, **fields)
 
 
-def _store(made: Trajectories, folder: Path) -> None:
-    """Write a data set into a hidden folder beside its place, and rename it at the end."""
+def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
+    """Write a data set into a hidden folder beside its place, and rename it at the end.
+
+    broken: whether to replace what is there; else another process was first, with the same.
+    """
     base, size = folder.parent, _size(made)
     base.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(base).free
@@ -115,14 +121,13 @@ def _store(made: Trajectories, folder: Path) -> None:
             if field.name not in (*_ARRAYS, "weights")
         }
         (partial / "about.json").write_text(json.dumps({"sizes": sizes, "fields": fields}))
-        if folder.exists():  # it could not be read
-            os.rename(folder, partial / "broken")
+        if broken:
+            shutil.rmtree(folder, ignore_errors=True)
         try:
             os.rename(partial, folder)
         except OSError:
-            if not folder.is_dir():  # else another process was first, with the same
+            if not folder.is_dir():
                 raise
-        shutil.rmtree(folder / "broken", ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     _drop_least_recent(base, keep=folder)
@@ -145,13 +150,13 @@ def _drop_least_recent(base: Path, keep: Path) -> None:
             if folder.name.startswith(_PARTIAL):
                 if now - used > _ABANDONED:
                     shutil.rmtree(folder, ignore_errors=True)
-            elif _NAME.fullmatch(folder.name) and folder != keep:
+            elif _NAME.fullmatch(folder.name):
                 size = sum(file.stat().st_size for file in folder.iterdir())
-                found.append((used, size, folder))
-    total = sum(file.stat().st_size for file in keep.iterdir())
+                found.append((math.inf if folder == keep else used, size, folder))
+    total = 0
     for _, size, folder in sorted(found, reverse=True):
         total += size
-        if total > MAX_BYTES:
+        if total > MAX_BYTES and folder != keep:
             shutil.rmtree(folder, ignore_errors=True)
 
 

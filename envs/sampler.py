@@ -54,12 +54,10 @@ class Sampler(ABC):
         given = trajectories.weights if weights is None else weights
         self.weights = _check_weights(given, trajectories)
         self._starts, self._lengths = trajectories.starts, trajectories.lengths
-        self._obs, self._action = trajectories.obs, trajectories.action
+        # Plain views: a batch taken from a memory map is not to be one.
+        self._obs, self._action = np.asarray(trajectories.obs), np.asarray(trajectories.action)
         self._rtg = trajectories.returns_to_go()[:, None]
         self._timestep = trajectories.timesteps()
-        self._prev_action = np.zeros_like(self._action)
-        self._prev_action[1:] = self._action[:-1]
-        self._prev_action[self._starts[:-1]] = 0.0
         self._rng = np.random.default_rng(seed)
 
     @abstractmethod
@@ -93,12 +91,15 @@ class Sampler(ABC):
         self, steps: NDArray[np.int64], resets: NDArray[np.bool_], mask: NDArray[np.bool_] | None
     ) -> Batch:
         """Take the steps (B, T), which are indices into the flat arrays, and blank the padding."""
+        timestep = self._timestep.take(steps)
+        prev_action = self._action.take(steps - 1, axis=0)
+        prev_action[timestep == 0] = 0.0
         batch = Batch(
             self._obs.take(steps, axis=0),
             self._action.take(steps, axis=0),
-            self._prev_action.take(steps, axis=0),
+            prev_action,
             self._rtg.take(steps, axis=0),
-            self._timestep.take(steps),
+            timestep,
             resets,
             np.ones(steps.shape, np.bool_) if mask is None else mask,
         )

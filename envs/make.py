@@ -71,6 +71,12 @@ def make_raw(env: EnvLike, *, env_kwargs: Mapping[str, Any] | None = None) -> gy
         hint = f"near matches: {', '.join(near)}" if near else _first_line(error)
         raise UserError(f"{env!r} is not an environment that gymnasium knows; {hint}") from error
     except Exception as error:  # whatever an environment makes of arguments from a file
+        if env.startswith(_ROBOTICS) and isinstance(error, AssertionError):
+            # mujoco_utils compares joint types, which are no integers any more.
+            raise UserError(
+                f"{env} does not work with the MuJoCo that is installed; "
+                f'pip install "mujoco<3.17" (3.3.7 works)'
+            ) from error
         if not arguments:
             raise
         raise UserError(

@@ -32,6 +32,19 @@ def test_robotics_environments_name_their_package(monkeypatch: pytest.MonkeyPatc
         make_env("AdroitHandDoor-v1")
 
 
+def test_a_robot_that_the_newest_mujoco_breaks_names_the_older_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def breaks() -> None:
+        raise AssertionError
+
+    monkeypatch.setitem(
+        gym.registry, "FrankaKitchen-v1", gym.envs.registration.EnvSpec("FrankaKitchen-v1", breaks)
+    )
+    with pytest.raises(UserError, match=r'FrankaKitchen-v1 does not work .*"mujoco<3.17"'):
+        make_env("FrankaKitchen-v1")
+
+
 @pytest.mark.parametrize(
     ("env_id", "sizes"),
     [("Hopper-v5", (11, 3)), ("HalfCheetah-v5", (17, 6)), ("Walker2d-v4", (17, 6))],

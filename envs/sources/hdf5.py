@@ -28,9 +28,33 @@ _MAX_RATIO = 1100  # deflate packs at most 1032 : 1
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open a file for reading; whatever HDF5 raises inside the `with` becomes a UserError."""
-    _check_signature(path)
+    check_signature(path)
     with hdf5_errors(path), h5py.File(path, "r", locking=False) as file:
         yield file
+
+
+def check_signature(path: Path) -> None:
+    """Raise UserError that says in plain words what a file is that is not HDF5."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1024)
+            offset, found = 512, head.startswith(SIGNATURE)
+            while not found and file.seek(offset) is not None and (at := file.read(8)):
+                found, offset = at == SIGNATURE, 2 * offset  # behind a user block
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check the path") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be opened ({reason}); name a file to read") from error
+    if found:
+        return
+    if not head:
+        raise UserError(f"{path} is empty; {_AGAIN}")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise UserError(f"{path} holds a web page, perhaps a server's error message; {_AGAIN}")
+    if head.startswith((b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        raise UserError(f"{path} is an archive, not an HDF5 file; unpack it and name what is in it")
+    raise UserError(f"{path} is not an HDF5 file (it begins with {head[:8]!r}); {_AGAIN}")
 
 
 @contextmanager
@@ -49,6 +73,11 @@ def hdf5_errors(path: Path) -> Iterator[None]:
             size = path.stat().st_size
             raise UserError(f"{path} is cut off after {size:,} bytes; {_AGAIN}") from error
         raise UserError(f"{path} cannot be read ({reason}); {_AGAIN}") from error
+
+
+def has(group: h5py.Group, key: str) -> bool:
+    """Return whether a group has an entry of this name; a link counts, and is not followed."""
+    return bool(group.id.links.exists(key.encode()))
 
 
 def numeric(group: h5py.Group, key: str, *, ndim: int | None = None) -> h5py.Dataset:
@@ -85,30 +114,6 @@ def read_into(data: h5py.Dataset, out: NDArray[np.float32], rows: slice = slice(
         target[...] = data[rows]
     else:
         data.read_direct(target, np.s_[rows], np.s_[:])
-
-
-def _check_signature(path: Path) -> None:
-    """Say in plain words what a file is that is not HDF5."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(1024)
-            offset, found = 512, head.startswith(SIGNATURE)
-            while not found and file.seek(offset) is not None and (at := file.read(8)):
-                found, offset = at == SIGNATURE, 2 * offset  # behind a user block
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; check the path") from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path} cannot be opened ({reason}); name a file to read") from error
-    if found:
-        return
-    if not head:
-        raise UserError(f"{path} is empty; {_AGAIN}")
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise UserError(f"{path} holds a web page, perhaps a server's error message; {_AGAIN}")
-    if head.startswith((b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
-        raise UserError(f"{path} is an archive, not an HDF5 file; unpack it and name what is in it")
-    raise UserError(f"{path} is not an HDF5 file (it begins with {head[:8]!r}); {_AGAIN}")
 
 
 def _follow(group: h5py.Group, key: str, where: str) -> h5py.Group | h5py.Dataset:

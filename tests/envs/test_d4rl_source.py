@@ -17,7 +17,7 @@ import toys
 from loopback import Fault, Server, running
 from numpy.typing import NDArray
 
-from envs import download, sources
+from envs import cache, download, sources
 from envs.errors import UserError
 from envs.sources import d4rl, minari
 from envs.sources.d4rl_split import split
@@ -368,7 +368,8 @@ def test_a_file_in_which_nothing_ends_is_one_episode(tmp_path: Path) -> None:
     del given["timeouts"], given["next_observations"]
     given["terminals"][:] = False
     path = d4rl_files.write(tmp_path / "own.hdf5", given)
-    found = d4rl.read_file(path, name="own", env_id=toys.register())
+    unlimited = {"max_episode_steps": -1}
+    found = d4rl.read_file(path, name="own", env_id=toys.register(), env_kwargs=unlimited)
     assert found.lengths.tolist() == [5]
     assert found.notes == ("timeouts are missing: episodes end at 0 terminals",)
 
@@ -377,6 +378,42 @@ def test_a_file_of_an_unknown_environment_is_one_line(tmp_path: Path) -> None:
     path = d4rl_files.write(tmp_path / "own.hdf5", d4rl_files.arrays(toys.episodes([5])))
     with pytest.raises(UserError, match="not an environment that gymnasium knows"):
         d4rl.read_file(path, name="own", env_id="ToyWlak-v0")
+
+
+def test_a_large_set_comes_from_the_cache_the_second_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cache, "MIN_BYTES", 1000)
+    _, first = hopper()
+    with monkeypatch.context() as patch:
+        patch.setattr(d4rl, "read", lambda *_: pytest.fail("read again"))
+        second = d4rl.load(HOPPER)
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(second, name), getattr(first, name))
+    assert (second.notes, second.env_id) == (first.notes, first.env_id)
+    path = d4rl_files.write(tmp_path / "own.hdf5", d4rl_files.arrays(toys.episodes([5, 400])))
+    wide = toys.register("ToyWider-v0", low=-0.5, high=0.5)
+    for env_id, bound in ((toys.register(), 1.0), (wide, 0.5)):
+        own = d4rl.read_file(path, name="own", env_id=env_id)
+        assert own.action_high.tolist() == [bound, bound]
+    _, changed = hopper(rewards=np.zeros(1015))
+    assert changed.returns.tolist() == [0, 0, 0, 0]
+
+
+def test_observations_without_numbers_are_one_line(tmp_path: Path) -> None:
+    given: dict[str, Any] = d4rl_files.arrays(toys.episodes([5]))
+    given["observations"] = given["next_observations"] = np.zeros((5, 0))
+    del given["timeouts"]
+    with h5py.File(tmp_path / "own.hdf5", "w") as file:
+        for key, values in given.items():
+            file[key] = values
+    with pytest.raises(UserError, match="obs has no numbers in it"):
+        d4rl.read_file(tmp_path / "own.hdf5", name="own", env_id=toys.register())
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist; check the path"):
+        d4rl.read_file(tmp_path / "no.hdf5", name="own", env_id=toys.register())
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from envs.errors import UserError
-from envs.sources.hdf5 import numeric, open_hdf5, read_into
+from envs.sources.hdf5 import has, numeric, open_hdf5, read_into
 
 
 @pytest.fixture
@@ -124,6 +124,15 @@ def test_links_are_not_followed(path: Path, kind: str) -> None:
         else:
             file["link"] = h5py.SoftLink("/x" if kind == "soft" else "/deep")
     fails(path, "link/er/y" if kind == "soft group" else "link", "is a link to elsewhere")
+
+
+def test_an_entry_is_there_without_following_it(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file["link"] = h5py.ExternalLink("/etc/other.hdf5", "/x")
+    with open_hdf5(path) as file:
+        assert has(file, "x")
+        assert has(file, "link")
+        assert not has(file, "y")
 
 
 def test_arrays_in_other_files_are_refused(path: Path, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ Minari's still has the old one; the first waypoint is jittered too.
 An episode in the data earns its single reward of 1 at its end. So the task to be evaluated is
 PointMaze_*-v3 with continuing_task=False: an episode ends at its success, or after the
 environment's time limit, and its return is 1 or 0. In the plain environment the agent would have to
-stay at its goal until the time limit, which no episode shows.
+stay at its goal until the time limit, which no episode shows. With the rewards of the Dense
+variants, exp(-distance) at every step, the longest way has the highest return: nothing to ask for.
+All returns in the data are 1, so the goal in the observation decides here, not the target.
 """
 
 from __future__ import annotations

@@ -32,6 +32,18 @@ _PROGRESS = 1 << 16  # bytes; an attempt that brought so many is not counted as 
 Check = Callable[[Path], None]
 
 
+class DownloadError(UserError):
+    """A file that could not be had: its URL, the problem in words, the HTTP status if any."""
+
+    def __init__(
+        self, part: Unfinished, problem: str, fix: str = "", *, status: int | None = None
+    ) -> None:
+        self.url, self.problem, self.status = part.url, problem, status
+        super().__init__(
+            f"{part.url} {problem}; {fix}fetch it by other means and put it at {part.target}"
+        )
+
+
 def fetch(
     url: str,
     target: Path,
@@ -63,14 +75,17 @@ def download(
     *,
     check: Check | None = None,
     headers: Mapping[str, str] | None = None,
+    version: str = "",
     progress: bool = True,
     stall_s: float = 30.0,
 ) -> None:
     """Download as `fetch` does, for a caller that holds a lock of its own.
 
     headers: for the server of the URL only, not for one it redirects to.
+    version: what names the bytes themselves, such as a checksum that `check` looks at; the rest of
+    them may then come from anywhere.
     """
-    part = Unfinished(url, target)
+    part = Unfinished(url, target, version)
     for last in (False, True):
         resumed = _complete(part, headers or {}, progress, stall_s)
         try:
@@ -81,10 +96,8 @@ def download(
             if resumed and not last:  # the pieces may not fit together
                 continue
             reason = str(error).replace(str(part.file), str(target))
-            raise UserError(
-                f"{url} is not what it should be ({reason}); try again later, or fetch it by other "
-                f"means and put it at {target}"
-            ) from error
+            problem = f"is not what it should be ({reason})"
+            raise DownloadError(part, problem, "try again later, or ") from error
         part.finish()
         return
 
@@ -105,18 +118,14 @@ def _complete(part: Unfinished, headers: Mapping[str, str], progress: bool, stal
                     return resumed
                 part.clear()
             elif error.code < 500 and error.code not in _LATER:
-                raise UserError(
-                    f"{part.url} cannot be had ({problem}); fetch it by other means and put it at "
-                    f"{part.target}"
-                ) from error
+                problem = f"cannot be had ({problem})"
+                raise DownloadError(part, problem, status=error.code) from error
             pause = _retry_after(error.headers.get("Retry-After"))
         except urllib.error.URLError as error:
             problem = _plain(error.reason)
             if not answered:
-                raise UserError(
-                    f"{part.url} cannot be reached ({problem}); check the network and start again, "
-                    f"or fetch it by other means and put it at {part.target}"
-                ) from error
+                fix = "check the network and start again, or "
+                raise DownloadError(part, f"cannot be reached ({problem})", fix) from error
         except TimeoutError:
             problem = f"nothing came for {stall_s:g} s"
         except (http.client.HTTPException, OSError) as error:
@@ -124,11 +133,8 @@ def _complete(part: Unfinished, headers: Mapping[str, str], progress: bool, stal
         if part.size >= best + _PROGRESS:
             best, failures, answered = part.size, 0, True
         if failures == len(_PAUSES):
-            raise UserError(
-                f"{part.url} could not be downloaded ({problem}, with {part.size} bytes here); "
-                f"start again later to go on, or fetch it by other means and put it at "
-                f"{part.target}"
-            )
+            problem = f"could not be downloaded ({problem}, with {part.size} bytes here)"
+            raise DownloadError(part, problem, "start again later to go on, or ")
         time.sleep(max(pause, _PAUSES[failures]))
         failures += 1
         resumed = resumed or part.size > 0

@@ -21,11 +21,12 @@ class Unfinished:
     """The part of a URL's file that is on the disk, beside the target.
 
     The version is what the server named it by: a strong ETag, else Last-Modified. Bytes of no
-    known version are not kept from one request to the next.
+    known version are not kept from one request to the next. A version that is given names the
+    bytes whatever the server says.
     """
 
-    def __init__(self, url: str, target: Path) -> None:
-        self.url, self.target = url, target
+    def __init__(self, url: str, target: Path, version: str = "") -> None:
+        self.url, self.target, self._given = url, target, version
         self.file = target.with_name(f".{target.name}.part")
         self._about = target.with_name(f".{target.name}.part.json")
         self._version = self._stored()
@@ -44,14 +45,15 @@ class Unfinished:
         """Return the headers that ask for the rest, or for all where this version is gone."""
         if not self.size or not self._version:
             return {}
-        return {"Range": f"bytes={self.size}-", "If-Range": self._version}
+        condition = {} if self._given else {"If-Range": self._version}
+        return {"Range": f"bytes={self.size}-"} | condition
 
     def accept(self, status: int, headers: Message) -> int | None:
         """Prepare for the body of an answer, and return the size of the whole file if known.
 
         Raises ConnectionError where the body does not go on from here; the part is empty then.
         """
-        version = _version(headers)
+        version = self._given or _version(headers)
         if status == 206:
             found = _RANGE.fullmatch(headers.get("Content-Range", ""))
             if found is None or int(found[1]) != self.size or version not in ("", self._version):
@@ -102,9 +104,11 @@ class Unfinished:
             about = json.loads(self._about.read_text())
         except (OSError, ValueError):
             return ""
-        if not isinstance(about, dict) or about.get("url") != self.url:
+        if not isinstance(about, dict):
             return ""
-        return str(cast(dict[str, object], about).get("version", ""))
+        version = str(cast(dict[str, object], about).get("version", ""))
+        same = version == self._given if self._given else about.get("url") == self.url
+        return version if same else ""
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:

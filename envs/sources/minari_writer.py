@@ -86,7 +86,7 @@ def write(
             _write_synced(data / DATA_FILE, image)
             _write_synced(data / "metadata.json", json.dumps(about).encode())
             target.parent.mkdir(parents=True, exist_ok=True)
-            _write_namespaces(target.parent)
+            write_namespaces(target.parent)
             _rename(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -182,7 +182,7 @@ def _store(group: h5py.Group, obs: NDArray[Any], layout: tuple[Part, ...]) -> No
         group["/".join(["observations", *names])] = part.decode(values)
 
 
-def _write_namespaces(folder: Path) -> None:
+def write_namespaces(folder: Path) -> None:
     """Mark each level between the root and the data set as a Minari namespace."""
     while folder != root() and root() in folder.parents:
         path = folder / "namespace_metadata.json"

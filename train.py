@@ -42,8 +42,15 @@ def main(arguments: list[str] | None = None) -> None:
 
     runtime.configure(config.threads)
     device = runtime.select_device(config.device)
-    data = sources.load(config.env)
-    sources.check_env(data)
+    data = sources.load(
+        config.env,
+        env_id=config.data.env_id,
+        weights=config.data.weights,
+        download=config.data.download,
+        cache=config.data.cache,
+    )
+    if config.eval.episodes:
+        sources.check_env(data)
     config = resolve(config, data)
     torch.manual_seed(config.seed)
     model = build_model(config, data)
@@ -59,6 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     world = {"env_kwargs": data.env_kwargs, "obs_keys": list(data.obs_keys)}
     facts = {"env_id": data.env_id, **world, "data": data.name, "targets": list(targets)}
     facts["window"] = window
+    for note in data.notes:
+        say(f"note   {note}")
     if warning := evaluation.beyond_data(model, targets):
         say(f"note   targets {warning}")
     best_score, best_update = -float("inf"), 0
@@ -90,6 +99,8 @@ def main(arguments: list[str] | None = None) -> None:
             if not due(config, trainer.update):
                 continue
             save("last")
+            if not config.eval.episodes:
+                continue
             # Other episodes than those of the report: the best of several is lucky with its own.
             quick_seed = config.eval.seed + QUICK_SEEDS
             results = play(trainer.acting_model, config.eval.quick_episodes, quick_seed)
@@ -103,6 +114,9 @@ def main(arguments: list[str] | None = None) -> None:
                 best_score, best_update = top.mean, trainer.update
                 save("best")
 
+        if not config.eval.episodes:
+            say(f"\n{folder}: checkpoint last/; not evaluated, as --eval.episodes is 0")
+            return
         say("\nevaluating last and best" if best_update < trainer.update else "\nevaluating")
         final = {"last": play(trainer.acting_model, config.eval.episodes, config.eval.seed)}
         if best_update < trainer.update:
@@ -133,8 +147,9 @@ def resolve(config: configs.Config, data: Trajectories) -> configs.Config:
     """Make every choice that depends on the data."""
     import gymnasium
 
-    limit = gymnasium.spec(data.env_id).max_episode_steps
-    limit = data.env_kwargs.get("max_episode_steps", limit)
+    limit = data.env_kwargs.get("max_episode_steps")
+    if limit is None and data.env_id in gymnasium.registry:
+        limit = gymnasium.spec(data.env_id).max_episode_steps
     info = configs.DataInfo(
         env_id=data.env_id,
         returns=tuple(data.returns.tolist()),
@@ -186,7 +201,7 @@ def make_run_dir(config: configs.Config) -> Path:
         if any(folder.iterdir()):
             raise UserError(f"{folder} is not empty: choose another --run-dir, or remove it")
         return folder
-    name = config.env.strip("/").replace("/", "-")
+    name = config.env.replace(",", "+").strip("/.").replace("/", "-")[-100:]
     base = Path("runs") / name / f"{config.model.backbone}-seed{config.seed}"
     for attempt in range(1, 10_000):
         folder = base if attempt == 1 else base.with_name(f"{base.name}-{attempt}")

@@ -85,6 +85,16 @@ class DataConfig:
     """Environment steps in a row."""
     batch_size: int = 20
     """Rows in a batch."""
+    env_id: str | None = None
+    """The environment of a file of one's own, such as Hopper-v4; other data sets know theirs."""
+    weights: tuple[float, ...] | None = None
+    """With several data sets: the share of training steps that each is to have, in any unit.
+    Default: every step counts the same."""
+    download: bool = True
+    """Download what is not on this disk; with --data.no-download that is an error."""
+    cache: bool = True
+    """Keep a copy of large data sets that later starts map into memory, in $MINRNN_CACHE or
+    ~/.cache/minrnn."""
     return_scale: float | None = None
     """What returns-to-go are divided by. Default: the data's largest absolute return."""
 
@@ -130,7 +140,8 @@ class EvalConfig:
     """Returns to ask for. Default: the data's 10, 30, 50, 70, 90 % quantiles and its best. What
     lies beyond the data's returns is taken for the nearest there."""
     episodes: int = 20
-    """Episodes for each target at the end; every one of them counts."""
+    """Episodes for each target at the end; every one of them counts. 0 trains without evaluation,
+    and without the environment."""
     num_envs: int = 120
     """Environments stepped together; it does not change which episodes are played."""
     every: int = 1000
@@ -144,8 +155,8 @@ class EvalConfig:
     that choose the best checkpoint are others: theirs start at seed + 1,000,000."""
 
     def __post_init__(self) -> None:
-        _positive(self, "episodes", "num_envs", "quick_episodes")
-        _not_negative(self, "every", "seed")
+        _positive(self, "num_envs", "quick_episodes")
+        _not_negative(self, "episodes", "every", "seed")
         if self.targets is not None and not self.targets:
             raise ValueError("eval.targets is empty: give at least one return, or leave it out")
         if not all(math.isfinite(target) for target in self.targets or ()):
@@ -162,8 +173,12 @@ class Config:
     what it compares with, in that set-up and with as many parameters: attention (the Decision
     Transformer), aaren, s4d, mamba, mlstm, rwkv, lstm, gru."""
     env: str = "minrnn/hopper/medium-replay-v0"
-    """Data set: a Minari id on this disk, or minrnn/{hopper,walker2d,halfcheetah}/{medium-replay,\
-medium,expert,medium-expert}-v0, which is rolled out at first use."""
+    """Data set: a Minari id (mujoco/hopper/medium-v0, D4RL/door/human-v2), a name of D4RL's
+    (hopper-medium-replay-v2), the path of an HDF5 file in D4RL's layout (with --data.env-id), or
+    minrnn/{hopper,walker2d,halfcheetah}/{medium-replay,medium,expert,medium-expert}-v0 and
+    minrnn/pointmaze/{umaze,open,medium,large}-v0, which are rolled out at first use. What is not on
+    this disk is downloaded. Several, separated by commas, are trained on together. Look at one with
+    python -m envs.inspect."""
     run_dir: Path | None = None
     """Folder for checkpoints, logs and plots. Default: runs/<data set>/<backbone>-seed<N>."""
     seed: int = 0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 
@@ -207,3 +208,47 @@ def test_asking_beyond_the_data_is_said(checkout, trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "beyond the data" in done.stdout
     assert (tmp_path / "new" / "out.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Write random episodes of Hopper as somebody's file in D4RL's layout, with two defects."""
+    played = rollout("Hopper-v5", Random(), seeds=range(20), num_envs=4, record=True)
+    over = np.cumsum([len(e.reward) for e in played.episodes]) - 1
+    path = tmp_path_factory.mktemp("own") / "mine.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.concatenate([e.obs[:-1] for e in played.episodes])
+        file["actions"] = np.concatenate([e.action for e in played.episodes])
+        file["rewards"] = np.concatenate([e.reward for e in played.episodes])[:, None]
+        file["terminals"] = np.isin(np.arange(over[-1] + 1), over)
+        file["actions"][0] = 1.5
+        file["observations"][over[3]] = np.nan
+    return path
+
+
+def test_a_file_of_ones_own_is_trained_on_and_its_repairs_are_told(checkout, own, tmp_path):
+    arguments = ["--preset", "smoke", "--env", own, "--run-dir", tmp_path / "run"]
+    done = run(checkout, "train.py", *arguments, "--data.env-id", "Hopper-v5")
+    assert done.returncode == 0, done.stderr
+    assert "19 episodes" in done.stdout
+    assert "note   1 of 20 episodes" in done.stdout
+    assert len([line for line in done.stdout.splitlines() if line.startswith("note")]) >= 2
+    protocol = json.loads((tmp_path / "run" / "results.json").read_text())["protocol"]
+    assert (protocol["data"], protocol["env_id"]) == (str(own), "Hopper-v5")
+
+
+def test_training_alone_needs_no_environment(checkout, own, tmp_path):
+    arguments = ["--preset", "smoke", "--env", own, "--data.env-id", "Hopper-v5"]
+    arguments += ["--eval.episodes", "0", "--run-dir", tmp_path / "run"]
+    done = run(checkout, "train.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "not evaluated" in done.stdout
+    assert (tmp_path / "run" / "last").is_dir()
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_two_data_sets_are_trained_on_together(checkout, data, tmp_path):
+    arguments = ["--preset", "smoke", "--env", f"{data},{data}", "--data.weights", "1", "3"]
+    done = run(checkout, "train.py", *arguments, "--run-dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert f"{data},{data}: 40 episodes" in done.stdout

@@ -28,14 +28,19 @@ def list_ids() -> list[str]:
     return sorted(found)
 
 
+def is_id(text: str) -> bool:
+    """Return whether this is formed as Minari's ids are."""
+    return _ID.fullmatch(text) is not None
+
+
 def exists(dataset_id: str) -> bool:
     """Return whether there is anything where Minari keeps this data set."""
-    return _ID.fullmatch(dataset_id) is not None and (root() / dataset_id / "data").is_dir()
+    return is_id(dataset_id) and (root() / dataset_id / "data").is_dir()
 
 
 def check_new(dataset_id: str) -> None:
     """Raise UserError where the id is malformed or taken."""
-    if _ID.fullmatch(dataset_id) is None:
+    if not is_id(dataset_id):
         raise UserError(f"{dataset_id!r} is not a Minari id; it must look like name/space-v0")
     if (root() / dataset_id).exists():
         raise UserError(

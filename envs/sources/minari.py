@@ -19,14 +19,14 @@ from envs.cache import cached
 from envs.errors import UserError
 from envs.flat import Part, parts
 from envs.sources.env_spec import environment
-from envs.sources.folder import check_new, exists, list_ids, root
+from envs.sources.folder import check_new, exists, is_id, list_ids, root
 from envs.sources.minari_arrow import FORMATS, read_arrow
 from envs.sources.minari_hdf5 import read_hdf5
 from envs.sources.minari_writer import DATA_FILE, write
 from envs.sources.spaces import read_space
 from envs.trajectories import Trajectories
 
-__all__ = ["check_new", "exists", "list_ids", "metadata", "read", "root", "write"]
+__all__ = ["check_new", "exists", "is_id", "list_ids", "metadata", "read", "root", "write"]
 
 
 def read(dataset_id: str, *, cache: bool = True) -> Trajectories:

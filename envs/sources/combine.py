@@ -1,0 +1,82 @@
+"""Several data sets as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from envs.errors import UserError
+from envs.trajectories import Trajectories
+
+
+def combine(sets: Sequence[Trajectories], weights: Sequence[float] | None = None) -> Trajectories:
+    """Return the episodes of all data sets, one set after the other.
+
+    weights: the share of training steps that each is to have, in any unit; None leaves every step
+    alike, so that larger sets have larger shares.
+    Raises UserError where the sets are not of one environment, or the weights do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from envs.trajectories import Episode
+        >>> walk = Episode(np.zeros((4, 2)), np.ones((3, 1)), np.ones(3), True)
+        >>> one = Trajectories.from_episodes([walk], env_id="Walk-v0", name="one")
+        >>> two = Trajectories.from_episodes([walk, walk], env_id="Walk-v0", name="two")
+        >>> both = combine([one, two], weights=[1, 1])
+        >>> both.name, both.num_episodes, (both.weights * both.lengths).tolist()
+        ('one,two', 3, [0.5, 0.25, 0.25])
+    """
+    name = ",".join(each.name for each in sets)
+    shares = _shares(weights, sets, name)
+    if len(sets) == 1:
+        return sets[0]
+    first = sets[0]
+    for each in sets[1:]:
+        _check_alike(first, each)
+    offsets = np.cumsum([0, *(each.num_steps for each in sets)])
+    starts = [each.starts[:-1] + offset for each, offset in zip(sets, offsets, strict=False)]
+    return replace(
+        first,
+        obs=np.concatenate([each.obs for each in sets]),
+        action=np.concatenate([each.action for each in sets]),
+        reward=np.concatenate([each.reward for each in sets]),
+        starts=np.concatenate([*starts, offsets[-1:]]),
+        terminated=np.concatenate([each.terminated for each in sets]),
+        action_low=np.min([each.action_low for each in sets], axis=0),
+        action_high=np.max([each.action_high for each in sets], axis=0),
+        name=name,
+        weights=shares,
+        notes=tuple(dict.fromkeys(note for each in sets for note in each.notes)),
+    )
+
+
+def _shares(weights: Sequence[float] | None, sets: Sequence[Trajectories], name: str):
+    """Return the chance of each episode beside its length, or None where all are alike."""
+    if weights is None:
+        return None
+    if len(weights) != len(sets):
+        raise UserError(
+            f"{len(weights)} weights for {len(sets)} data sets ({name}); give one for each"
+        )
+    given = np.asarray(weights, np.float64)
+    if not (np.isfinite(given).all() and (given > 0).all()):
+        raise UserError(f"weights must be positive numbers, not {', '.join(map(str, weights))}")
+    given = given / given.sum()
+    return np.concatenate(
+        [
+            np.full(each.num_episodes, share / each.num_steps)
+            for share, each in zip(given, sets, strict=True)
+        ]
+    )
+
+
+def _check_alike(first: Trajectories, other: Trajectories) -> None:
+    for what in ("env_id", "env_kwargs", "obs_keys", "obs_dim", "action_dim"):
+        mine, its = getattr(first, what), getattr(other, what)
+        if mine != its:
+            raise UserError(
+                f"{first.name} and {other.name} cannot be combined: their {what} are "
+                f"{mine!r} and {its!r}; choose data sets of one environment"
+            )

@@ -1,0 +1,135 @@
+"""Which source an id or a path goes to, and several of them at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import d4rl_files
+import numpy as np
+import pytest
+import toys
+
+from envs import sources
+from envs.errors import UserError
+from envs.sampler import WindowSampler
+from envs.sources import d4rl, minari
+from envs.sources.combine import combine
+from envs.trajectories import Trajectories
+
+
+def stored(name: str, lengths: list[int], seed: int = 0) -> str:
+    minari.write(name, toys.episodes(lengths, seed), env_id=toys.register(), description="walks")
+    return name
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A file of one's own, of the toy environment, in D4RL's layout."""
+    return d4rl_files.write(tmp_path / "own, mine.hdf5", d4rl_files.arrays(toys.episodes([5, 9])))
+
+
+def test_an_id_on_the_disk_is_read() -> None:
+    assert sources.load(stored("me/walk-v0", [3, 4])).lengths.tolist() == [3, 4]
+
+
+def test_a_name_of_d4rl_is_read_where_d4rl_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    name = "hopper-medium-v2"
+    d4rl_files.write(d4rl.file_of(name), d4rl_files.random_arrays(name, [6, 7]))
+    data = sources.load(name, download=False)
+    assert (data.name, data.env_id, data.lengths.tolist()) == (name, "Hopper-v4", [6, 7])
+
+
+def test_a_file_is_read_with_the_environment_given(own: Path) -> None:
+    data = sources.load(str(own), env_id=toys.register())
+    assert data.lengths.tolist() == [5, 9]
+    sources.check_env(data)
+
+
+def test_a_file_needs_an_environment(own: Path) -> None:
+    with pytest.raises(UserError, match=r"add it, as in --data\.env-id"):
+        sources.load(str(own))
+
+
+def test_an_environment_is_for_files_only() -> None:
+    with pytest.raises(UserError, match="for files"):
+        sources.load(stored("me/walk-v0", [3]), env_id="Hopper-v4")
+
+
+def test_an_npz_file_is_shown_the_way(tmp_path: Path) -> None:
+    path = tmp_path / "demos.npz"
+    np.savez(path, observations=np.zeros((2, 3)))
+    with pytest.raises(UserError, match=r"python -m envs\.sources\.arrays .*demos\.npz"):
+        sources.load(str(path), env_id="Hopper-v4")
+
+
+@pytest.mark.parametrize("name", ["", "a,", "x" * 5000, "a\0b", "../../etc/passwd", "missing.hdf5"])
+def test_nonsense_is_one_line(name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        sources.load(name, env_id="Hopper-v4" if name.endswith("hdf5") else None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["hopper-medium-v2", "mujoco/hopper/medium-v0"])
+def test_what_must_not_be_downloaded_is_an_error(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    with pytest.raises(UserError, match=r"not on this disk.*no-download"):
+        sources.load(name, download=False)
+
+
+def test_the_latest_version_is_proposed_first() -> None:
+    near = sources.near_matches("hopper-medum-v7")
+    assert near == ["minrnn/hopper/medium-v0", "hopper-medium-v2", "hopper-medium-v1"]
+
+
+def test_data_without_an_environment_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    name = "kitchen-mixed-v0"
+    d4rl_files.write(d4rl.file_of(name), d4rl_files.random_arrays(name, [6, 7]))
+    with pytest.raises(UserError, match=r"no environment.*FrankaKitchen.*--eval\.episodes 0"):
+        sources.check_env(sources.load(name))
+
+
+def test_several_are_laid_end_to_end() -> None:
+    names = [stored("me/a-v0", [3, 4]), stored("me/b-v0", [5], seed=1)]
+    one, two = map(sources.load, names)
+    both = sources.load(", ".join(names))
+    assert both.name == "me/a-v0,me/b-v0"
+    assert both.starts.tolist() == [0, 3, 7, 12]
+    assert both.weights is None
+    for field in ("obs", "action", "reward", "terminated"):
+        expected = np.concatenate([getattr(one, field), getattr(two, field)])
+        np.testing.assert_array_equal(getattr(both, field), expected)
+    np.testing.assert_array_equal(both.returns, np.concatenate([one.returns, two.returns]))
+    both.validate()
+
+
+def test_weights_are_shares_of_the_steps_that_are_drawn() -> None:
+    names = [stored("me/long-v0", [50] * 20), stored("me/short-v0", [10] * 10, seed=1)]
+    both = sources.load(",".join(names), weights=[1, 3])
+    sampler, drawn = WindowSampler(both, batch_size=64, length=1, seed=0), list[float]()
+    for _ in range(100):
+        drawn += sampler.sample().obs[:, 0, 0].tolist()  # obs[:, 0] counts the steps of a set
+    alone = WindowSampler(sources.load(",".join(names)), batch_size=64, length=1, seed=0)
+    plain = [float(v) for _ in range(100) for v in alone.sample().obs[:, 0, 0]]
+    # Steps 100 to 999 are of the long set only: 90 % of it.
+    assert abs(np.mean(np.array(drawn) >= 100) - 0.25 * 0.9) < 0.03
+    assert abs(np.mean(np.array(plain) >= 100) - 1000 / 1100 * 0.9) < 0.03
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, np.nan], [np.inf, 1]])
+def test_weights_that_do_not_fit_are_refused(weights: list[float]) -> None:
+    sets = [toys.data([3]), toys.data([4])]
+    with pytest.raises(UserError, match="weights"):
+        combine(sets, weights)
+
+
+def test_sets_of_different_environments_are_not_combined() -> None:
+    walk, other = toys.data([3]), toys.episodes([4])
+    jump = Trajectories.from_episodes(other, env_id="ToyJump-v0", name="toy/j-v0")
+    with pytest.raises(UserError, match=r"toy/t-v0 and toy/j-v0.*env_id.*ToyWalk-v0.*ToyJump-v0"):
+        combine([walk, jump])

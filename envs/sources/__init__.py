@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from envs.errors import UserError
 from envs.make import env_sizes
 from envs.sources import d4rl, local, minari
 from envs.sources.combine import combine
+from envs.sources.names import closest
 from envs.trajectories import Trajectories
 
 __all__ = ["check_env", "load", "near_matches"]
@@ -102,11 +102,7 @@ def _check_download(allowed: bool, name: str, path: Path) -> None:
 
 def near_matches(name: str, count: int = 3) -> list[str]:
     """Return the known ids most like this name, best first."""
-    plain: dict[str, list[str]] = {}
-    for known in reversed(_known()):  # the latest version first
-        plain.setdefault(_plain(known), []).append(known)
-    close = difflib.get_close_matches(_plain(name), plain, count, 0.55)
-    return [known for key in close for known in plain[key]][:count]
+    return closest(name, _known(), count)
 
 
 def check_env(trajectories: Trajectories) -> None:
@@ -131,9 +127,3 @@ def check_env(trajectories: Trajectories) -> None:
 
 def _known() -> list[str]:
     return sorted({*LOCAL_DATA, *minari.list_ids(), *d4rl.names()})
-
-
-def _plain(name: str) -> str:
-    """Reduce an id to what people type: no project's name, no version, no kind of separator."""
-    plain = name.lower().removeprefix("minrnn/").rsplit("-v", 1)[0]
-    return plain.replace("/", "-").replace("_", "-")

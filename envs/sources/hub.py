@@ -86,16 +86,18 @@ class Hub:
     def files(self, repository: str, folder: str) -> Iterator[HubFile]:
         """Give the files in a folder of a repository ("" for all), as of its newest commit."""
         about = self.read_json(f"/api/datasets/{self._id(repository)}?blobs=true")
-        if not isinstance(about, dict):
-            raise UserError(f"{self} answers about {repository} with no table; try again later")
-        for each in about.get("siblings") or ():
+        siblings = about.get("siblings") if isinstance(about, dict) else None
+        if not isinstance(siblings, list) or not all(isinstance(each, dict) for each in siblings):
+            raise UserError(f"{self} does not say what is in {repository}; try again later")
+        for each in siblings:
             path = PurePosixPath(str(each.get("rfilename")))
             if not path.is_relative_to(folder):
                 continue
             if path.is_absolute() or ".." in path.parts or "\\" in str(path):
                 raise UserError(f"{self}/{repository} has a file named {path}; do not use it")
             yield HubFile(
-                self.endpoint + self.file_path(repository, str(path), str(about.get("sha"))),
+                self.endpoint
+                + self.file_path(repository, str(path), str(about.get("sha") or "main")),
                 str(path),
                 str((each.get("lfs") or {}).get("sha256") or ""),
                 str(each.get("blobId") or ""),

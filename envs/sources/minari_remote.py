@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +29,7 @@ from envs.sources.minari_writer import DATA_FILE, write_namespaces
 from envs.sources.names import closest
 
 _VERSION = re.compile(r"-v\d+$")
-_FEW = 8  # files that are downloaded one after the other; of more, so many at once
+_FEW = 8  # so many files are downloaded one after the other; of more, so many at once
 
 
 def download(dataset_id: str, *, progress: bool = True) -> None:
@@ -51,8 +51,8 @@ def download(dataset_id: str, *, progress: bool = True) -> None:
     ):
         if not exists(dataset_id):
             staging = root() / f".download-{name}"
-            with _explained(dataset_id, hub):
-                _fill(staging, _files(hub, dataset_id), dataset_id, hub, progress)
+            with _explained(dataset_id):
+                _fill(staging, _files(hub, dataset_id), dataset_id, hub.headers(), progress)
             _check(staging, dataset_id, hub)
             _name(staging, dataset_id)
 
@@ -60,7 +60,7 @@ def download(dataset_id: str, *, progress: bool = True) -> None:
 def list_remote() -> list[str]:
     """Return the ids of all data sets on the remote, sorted; UserError where it cannot be had."""
     hub = Hub.of_minari()
-    with _explained("the list of data sets", hub), ThreadPoolExecutor(8) as pool:
+    with _explained("the list of data sets"), ThreadPoolExecutor(8) as pool:
         return sorted(set().union(*pool.map(lambda each: _ids(hub, each), hub.repositories())))
 
 
@@ -97,12 +97,16 @@ def _files(hub: Hub, dataset_id: str) -> list[HubFile]:
 
 
 def _fill(
-    staging: Path, files: Sequence[HubFile], dataset_id: str, hub: Hub, progress: bool
+    staging: Path,
+    files: Sequence[HubFile],
+    dataset_id: str,
+    headers: Mapping[str, str],
+    progress: bool,
 ) -> None:
     """Bring the folder to exactly these files."""
     folder = dataset_id.partition("/")[2]
     targets = {staging / Path(each.path).relative_to(folder): each for each in files}
-    headers, few = hub.headers(), len(files) <= _FEW
+    few = len(files) <= _FEW
 
     def get(target: Path) -> None:
         file = targets[target]
@@ -125,11 +129,14 @@ def _fill(
             target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {staging} ({error.strerror}); free some space") from error
-    with ThreadPoolExecutor(1 if few else _FEW) as pool:
-        done = pool.map(get, targets)
-        bar = tqdm(done, dataset_id, len(files), leave=False, disable=not progress or few)
-        for _ in bar:
-            pass
+    if few:
+        for target in targets:
+            get(target)
+    else:
+        with ThreadPoolExecutor(_FEW) as pool:
+            done = pool.map(get, targets)
+            for _ in tqdm(done, dataset_id, len(files), leave=False, disable=not progress):
+                pass
     for path in sorted(staging.rglob("*"), reverse=True):  # what older versions have left
         if path.is_file() and path not in targets:
             path.unlink()
@@ -172,14 +179,17 @@ def _name(staging: Path, dataset_id: str) -> None:
 
 
 @contextmanager
-def _explained(what: str, hub: Hub) -> Iterator[None]:
+def _explained(what: str) -> Iterator[None]:
     """Say of a download that failed what it was for, and what to do without a network."""
     try:
         yield
     except DownloadError as error:
-        where = f" and copy its folder to {root() / what}" if _VERSION.search(what) else ""
+        fix = "start again when the network and the hub are well"
+        if _VERSION.search(what):
+            fix += (
+                f" (what has come is kept), or run `minari download {what}` on another machine and "
+                f"copy the folder that it makes to {root() / what}"
+            )
         raise UserError(
-            f"{what} cannot be downloaded from {hub}: {error.url} {error.problem}; start again "
-            f"when the network and the hub are well (what has come is kept), or run `minari "
-            f"download` on another machine{where}"
+            f"{what} cannot be downloaded: {error.url} {error.problem}; {fix}"
         ) from error

@@ -7,7 +7,7 @@ stand in envs/catalog.py. What is of today was compared with D4RL's environments
 - Ant: 111 observations, of which D4RL's contact forces (27 to 110) are 0; Ant-v4 has the other 27.
 - Adroit: the same observations; pen has 100 steps there, 200 in AdroitHandPen-v1. The -v1 of the
   others adds the hand's distance (x 0.1) to the reward where D4RL subtracts it: gymnasium-robotics,
-  pull request 220. That makes door's scores about one point better.
+  pull request 220. What that does to scores was not measured.
 - maze2d: the same point mass. Today's mazes have their middle at 0 and another goal each time:
   `maze_map` turns the maze as D4RL has it and fixes the goal, `shift` moves the positions.
 - antmaze: likewise. But today's ant is another: 5 times the torque, half the time step.

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5l, h5s, h5z  # type: ignore[attr-defined]  # compiled, without stubs
+from h5py import h5d, h5g, h5l, h5s, h5t, h5z  # type: ignore[attr-defined]  # compiled, without stubs
 from numpy.typing import NDArray
 
 from envs.assembly import Assembly
@@ -26,6 +26,14 @@ _MAX_CHUNK = 256 * 2**20  # bytes, as envs.sources.hdf5 has it
 _SCRATCH = 4 * 2**20  # bytes read at a time, before they become float32
 _MAX_RATIO = 1100  # no filter packs better
 _CACHE = 2**20
+
+
+class _Array(NamedTuple):
+    """An open array. Each question put to HDF5 makes an object; these are asked once."""
+
+    id: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
 
 def read_hdf5(
@@ -48,7 +56,7 @@ def read_hdf5(
             )
         made = Assembly(name, lengths, *widths)
         terminated = np.zeros(episodes, np.bool_)
-        scratch = np.empty(_SCRATCH, np.uint8)
+        read = _Reader()
         for i in range(episodes):
             first, end = int(made.starts[i]), int(made.starts[i + 1])
             group = _group(file.id, b"episode_%d" % i, file)
@@ -56,18 +64,18 @@ def read_hdf5(
             for part in obs:
                 data = _open(group, ("observations", *part.path), file)
                 _check_rows(data, i, name, part, end - first, 1)
-                for row, values in _blocks(data, end - first, scratch):
+                for row, values in read.blocks(data, end - first):
                     made.obs[first + row : first + row + len(values), at : at + part.width] = (
                         part.encode(values)
                     )
                 at += part.width
             data = _open(group, ("actions",), file)
             _check_rows(data, i, name, action, end - first, 0)
-            for row, values in _blocks(data, end - first, scratch):
+            for row, values in read.blocks(data, end - first):
                 made.action[first + row : first + row + len(values)] = values
-            for row, values in _blocks(_open(group, ("rewards",), file), end - first, scratch):
+            for row, values in read.blocks(_open(group, ("rewards",), file), end - first):
                 made.reward[first + row : first + row + len(values)] = values.reshape(-1)
-            terminated[i] = _last(_open(group, ("terminations",), file))
+            terminated[i] = read.last(_open(group, ("terminations",), file))
     return made, terminated
 
 
@@ -82,8 +90,7 @@ def _keep_cache_small(file: h5py.File) -> None:
 def _lengths(file: h5py.File, episodes: int) -> NDArray[np.int64]:
     lengths: list[int] = []
     for i in range(episodes):
-        group = _group(file.id, b"episode_%d" % i, file)
-        shape = _open(group, ("rewards",), file).shape
+        shape = _open(_group(file.id, b"episode_%d" % i, file), ("rewards",), file).shape
         if math.prod(shape[1:]) != 1:
             raise UserError(
                 f"{file.filename}: episode_{i}/rewards has shape {shape}; store one for each step"
@@ -94,45 +101,46 @@ def _lengths(file: h5py.File, episodes: int) -> NDArray[np.int64]:
 
 def _group(parent: Any, name: bytes, file: h5py.File) -> Any:
     """Open a group of a group, over a hard link only: others may lead out of the file."""
-    if parent.links.exists(name) and parent.links.get_info(name).type == h5l.TYPE_HARD:
-        try:
+    try:
+        if parent.links.get_info(name).type == h5l.TYPE_HARD:
             return h5g.open(parent, name)
-        except (KeyError, ValueError) as error:  # an array
-            raise _refusal(parent, name, file) from error
+    except (KeyError, ValueError, RuntimeError) as error:  # missing, or an array
+        raise _refusal(parent, name, file) from error
     raise _refusal(parent, name, file)
 
 
-def _open(group: Any, path: tuple[str | int, ...], file: h5py.File) -> Any:
+def _open(group: Any, path: tuple[str | int, ...], file: h5py.File) -> _Array:
     """Open an array of an episode after the checks of `numeric`, each a call into HDF5."""
     *above, last = (b"_index_%d" % p if isinstance(p, int) else p.encode() for p in path)
     for name in above:
         group = _group(group, name, file)
-    if not group.links.exists(last) or group.links.get_info(last).type != h5l.TYPE_HARD:
-        raise _refusal(group, last, file)
     try:
-        data = h5d.open(group, last)
-    except (KeyError, ValueError) as error:  # a group
+        hard = group.links.get_info(last).type == h5l.TYPE_HARD
+        data = h5d.open(group, last) if hard else None
+    except (KeyError, ValueError, RuntimeError) as error:  # missing, or a group
         raise _refusal(group, last, file) from error
-    plist, dtype = data.get_create_plist(), data.dtype
-    layout = plist.get_layout()
+    if data is None:
+        raise _refusal(group, last, file)
+    plist, found = data.get_create_plist(), _Array(data, data.shape, data.dtype)
+    layout, size = plist.get_layout(), found.dtype.itemsize
     if (
-        dtype.kind not in "biuf"
-        or dtype.itemsize > 8
-        or not 1 <= data.rank < 8
+        found.dtype.kind not in "biuf"
+        or size > 8
+        or not found.shape
         or layout == h5d.VIRTUAL
         or plist.get_external_count()
         or not all(h5z.filter_avail(plist.get_filter(i)[0]) for i in range(plist.get_nfilters()))
-        or (layout == h5d.CHUNKED and math.prod(plist.get_chunk()) * dtype.itemsize > _MAX_CHUNK)
-        or math.prod(data.shape) * dtype.itemsize > 64 * 2**20
+        or (layout == h5d.CHUNKED and math.prod(plist.get_chunk()) * size > _MAX_CHUNK)
+        or math.prod(found.shape) * size > 64 * 2**20
     ):
         numeric(h5py.Group(group), last.decode())  # which may find nothing wrong, but slowly
-    return data
+    return found
 
 
 def _refusal(parent: Any, name: bytes, file: h5py.File) -> UserError:
     """Return what `numeric` says of it, which knows more than that something is wrong."""
+    where = f"{h5py.Group(parent).name}/{name.decode()}".lstrip("/")
     if not parent.links.exists(name):
-        where = f"{h5py.Group(parent).name}/{name.decode()}".lstrip("/")
         return UserError(
             f"{file.filename} has no {where}; the data set is not whole, delete it and make or "
             f"download it again"
@@ -141,11 +149,10 @@ def _refusal(parent: Any, name: bytes, file: h5py.File) -> UserError:
         numeric(h5py.Group(parent), name.decode())
     except UserError as error:
         return error
-    where = f"{h5py.Group(parent).name}/{name.decode()}".lstrip("/")
     return UserError(f"{file.filename}: {where} is an array, not a group; choose another data set")
 
 
-def _check_rows(data: Any, episode: int, name: str, part: Part, steps: int, extra: int) -> None:
+def _check_rows(data: _Array, episode: int, name: str, part: Part, steps: int, extra: int) -> None:
     """Refuse what has not one row for each step (or, with extra, one more), or another width."""
     rows, *shape = data.shape
     width = 1 if part.space.shape == () else part.width
@@ -158,36 +165,44 @@ def _check_rows(data: Any, episode: int, name: str, part: Part, steps: int, extr
         )
 
 
-def _blocks(data: Any, rows: int, scratch: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield (row, values) of the first rows, in blocks that fit into the scratch if possible."""
-    shape, dtype = data.shape, data.dtype
-    size = math.prod(shape[1:]) * dtype.itemsize
-    if not size:
-        return
-    if shape[0] * size <= len(scratch):
-        values = scratch[: shape[0] * size].view(dtype).reshape(shape)
-        data.read(h5s.ALL, h5s.ALL, values)
-        yield 0, values[:rows]
-        return
-    plist = data.get_create_plist()
-    chunk = plist.get_chunk()[0] if plist.get_layout() == h5d.CHUNKED else 1
-    block = max(len(scratch) // size // chunk, 1) * chunk  # no chunk is unpacked twice
-    buffer = np.empty((min(block, rows), *shape[1:]), dtype)
-    space = data.get_space()
-    for row in range(0, rows, block):
-        values = buffer[: min(block, rows - row)]
-        space.select_hyperslab((row, *(0 for _ in shape[1:])), values.shape)
-        data.read(h5s.create_simple(values.shape), space, values)
-        yield row, values
+class _Reader:
+    """Reads arrays by way of a small buffer, where they become float32 faster than in HDF5."""
 
+    def __init__(self) -> None:
+        self._scratch = np.empty(_SCRATCH, np.uint8)
+        self._types: dict[np.dtype[Any], Any] = {}
 
-def _last(data: Any) -> bool:
-    """Return the last of an episode's flags, False where there is none."""
-    count = data.shape[0]
-    if not count or data.rank != 1:
-        return False
-    value = np.empty(1, data.dtype)
-    space = data.get_space()
-    space.select_hyperslab((count - 1,), (1,))
-    data.read(h5s.create_simple((1,)), space, value)
-    return bool(value[0])
+    def blocks(self, data: _Array, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield (row, values) of the first rows, in blocks that fit into the buffer if possible."""
+        count, *shape = data.shape
+        size = math.prod(shape) * data.dtype.itemsize
+        if not size:
+            return
+        if count * size <= len(self._scratch):
+            yield 0, self._whole(data, count * size)[:rows]
+            return
+        plist = data.id.get_create_plist()
+        chunk = plist.get_chunk()[0] if plist.get_layout() == h5d.CHUNKED else 1
+        block = max(len(self._scratch) // size // chunk, 1) * chunk  # no chunk is unpacked twice
+        buffer = np.empty((min(block, rows), *shape), data.dtype)
+        space = data.id.get_space()
+        for row in range(0, rows, block):
+            values = buffer[: min(block, rows - row)]
+            space.select_hyperslab((row, *(0 for _ in shape)), values.shape)
+            data.id.read(h5s.create_simple(values.shape), space, values)
+            yield row, values
+
+    def last(self, data: _Array) -> bool:
+        """Return the last of an episode's flags, False where there is none."""
+        count = math.prod(data.shape)
+        if not 0 < count * data.dtype.itemsize <= len(self._scratch):
+            return bool(count) and bool(h5py.Dataset(data.id)[-1].any())
+        return bool(self._whole(data, count * data.dtype.itemsize)[-1].any())
+
+    def _whole(self, data: _Array, size: int) -> NDArray[Any]:
+        kind = self._types.get(data.dtype)
+        if kind is None:
+            kind = self._types[data.dtype] = h5t.py_create(data.dtype)
+        values = self._scratch[:size].view(data.dtype).reshape(data.shape)
+        data.id.read(h5s.ALL, h5s.ALL, values, kind)
+        return values

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -193,3 +194,40 @@ def test_memory_tasks_ask_for_what_was_shown():
     bits, parities = Parity().sample(50, 9, generator)
     assert (parities[:, 8] == bits.sum(1) % 2).all()
     assert (parities[:, 0] == bits[:, 0]).all()
+
+
+def test_data_measures_loads_and_batches_without_peers(checkout, tmp_path):
+    flags = ["--quick", "--steps", "20000", "--lengths", "5", "--seconds", "0.1", "--no-peers"]
+    found = report(run(checkout, "data", *flags, "--folder", tmp_path))
+    names = [row["name"] for row in found["loads"]]
+    assert len(names) == 5
+    assert all(name.startswith("minrnn") for name in names)
+    assert all(row["seconds"] > 0 and row["first_batch"] > 0 for row in found["loads"])
+    assert all(row["rate"] > 0 for row in found["sampling"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_peers_load_the_data_that_we_load(tmp_path, monkeypatch):
+    from benchmarks import data_files, data_peers
+    from envs.sources import d4rl, minari
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    data_files.write_minari(tmp_path, "bench/a-v0", 3, 40)
+    data_files.write_d4rl(tmp_path / "a.hdf5", 60, 40)
+    ours = minari.read("bench/a-v0")
+    theirs = data_peers.minari_episodes("bench/a-v0")
+    assert ours.lengths.tolist() == [len(episode) for episode in theirs] == [40] * 3
+    for i, episode in enumerate(theirs):
+        np.testing.assert_array_equal(ours.episode(i).obs, episode.observations[:-1].astype("f4"))
+    ours = d4rl.read_file(tmp_path / "a.hdf5", name="a", env_id=data_files.ENV_ID)
+    theirs = data_peers.step_by_step(tmp_path / "a.hdf5")
+    assert ours.num_episodes == len(theirs) == 60
+    for name, label in (("obs", "observations"), ("action", "actions"), ("reward", "rewards")):
+        stacked = np.concatenate([episode[label] for episode in theirs])
+        np.testing.assert_array_equal(getattr(ours, name), stacked)
+    to_go = np.concatenate([episode["returns"] for episode in theirs])
+    np.testing.assert_allclose(ours.returns_to_go(), to_go, rtol=1e-4, atol=1e-4)
+    batch = next(data_peers.windows(theirs, 10, 8))
+    assert [tuple(part.shape) for part in batch] == [
+        *((8, 10, 17), (8, 10, 6), (8, 10), (8, 10), (8, 10))
+    ]

@@ -52,6 +52,8 @@ class Answer:
 class Server(ThreadingHTTPServer):
     """Serves `files`, by path, in pieces of so many bytes with a pause in seconds between them.
 
+    ranges, tags, sizes: whether it knows Range, sends an ETag, tells Content-Length. careless: it
+    does not heed If-Range. shift: its ranges begin so many bytes too early.
     `log` holds the requests.
     """
 
@@ -63,6 +65,7 @@ class Server(ThreadingHTTPServer):
         self.faults: list[Fault] = []
         self.log: list[Request] = []
         self.ranges, self.tags, self.sizes = True, True, True
+        self.careless, self.shift = False, 0
         self.piece, self.pause = 1 << 16, 0.0
         self.closing = threading.Event()
 
@@ -120,8 +123,9 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.status == 200 and self.server.ranges and "Range" in request.headers:
             found = re.fullmatch(r"bytes=(\d+)-", request.headers["Range"])
             assert found is not None
-            if request.headers.get("If-Range") in (None, headers.get("ETag")):
-                first = int(found[1])
+            asked = request.headers.get("If-Range")
+            if self.server.careless or asked in (None, headers.get("ETag")):
+                first = int(found[1]) - self.server.shift
                 request.status = 206 if first < len(body) else 416
                 last = f"{first}-{len(body) - 1}" if first < len(body) else "*"
                 headers["Content-Range"] = f"bytes {last}/{len(body)}"

@@ -76,6 +76,7 @@ def download(
     check: Check | None = None,
     headers: Mapping[str, str] | None = None,
     version: str = "",
+    title: str = "",
     progress: bool = True,
     stall_s: float = 30.0,
 ) -> None:
@@ -83,11 +84,13 @@ def download(
 
     headers: for the server of the URL only, not for one it redirects to.
     version: what names the bytes themselves, such as a checksum that `check` looks at; the rest of
-    them may then come from anywhere.
+    them may then come from anywhere. title: of the progress bar, the file's name by default.
     """
     part = Unfinished(url, target, version)
     for last in (False, True):
-        resumed = _complete(part, headers or {}, progress, stall_s)
+        resumed = _complete(
+            part, headers or {}, (title or target.name) if progress else None, stall_s
+        )
         try:
             if check is not None:
                 check(part.file)
@@ -102,13 +105,15 @@ def download(
         return
 
 
-def _complete(part: Unfinished, headers: Mapping[str, str], progress: bool, stall_s: float) -> bool:
+def _complete(
+    part: Unfinished, headers: Mapping[str, str], title: str | None, stall_s: float
+) -> bool:
     """Receive until the part is whole; return whether any of it was there before."""
     best, failures, resumed, answered = part.size, 0, part.size > 0, False
     while True:
         pause = 0.0
         try:
-            _receive(part, headers, progress, stall_s)
+            _receive(part, headers, title, stall_s)
             return resumed
         except urllib.error.HTTPError as error:
             error.close()
@@ -140,7 +145,9 @@ def _complete(part: Unfinished, headers: Mapping[str, str], progress: bool, stal
         resumed = resumed or part.size > 0
 
 
-def _receive(part: Unfinished, headers: Mapping[str, str], progress: bool, stall_s: float) -> None:
+def _receive(
+    part: Unfinished, headers: Mapping[str, str], title: str | None, stall_s: float
+) -> None:
     """Ask once for what is missing, and append it."""
     request = urllib.request.Request(part.url, headers={"User-Agent": "minrnn"} | part.asks())
     for name, value in headers.items():
@@ -149,13 +156,13 @@ def _receive(part: Unfinished, headers: Mapping[str, str], progress: bool, stall
         total = part.accept(response.status, response.headers)
         _check_space(part, total)
         bar = tqdm(
-            desc=part.target.name,
+            desc=title,
             total=total,
             initial=part.size,
             unit="B",
             unit_scale=True,
             leave=False,
-            disable=not progress,
+            disable=title is None,
         )
         with bar, part.writer() as write:
             since, came = time.monotonic(), 0

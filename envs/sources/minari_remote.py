@@ -44,15 +44,15 @@ def download(dataset_id: str, *, progress: bool = True) -> None:
         return
     check_new(dataset_id)
     hub = Hub.of_minari()
+    with _explained(dataset_id):
+        files = _files(hub, dataset_id)
     name = dataset_id.replace("/", ".")
+    lock, staging = root() / f".lock-{name}", root() / f".download-{name}"
     fix = "point MINARI_DATASETS_PATH to a folder that can be written"
-    with one_at_a_time(
-        root() / f".lock-{name}", f"downloads {dataset_id}", fix=fix, progress=progress
-    ):
+    with one_at_a_time(lock, f"downloads {dataset_id}", fix=fix, progress=progress):
         if not exists(dataset_id):
-            staging = root() / f".download-{name}"
             with _explained(dataset_id):
-                _fill(staging, _files(hub, dataset_id), dataset_id, hub.headers(), progress)
+                _fill(staging, files, dataset_id, hub.headers(), progress)
             _check(staging, dataset_id, hub)
             _name(staging, dataset_id)
 
@@ -120,6 +120,7 @@ def _fill(
                 check=file.check,
                 version=file.version,
                 headers=headers,
+                title=dataset_id,
                 progress=progress and few,
                 stall_s=hub_api.STALL_S,
             )

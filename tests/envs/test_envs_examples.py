@@ -9,7 +9,16 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "name", ["envs.assembly", "envs.trajectories", "envs.sampler", "envs.rollout", "envs.score"]
+    "name",
+    [
+        "envs.assembly",
+        "envs.trajectories",
+        "envs.sampler",
+        "envs.rollout",
+        "envs.score",
+        "envs.sources.combine",
+        "envs.sources.names",
+    ],
 )
 def test_examples_do_what_they_say(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))

@@ -12,6 +12,8 @@ import pytest
     "name",
     [
         "envs.assembly",
+        "envs.behaviour.pointmaze",
+        "envs.flat",
         "envs.trajectories",
         "envs.sampler",
         "envs.rollout",

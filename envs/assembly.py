@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -55,14 +57,16 @@ class Assembly:
             if size < 1:
                 raise UserError(f"{name}: {label} has no numbers in it; choose another data set")
         steps = sum(lengths.tolist())  # Python's integers do not overflow
+        needed = 4 * steps * (obs_dim + action_dim + 1)
         try:
+            if needed > _memory():  # which Linux may promise all the same
+                raise MemoryError
             self.obs = np.empty((steps, obs_dim), np.float32)
             self.action = np.empty((steps, action_dim), np.float32)
             self.reward = np.empty(steps, np.float32)
-        except (MemoryError, ValueError) as error:
-            size = 4 * steps * (obs_dim + action_dim + 1) / 1e9
+        except MemoryError as error:
             raise UserError(
-                f"{name}: {steps} steps need {size:.1f} GB of memory, which is not there; "
+                f"{name}: {steps} steps need {needed / 1e9:.1f} GB of memory, which is not there; "
                 f"choose a smaller data set"
             ) from error
         self.name = name
@@ -109,3 +113,11 @@ class Assembly:
         made.validate()
         clipped = clip_actions(made.action, low, high)
         return replace(made, notes=(*notes, *broken, *clipped, *late))
+
+
+def _memory() -> float:
+    """Return the bytes of memory that this machine has, infinity where it does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf

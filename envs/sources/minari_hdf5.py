@@ -34,6 +34,8 @@ class _Array(NamedTuple):
     id: Any
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    kind: Any
+    """dtype as HDF5 has it"""
 
 
 def read_hdf5(
@@ -45,9 +47,9 @@ def read_hdf5(
     Raises UserError naming the episode and what is wrong with it.
     """
     widths = sum(part.width for part in obs), action.width
-    with open_hdf5(path) as file, np.errstate(over="ignore", invalid="ignore"):
-        _keep_cache_small(file)
-        lengths = np.empty(0, np.int64) if episodes < 1 else _lengths(file, episodes)
+    with open_hdf5(path) as opened, np.errstate(over="ignore", invalid="ignore"):
+        file = _File(opened)
+        lengths = np.empty(0, np.int64) if episodes < 1 else file.lengths(episodes)
         needed, stored = 4 * int(lengths.sum()) * (sum(widths) + 1), path.stat().st_size
         if needed > max(_MAX_RATIO * stored, 64 * 2**20):
             raise UserError(
@@ -56,100 +58,26 @@ def read_hdf5(
             )
         made = Assembly(name, lengths, *widths)
         terminated = np.zeros(episodes, np.bool_)
-        read = _Reader()
         for i in range(episodes):
             first, end = int(made.starts[i]), int(made.starts[i + 1])
-            group = _group(file.id, b"episode_%d" % i, file)
+            group = file.group(opened.id, b"episode_%d" % i)
             at = 0
             for part in obs:
-                data = _open(group, ("observations", *part.path), file)
+                data = file.array(group, ("observations", *part.path))
                 _check_rows(data, i, name, part, end - first, 1)
-                for row, values in read.blocks(data, end - first):
+                for row, values in file.blocks(data, end - first):
                     made.obs[first + row : first + row + len(values), at : at + part.width] = (
                         part.encode(values)
                     )
                 at += part.width
-            data = _open(group, ("actions",), file)
+            data = file.array(group, ("actions",))
             _check_rows(data, i, name, action, end - first, 0)
-            for row, values in read.blocks(data, end - first):
+            for row, values in file.blocks(data, end - first):
                 made.action[first + row : first + row + len(values)] = values
-            for row, values in read.blocks(_open(group, ("rewards",), file), end - first):
+            for row, values in file.blocks(file.array(group, ("rewards",)), end - first):
                 made.reward[first + row : first + row + len(values)] = values.reshape(-1)
-            terminated[i] = read.last(_open(group, ("terminations",), file))
+            terminated[i] = file.last(file.array(group, ("terminations",)))
     return made, terminated
-
-
-def _keep_cache_small(file: h5py.File) -> None:
-    config = file.id.get_mdc_config()
-    config.set_initial_size = True
-    config.initial_size = config.min_size = config.max_size = _CACHE
-    config.incr_mode = config.decr_mode = config.flash_incr_mode = 0
-    file.id.set_mdc_config(config)
-
-
-def _lengths(file: h5py.File, episodes: int) -> NDArray[np.int64]:
-    lengths: list[int] = []
-    for i in range(episodes):
-        shape = _open(_group(file.id, b"episode_%d" % i, file), ("rewards",), file).shape
-        if math.prod(shape[1:]) != 1:
-            raise UserError(
-                f"{file.filename}: episode_{i}/rewards has shape {shape}; store one for each step"
-            )
-        lengths.append(shape[0])
-    return np.array(lengths, np.int64)
-
-
-def _group(parent: Any, name: bytes, file: h5py.File) -> Any:
-    """Open a group of a group, over a hard link only: others may lead out of the file."""
-    try:
-        if parent.links.get_info(name).type == h5l.TYPE_HARD:
-            return h5g.open(parent, name)
-    except (KeyError, ValueError, RuntimeError) as error:  # missing, or an array
-        raise _refusal(parent, name, file) from error
-    raise _refusal(parent, name, file)
-
-
-def _open(group: Any, path: tuple[str | int, ...], file: h5py.File) -> _Array:
-    """Open an array of an episode after the checks of `numeric`, each a call into HDF5."""
-    *above, last = (b"_index_%d" % p if isinstance(p, int) else p.encode() for p in path)
-    for name in above:
-        group = _group(group, name, file)
-    try:
-        hard = group.links.get_info(last).type == h5l.TYPE_HARD
-        data = h5d.open(group, last) if hard else None
-    except (KeyError, ValueError, RuntimeError) as error:  # missing, or a group
-        raise _refusal(group, last, file) from error
-    if data is None:
-        raise _refusal(group, last, file)
-    plist, found = data.get_create_plist(), _Array(data, data.shape, data.dtype)
-    layout, size = plist.get_layout(), found.dtype.itemsize
-    if (
-        found.dtype.kind not in "biuf"
-        or size > 8
-        or not found.shape
-        or layout == h5d.VIRTUAL
-        or plist.get_external_count()
-        or not all(h5z.filter_avail(plist.get_filter(i)[0]) for i in range(plist.get_nfilters()))
-        or (layout == h5d.CHUNKED and math.prod(plist.get_chunk()) * size > _MAX_CHUNK)
-        or math.prod(found.shape) * size > 64 * 2**20
-    ):
-        numeric(h5py.Group(group), last.decode())  # which may find nothing wrong, but slowly
-    return found
-
-
-def _refusal(parent: Any, name: bytes, file: h5py.File) -> UserError:
-    """Return what `numeric` says of it, which knows more than that something is wrong."""
-    where = f"{h5py.Group(parent).name}/{name.decode()}".lstrip("/")
-    if not parent.links.exists(name):
-        return UserError(
-            f"{file.filename} has no {where}; the data set is not whole, delete it and make or "
-            f"download it again"
-        )
-    try:
-        numeric(h5py.Group(parent), name.decode())
-    except UserError as error:
-        return error
-    return UserError(f"{file.filename}: {where} is an array, not a group; choose another data set")
 
 
 def _check_rows(data: _Array, episode: int, name: str, part: Part, steps: int, extra: int) -> None:
@@ -165,12 +93,82 @@ def _check_rows(data: _Array, episode: int, name: str, part: Part, steps: int, e
         )
 
 
-class _Reader:
-    """Reads arrays by way of a small buffer, where they become float32 faster than in HDF5."""
+class _File:
+    """Opens and reads the arrays of a file, after the checks that `numeric` makes.
 
-    def __init__(self) -> None:
+    Arrays are read by way of a small buffer, where they become float32 faster than in HDF5.
+    """
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file = file
         self._scratch = np.empty(_SCRATCH, np.uint8)
-        self._types: dict[np.dtype[Any], Any] = {}
+        self._kinds: dict[tuple[str | int, ...], tuple[Any, np.dtype[Any], Any]] = {}
+        config = file.id.get_mdc_config()
+        config.set_initial_size = True
+        config.initial_size = config.min_size = config.max_size = _CACHE
+        config.incr_mode = config.decr_mode = config.flash_incr_mode = 0
+        file.id.set_mdc_config(config)
+
+    def lengths(self, episodes: int) -> NDArray[np.int64]:
+        """Return the number of rewards in each episode."""
+        lengths: list[int] = []
+        root = self._file.id
+        for i in range(episodes):
+            episode = b"episode_%d" % i
+            rewards = episode + b"/rewards"
+            try:  # the shape alone: what it holds is checked when it is read
+                links = (root.links.get_info(name).type for name in (episode, rewards))
+                hard = all(link == h5l.TYPE_HARD for link in links)
+                shape = h5d.open(root, rewards).shape if hard else ()
+            except (KeyError, ValueError, RuntimeError):
+                shape = ()
+            if not shape:
+                shape = self.array(self.group(root, episode), ("rewards",)).shape
+            if math.prod(shape[1:]) != 1:
+                raise UserError(
+                    f"{self._file.filename}: episode_{i}/rewards has shape {shape}; store one for "
+                    f"each step"
+                )
+            lengths.append(shape[0])
+        return np.array(lengths, np.int64)
+
+    def group(self, parent: Any, name: bytes) -> Any:
+        """Open a group of a group, over a hard link only: others may lead out of the file."""
+        try:
+            if parent.links.get_info(name).type == h5l.TYPE_HARD:
+                return h5g.open(parent, name)
+        except (KeyError, ValueError, RuntimeError) as error:  # missing, or an array
+            raise self._refusal(parent, name) from error
+        raise self._refusal(parent, name)
+
+    def array(self, group: Any, path: tuple[str | int, ...]) -> _Array:
+        """Open an array below an episode's group, likewise."""
+        *above, last = (b"_index_%d" % p if isinstance(p, int) else p.encode() for p in path)
+        for name in above:
+            group = self.group(group, name)
+        try:
+            hard = group.links.get_info(last).type == h5l.TYPE_HARD
+            data = h5d.open(group, last) if hard else None
+        except (KeyError, ValueError, RuntimeError) as error:  # missing, or a group
+            raise self._refusal(group, last) from error
+        if data is None:
+            raise self._refusal(group, last)
+        shape, (_, dtype, kind) = data.shape, self._kind(data, path)
+        plist = data.get_create_plist()
+        layout, size = plist.get_layout(), dtype.itemsize
+        filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+        if (
+            dtype.kind not in "biuf"
+            or size > 8
+            or not shape
+            or layout == h5d.VIRTUAL
+            or plist.get_external_count()
+            or not all(map(h5z.filter_avail, filters))
+            or (layout == h5d.CHUNKED and math.prod(plist.get_chunk()) * size > _MAX_CHUNK)
+            or math.prod(shape) * size > 64 * 2**20
+        ):
+            numeric(h5py.Group(group), last.decode())  # which may find nothing wrong, but slowly
+        return _Array(data, shape, dtype, kind)
 
     def blocks(self, data: _Array, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield (row, values) of the first rows, in blocks that fit into the buffer if possible."""
@@ -189,7 +187,7 @@ class _Reader:
         for row in range(0, rows, block):
             values = buffer[: min(block, rows - row)]
             space.select_hyperslab((row, *(0 for _ in shape)), values.shape)
-            data.id.read(h5s.create_simple(values.shape), space, values)
+            data.id.read(h5s.create_simple(values.shape), space, values, data.kind)
             yield row, values
 
     def last(self, data: _Array) -> bool:
@@ -200,9 +198,33 @@ class _Reader:
         return bool(self._whole(data, count * data.dtype.itemsize)[-1].any())
 
     def _whole(self, data: _Array, size: int) -> NDArray[Any]:
-        kind = self._types.get(data.dtype)
-        if kind is None:
-            kind = self._types[data.dtype] = h5t.py_create(data.dtype)
         values = self._scratch[:size].view(data.dtype).reshape(data.shape)
-        data.id.read(h5s.ALL, h5s.ALL, values, kind)
+        data.id.read(h5s.ALL, h5s.ALL, values, data.kind)
         return values
+
+    def _kind(self, data: Any, path: tuple[str | int, ...]) -> tuple[Any, np.dtype[Any], Any]:
+        """Return the type in the file, as NumPy has it, and that as HDF5 has it.
+
+        Episodes are alike: to compare the first of them is cheaper than to translate it each time.
+        """
+        stored, found = data.get_type(), self._kinds.get(path)
+        if found is None or not stored.equal(found[0]):
+            dtype = stored.dtype
+            found = self._kinds[path] = stored, dtype, h5t.py_create(dtype)
+        return found
+
+    def _refusal(self, parent: Any, name: bytes) -> UserError:
+        """Return what `numeric` says of it, which knows more than that something is wrong."""
+        where = f"{h5py.Group(parent).name}/{name.decode()}".lstrip("/")
+        if not parent.links.exists(name):
+            return UserError(
+                f"{self._file.filename} has no {where}; the data set is not whole, delete it and "
+                f"make or download it again"
+            )
+        try:
+            numeric(h5py.Group(parent), name.decode())
+        except UserError as error:
+            return error
+        return UserError(
+            f"{self._file.filename}: {where} is an array, not a group; choose another data set"
+        )

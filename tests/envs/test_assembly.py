@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import ACTION, OBS, episodes
 
+from envs import assembly as assembly_module
 from envs import bounds, repair
 from envs.assembly import Assembly
 from envs.errors import UserError
@@ -166,3 +167,10 @@ def test_sizes_of_no_use_are_refused(
         Assembly("n/n-v0", np.array(lengths, np.int64), obs_dim, action_dim)
     assert str(caught.value).startswith("n/n-v0: ")
     assert "\n" not in str(caught.value)
+
+
+def test_more_than_the_machine_has_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly_module, "_memory", lambda: 4.0 * 1000 * (OBS + ACTION + 1))
+    Assembly("n/n-v0", np.array([1000]), OBS, ACTION)
+    with pytest.raises(UserError, match=r"1001 steps need .* GB of memory"):
+        Assembly("n/n-v0", np.array([1000, 1]), OBS, ACTION)

@@ -262,7 +262,7 @@ def nothing_in_many(file: h5py.File) -> None:
         (soft_link, "episode_1/rewards is a link"),
         (external_link, "episode_1 is a link"),
         (big_chunk, "chunks of 536,870,912 bytes"),
-        (nothing_inside, "claims 2,147,483,648 bytes"),
+        (nothing_inside, "claims 6,442,451,064 bytes"),
         (nothing_in_many, "claims 301,989,888 bytes"),
     ],
 )

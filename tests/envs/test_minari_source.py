@@ -252,10 +252,8 @@ def test_data_of_another_environment_names_both_sizes() -> None:
 @pytest.mark.parametrize(
     ("name", "near"),
     [
-        ("hopper-medium-replay-v2", "minrnn/hopper/medium-replay-v0"),
         ("minrnn/hoper/medium-replay-v0", "minrnn/hopper/medium-replay-v0"),
-        ("walker2d-medium-expert-v2", "minrnn/walker2d/medium-expert-v0"),
-        ("toy/walk/randm-v0", "toy/walk/random-v0"),
+        ("toy-walk-randm-v0", "toy/walk/random-v0"),
     ],
 )
 def test_an_unknown_id_names_near_matches(name: str, near: str) -> None:
@@ -266,7 +264,7 @@ def test_an_unknown_id_names_near_matches(name: str, near: str) -> None:
 
 
 def test_an_id_like_nothing_names_all_that_is_known() -> None:
-    with pytest.raises(UserError, match="known here: minrnn/halfcheetah/expert-v0"):
+    with pytest.raises(UserError, match=r"known here: .*, minrnn/halfcheetah/expert-v0, "):
         sources.load("zzzz")
 
 

@@ -1,8 +1,4 @@
-"""Look at a data set: python -m envs.inspect ID.
-
-Sizes, episodes, lengths, returns (a histogram here and as a PNG), reference scores, and what was
-repaired or will not do.
-"""
+"""Look at a data set: python -m envs.inspect ID."""
 
 from __future__ import annotations
 
@@ -21,6 +17,8 @@ from envs.catalog import lookup
 from envs.errors import UserError
 from envs.trajectories import Trajectories
 
+DESCRIPTION = """Look at a data set: sizes, episodes, lengths, returns (a histogram here and as a
+PNG), reference scores, what was repaired, and what will not do."""
 QUANTILES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 BINS, WIDTH = 16, 40  # of the histogram in the terminal: rows, characters
 
@@ -139,7 +137,7 @@ def draw(data: Trajectories, path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run as python -m envs.inspect."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("id", help="what train.py takes as --env")
     parser.add_argument("--env-id", help="environment of a file of one's own, such as Hopper-v4")
     parser.add_argument("--plot", type=Path, help="where the PNG goes; default: NAME.png here")

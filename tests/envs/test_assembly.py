@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -174,3 +176,20 @@ def test_more_than_the_machine_has_is_not_asked_for(monkeypatch: pytest.MonkeyPa
     Assembly("n/n-v0", np.array([1000]), OBS, ACTION)
     with pytest.raises(UserError, match=r"1001 steps need .* GB of memory"):
         Assembly("n/n-v0", np.array([1000, 1]), OBS, ACTION)
+
+
+def test_no_repair_takes_memory_of_the_datas_size() -> None:
+    steps = 400_000
+    data = Assembly("n/n-v0", np.full(400, 1000), 17, 6)
+    data.obs[:], data.action[:], data.reward[:] = 0.5, 2.0, 1.0
+    data.obs[1000, 3] = data.reward[steps - 1] = np.nan
+    tracemalloc.start()
+    try:
+        found = data.finish(terminated=np.ones(400, np.bool_), env_id="E-v0", horizon=1000)
+        found.obs_std()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found.notes) == 3
+    assert found.num_episodes == 398
+    assert peak < 0.4 * found.obs.nbytes

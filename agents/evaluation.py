@@ -72,7 +72,7 @@ def evaluate(
     was_training = model.training
     try:
         policy = Policy(model, asked, window=window, device=device)
-        with _exact_matmul():
+        with exact_matmul():
             played = rollout(
                 env_id,
                 policy,
@@ -93,7 +93,7 @@ def evaluate(
 
 
 @contextmanager
-def _exact_matmul():
+def exact_matmul():
     """Act in full float32: reported scores do not depend on a CPU's reduced-precision units."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import tyro
 
-from benchmarks.backbones import WIDTHS, Actor, build, model_config
+from benchmarks.backbones import WIDTHS, Actor, build, model_config, step_times
 from benchmarks.runs import Row, calibration, results
 from benchmarks.timing import Measuring, finish, interleaved, start, table
 from benchmarks.train_step import OneBatch, contestant
@@ -94,12 +93,8 @@ def times(options: Options) -> dict[str, tuple[float, float]]:
         options.budget,
         "updates",
     )
-    with torch.inference_mode():
-        actors = {name: Actor(build(name), 1) for name in names}
-        for actor in actors.values():
-            actor.reach(10)
-        steps = interleaved({n: a.repeat for n, a in actors.items()}, options.budget, "steps")
-    return {name: (updates[name].ms, 1e3 * steps[name].ms) for name in names}
+    steps = step_times({name: Actor(build(name), 1) for name in names}, 10, options.budget)
+    return {name: (updates[name].ms, steps[name]) for name in names}
 
 
 def _row(name: str, runs: list[dict[str, Any]], timed: tuple[float, float] | None) -> list[str]:

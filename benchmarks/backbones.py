@@ -1,18 +1,19 @@
-"""What every backbone costs: `python -m benchmarks.backbones`, in about ten minutes.
+"""What every backbone costs: `python -m benchmarks.backbones`, in about five minutes.
 
 Agents of three layers with as many parameters as the default one, to within 10 % by their width.
 training: forward, loss, backward, clipping and AdamW on 4096 environment steps in rows of T, one
 token a step, float32; kept: what autograd keeps for the backward pass, parameters left out, in
 bytes a step.
-acting: one step of the model, batch 1 and 16, under inference_mode; then the same at step 10, 100,
-... of an episode. State: the numbers that are carried, for each environment.
+acting: one step of the model, batch 1 and 16, under inference_mode and in full float32, as
+evaluation does it; then the same at step 10, 100, ... of an episode. State: the numbers that are
+carried, for each environment.
 
 All that are compared are timed in turns. Tables, two plots (--plot), and JSON as the last line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +21,12 @@ from typing import Any, Literal
 import torch
 import tyro
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 import minrnn
 from agents.decision import DecisionModel, Spaces
+from agents.evaluation import exact_matmul
 from agents.trainer import to_tensors
 from benchmarks.timing import Measuring, finish, interleaved, start, table
 from benchmarks.train_step import ACTION, OBS, OneBatch, contestant
@@ -45,6 +48,8 @@ WIDTHS = {
 }
 SPACES = Spaces([0.0] * OBS, [1.0] * OBS, [-1.0] * ACTION, [1.0] * ACTION, 3000.0, 0.0, 3000.0)
 STEPS = 4096  # environment steps of a batch
+CALLS = 20  # steps of a model in a row: a single one would be timed with the caches of the others
+LOOKS = ("C2", "C1", "C4", "C5", "C6", "C7", "C8", "C9", "black")  # colours of the others
 Part = Literal["training", "acting"]
 
 
@@ -167,25 +172,18 @@ def kept_bytes(model: DecisionModel, sampler: OneBatch) -> float:
     return total / sampler.batch.mask.size
 
 
-@torch.inference_mode()
 def acting(options: Options) -> list[dict[str, Any]]:
     """Time a step of the model at the start, and later in the episode."""
     rows: list[dict[str, Any]] = []
     for batch in (1, 16):
         actors = {name: Actor(build(name), batch) for name in options.backbones}
         for time in options.times if batch == 1 else options.times[:1]:
-            for actor in actors.values():
-                actor.reach(time)
-            cases = {name: actor.repeat for name, actor in actors.items()}
-            times = interleaved(cases, options.budget, f"acting, batch {batch}, step {time}")
-            rows += [
-                {"name": name, "batch": batch, "time": time, **asdict(timing)}
-                for name, timing in times.items()
-            ]
+            found = step_times(actors, time, options.budget)
+            rows += [{"name": n, "batch": batch, "time": time, "us": us} for n, us in found.items()]
 
     def cells(name: str, batch: int) -> list[str]:
         found = [r for r in rows if (r["name"], r["batch"]) == (name, batch)]
-        return [f"{1e3 * r['ms']:.0f}" for r in found]
+        return [f"{r['us']:.0f}" for r in found]
 
     table(
         "A step of the model: microseconds",
@@ -193,6 +191,18 @@ def acting(options: Options) -> list[dict[str, Any]]:
         [[name, *cells(name, 1), *cells(name, 16)] for name in options.backbones],
     )
     return rows
+
+
+@torch.inference_mode()
+@exact_matmul()
+def step_times(actors: Mapping[str, Actor], time: int, seconds: float) -> dict[str, float]:
+    """Return microseconds for each step at that time of an episode."""
+    for actor in actors.values():
+        actor.reach(time)
+    cases = {name: actor.repeat for name, actor in actors.items()}
+    batch = next(iter(actors.values())).batch
+    found = interleaved(cases, seconds, f"acting, batch {batch}, step {time}")
+    return {name: 1e3 * timing.ms / CALLS for name, timing in found.items()}
 
 
 class Actor:
@@ -208,33 +218,48 @@ class Actor:
     def reach(self, time: int) -> None:
         """Go on to that step of the episode."""
         while self.time < time:
-            _, self.state = self.repeat()
+            _, self.state = self.step()
             self.time += 1
 
-    def repeat(self) -> tuple[Tensor, minrnn.State]:
-        """Do the step that is next, and stay where one is."""
+    def repeat(self) -> None:
+        """Do the step that is next, a few times, and stay where one is."""
+        for _ in range(CALLS):
+            self.step()
+
+    def step(self) -> tuple[Tensor, minrnn.State]:
+        """Return the action and the state after it."""
         now = torch.full((self.batch,), self.time)
         return self.model.step(*self.inputs, now, self.resets, self.state)
 
 
 def draw(report: dict[str, Any], options: Options) -> Figure:
     """Plot the cost of training against T, and that of acting against time."""
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for place, name in enumerate(options.backbones):
-        look = {"color": f"C{place % 10}", "marker": "os^Dv"[place // 3], "markersize": 4}
+        ours = name in ("mingru", "minlstm")
+        look = {
+            "color": ("C0", "C3")[place % 2] if ours else LOOKS[place % len(LOOKS)],
+            "marker": "os^Dv"[place % 5],
+            "markersize": 4,
+            "linewidth": 2.5 if ours else 1.2,
+        }
         for axes, rows, x, y in (
             (left, report.get("training", []), "length", "microseconds_per_step"),
-            (right, report.get("acting", []), "time", "ms"),
+            (right, report.get("acting", []), "time", "us"),
         ):
             found = [r for r in rows if r["name"] == name and r.get("batch", 1) == 1]
-            scale = 1e3 if y == "ms" else 1.0
-            axes.plot([r[x] for r in found], [scale * r[y] for r in found], label=name, **look)
+            axes.plot([r[x] for r in found], [r[y] for r in found], label=name, **look)
     left.set(xlabel="T, environment steps in a row", ylabel="training, μs an environment step")
-    right.set(xlabel="step of the episode", ylabel="acting, μs a step")
+    left.set(xscale="log", yscale="log", xticks=options.lengths, yticks=[20, 50, 100, 200, 500])
+    right.set(xlabel="step of the episode", ylabel="acting, μs a step", xscale="log")
+    right.set(xticks=options.times, ylim=(0, None))
+    for axis in (left.xaxis, left.yaxis, right.xaxis):
+        axis.set_major_formatter("{x:,.0f}")
+        axis.set_minor_locator(NullLocator())
     for axes in (left, right):
-        axes.set(xscale="log", yscale="log")
         axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
     right.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 

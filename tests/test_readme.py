@@ -76,9 +76,26 @@ def test_the_test_command_is_the_one_of_the_gate(checkout):
     assert {"ruff check .", "ruff format --check .", "pyright"} <= set(gate)
 
 
-def test_links_to_files_lead_somewhere(checkout):
-    text = (checkout / "README.md").read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    assert links
-    for link in links:
-        assert (checkout / link).exists(), link
+def pages(checkout):
+    return [checkout / "README.md", *sorted((checkout / "docs").glob("*.md"))]
+
+
+def headings(page):
+    """Return the anchors of a page's headings, as they are linked to."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in found]
+
+
+def test_links_lead_to_files_and_headings(checkout):
+    links = [
+        (page, link)
+        for page in pages(checkout)
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        if "://" not in link
+    ]
+    assert len(links) > 10
+    for page, link in links:
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert not heading or heading in headings(target), f"{page.name}: {link}"

@@ -52,7 +52,7 @@ def _load(
     name: str, env_id: str | None, *, seed: int, download: bool, cache: bool, progress: bool
 ) -> Trajectories:
     if name in LOCAL_DATA:
-        return local.load(name, seed=seed, progress=progress)
+        return local.load(name, seed=seed, progress=progress, cache=cache)
     if _is_file(name):
         return _load_file(Path(name).expanduser(), env_id, cache)
     if minari.exists(name):

@@ -21,10 +21,11 @@ from envs.trajectories import Trajectories
 _RECIPE = "minrnn_recipe"  # metadata: the digest of the mix, so that a stale data set is noticed
 
 
-def load(name: str, *, seed: int = 0, progress: bool = True) -> Trajectories:
+def load(name: str, *, seed: int = 0, progress: bool = True, cache: bool = True) -> Trajectories:
     """Read a data set of the project's own; roll it out first where it is not on the disk.
 
     A seed other than 0 makes another data set of the same kind, minrnn/hopper/medium-seed1-v0.
+    cache: as in `minari.read`.
     Two processes that ask for the same one at once wait for each other.
     """
     if name not in LOCAL_DATA:
@@ -40,7 +41,7 @@ def load(name: str, *, seed: int = 0, progress: bool = True) -> Trajectories:
             f"{dataset_id} on this disk was made by another version of the project; delete "
             f"{minari.root() / dataset_id} and it is made again"
         )
-    return minari.read(dataset_id)
+    return minari.read(dataset_id, cache=cache)
 
 
 def _make(dataset_id: str, family: str, level: str, seed: int, progress: bool) -> None:

@@ -66,7 +66,7 @@ def test_a_time_embedding_shorter_than_the_episode_is_refused():
     [
         (ModelConfig, {"dim": 0}),
         (ModelConfig, {"dropout": 1.0}),
-        (EvalConfig, {"episodes": 0}),
+        (EvalConfig, {"episodes": -1}),
         (EvalConfig, {"targets": ()}),
         (EvalConfig, {"targets": (float("nan"),)}),
         (ModelConfig, {"rtg_scales": 40}),

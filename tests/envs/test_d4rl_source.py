@@ -347,7 +347,7 @@ def test_the_kitchen_says_why_it_has_no_environment() -> None:
 
 
 def test_a_file_of_ones_own_takes_bounds_and_limit_from_its_environment(tmp_path: Path) -> None:
-    env_id = toys.register("ToyWide-v0", low=-3.0, high=2.0)
+    env_id = toys.register("ToyLow-v0", low=-3.0, high=2.0)
     made = toys.episodes([5, 40])
     given: dict[str, Any] = d4rl_files.arrays(made)
     given["actions"] *= 4

@@ -103,6 +103,7 @@ def register(env_id: str = "ToyWalk-v0", **kwargs: Any) -> str:
     """Register Walk with gymnasium, once."""
     if env_id not in gym.registry:
         gym.register(env_id, "toys:Walk", kwargs=kwargs)
+    assert gym.registry[env_id].kwargs == kwargs, f"{env_id} is another test's"
     return env_id
 
 

@@ -12,6 +12,7 @@ import torch
 
 from agents.decision import DecisionModel
 from agents.policy import Policy
+from envs import score
 from envs.errors import UserError
 from envs.make import env_sizes
 from envs.rollout import rollout
@@ -19,15 +20,21 @@ from envs.rollout import rollout
 
 @dataclass(frozen=True)
 class Result:
-    """What came of asking for one return."""
+    """What came of asking for one return, of one trained run or of several."""
 
     target: float
     returns: np.ndarray
-    """(episodes,) raw returns, in the order of their seeds."""
+    """(episodes,) raw returns, in the order of their seeds; of several runs, one after the other."""
     lengths: np.ndarray
     """(episodes,) steps."""
     success: np.ndarray | None = None
     """(episodes,) whether the environment reported success; None where it does not say."""
+    terminated: np.ndarray | None = None
+    """(episodes,) False where the time limit ended the episode."""
+    num_runs: int = 1
+    """Trained runs, each with as many of the episodes."""
+    actions: tuple[np.ndarray, ...] | None = None
+    """Each episode's actions (T, A), where they were asked for."""
 
     @property
     def mean(self) -> float:
@@ -35,9 +42,56 @@ class Result:
         return float(self.returns.mean())
 
     @property
+    def iqm(self) -> float:
+        """Interquartile mean of the returns of all episodes."""
+        return score.iqm(self.returns)
+
+    @property
     def success_rate(self) -> float | None:
         """Share of episodes with a success."""
         return None if self.success is None else float(self.success.mean())
+
+    def by_run(self, values: np.ndarray) -> np.ndarray:
+        """Return values (episodes,) as (num_runs, episodes of a run)."""
+        return values.reshape(self.num_runs, -1)
+
+    def interval(self, statistic: score.RowStatistic = score.row_means) -> tuple[float, float]:
+        """Return the 95 % bootstrap interval of a statistic of the returns."""
+        return score.nested_interval(self.by_run(self.returns), statistic)
+
+    def success_interval(self) -> tuple[float, float] | None:
+        """Return the 95 % interval of the share of successes; None where there is none."""
+        if self.success is None:
+            return None
+        low, high = score.rate_interval(self.success)
+        if self.num_runs == 1:
+            return low, high
+        # Wilson's takes episodes for independent; those of one run are not.
+        nested = score.nested_interval(self.by_run(self.success), score.row_means)
+        return min(low, nested[0]), max(high, nested[1])
+
+
+def pool(results: Sequence[Result]) -> Result:
+    """Return the results of several runs for one target, which have as many episodes, as one."""
+    first = results[0]
+    if len(results) == 1:
+        return first
+    assert {(r.target, len(r.returns)) for r in results} == {(first.target, len(first.returns))}
+
+    def joined(name: str) -> np.ndarray | None:
+        parts = [getattr(result, name) for result in results]
+        return None if any(part is None for part in parts) else np.concatenate(parts)
+
+    lists = [result.actions for result in results]
+    return Result(
+        first.target,
+        np.concatenate([result.returns for result in results]),
+        np.concatenate([result.lengths for result in results]),
+        joined("success"),
+        joined("terminated"),
+        sum(result.num_runs for result in results),
+        None if None in lists else tuple(a for actions in lists for a in actions or ()),
+    )
 
 
 def evaluate(
@@ -52,13 +106,15 @@ def evaluate(
     obs_keys: Sequence[str] = (),
     window: int | None = None,
     device: torch.device | str = "cpu",
+    engine: str = "auto",
+    record: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Result]:
     """Play `episodes` episodes for each target, all in one queue; the same seeds for each target.
 
     Every queued episode counts, however long it takes. `env_kwargs` and `obs_keys` are those of the
-    data (see envs.make.make_env). `window` re-runs that many last steps at
-    each step instead of carrying the state.
+    data (see envs.make.make_env). `window` re-runs that many last steps at each step instead of
+    carrying the state, which `engine` does (see agents.engines). `record` keeps the actions.
     """
     asked = np.repeat(np.asarray(targets, dtype=np.float64), episodes)
     seeds = [seed + i for _ in targets for i in range(episodes)]
@@ -71,7 +127,7 @@ def evaluate(
         )
     was_training = model.training
     try:
-        policy = Policy(model, asked, window=window, device=device)
+        policy = Policy(model, asked, window=window, device=device, engine=engine)
         with exact_matmul():
             played = rollout(
                 env_id,
@@ -80,15 +136,25 @@ def evaluate(
                 obs_keys=obs_keys,
                 env_kwargs=env_kwargs,
                 num_envs=num_envs,
+                record=record,
                 progress=progress,
             )
     finally:
         model.train(was_training)
+    actions = [episode.action for episode in played.episodes or ()]
     results: list[Result] = []
     for i, target in enumerate(targets):
         part = slice(i * episodes, (i + 1) * episodes)
-        success = None if played.success is None else played.success[part]
-        results.append(Result(float(target), played.returns[part], played.lengths[part], success))
+        results.append(
+            Result(
+                float(target),
+                played.returns[part],
+                played.lengths[part],
+                None if played.success is None else played.success[part],
+                played.terminated[part],
+                actions=tuple(actions[part]) if record else None,
+            )
+        )
     return results
 
 

@@ -1,8 +1,8 @@
-"""Results as people read them (one table with its protocol) and as programs do (JSON)."""
+"""Results for programs (JSON: every episode) and, made of that, for a terminal (one table)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,54 +10,110 @@ import numpy as np
 from agents.evaluation import Result
 from envs import score
 
-
-def table(results: Mapping[str, Sequence[Result]], env_id: str, protocol: dict[str, Any]) -> str:
-    """Return one table over all checkpoints (`last`, `best`, ...), and the protocol under it.
-
-    With the share of successes where the environment reports them.
-    """
-    succeeds = any(result.success is not None for swept in results.values() for result in swept)
-    header = f"{'checkpoint':<12}{'asked':>9}{'mean':>9}{'std':>8}{'min':>9}{'max':>9}"
-    header += f"{'score':>8}{'success':>9}{'steps':>7}" if succeeds else f"{'score':>8}{'steps':>7}"
-    rows = [header, "-" * len(header)]
-    for name, swept in results.items():
-        for result in swept:
-            normalised = score.normalized(result.mean, env_id, protocol.get("env_kwargs"))
-            rate = "-" if result.success_rate is None else f"{100 * result.success_rate:.1f} %"
-            rows.append(
-                f"{name:<12}{result.target:>9.1f}{result.mean:>9.1f}{result.returns.std():>8.1f}"
-                f"{result.returns.min():>9.1f}{result.returns.max():>9.1f}"
-                f"{'-' if normalised is None else format(float(normalised), '.1f'):>8}"
-                f"{f'{rate:>9}' if succeeds else ''}{result.lengths.mean():>7.0f}"
-            )
-    return "\n".join([*rows, "", score.protocol_text(protocol)])
+Report = dict[str, Any]
+"""{"protocol": ..., "results": {name of a line: [one row for each target]}}"""
 
 
 def as_json(
     results: Mapping[str, Sequence[Result]], env_id: str, protocol: dict[str, Any]
-) -> dict[str, Any]:
+) -> Report:
     """Return the results, every single episode included, as JSON types."""
+    kwargs = protocol.get("env_kwargs")
+    rows = {name: [row(r, env_id, kwargs) for r in swept] for name, swept in results.items()}
+    return {"protocol": protocol, "results": rows}
 
-    def row(result: Result) -> dict[str, Any]:
-        normalised = score.normalized(result.mean, env_id, protocol.get("env_kwargs"))
-        low, high = score.bootstrap_interval(result.returns, np.mean)
-        entries = {
-            "target": result.target,
-            "mean": result.mean,
-            "mean_interval_95": [low, high],
-            "std": float(result.returns.std()),
-            "iqm": float(score.iqm(result.returns)),
-            "score": None if normalised is None else float(normalised),
-            "returns": result.returns.tolist(),
-            "lengths": result.lengths.tolist(),
-        }
-        if result.success is not None:
-            entries["success_rate"] = result.success_rate
-            entries["success_interval_95"] = list(score.rate_interval(result.success))
-            entries["success"] = result.success.tolist()
-        return entries
 
+def row(result: Result, env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what came of one target: statistics, raw and normalised, and every episode."""
+    entries: dict[str, Any] = {
+        "target": result.target,
+        "mean": result.mean,
+        "mean_interval_95": list(result.interval(score.row_means)),
+        "std": float(result.returns.std()),
+        "iqm": result.iqm,
+        "iqm_interval_95": list(result.interval(score.row_iqms)),
+        "min": float(result.returns.min()),
+        "max": float(result.returns.max()),
+    }
+    normalised = {
+        name: score.normalized(entries[of], env_id, env_kwargs)
+        for name, of in (
+            ("score", "mean"),
+            ("score_interval_95", "mean_interval_95"),
+            ("score_iqm", "iqm"),
+            ("score_iqm_interval_95", "iqm_interval_95"),
+        )
+    }
+    entries |= {name: None if v is None else v.tolist() for name, v in normalised.items()}
+    if result.success is not None:
+        entries["success_rate"] = result.success_rate
+        entries["success_interval_95"] = list(result.success_interval() or ())
+    entries["mean_length"] = float(result.lengths.mean())
+    if result.num_runs > 1:
+        entries["mean_of_each_run"] = result.by_run(result.returns).mean(1).tolist()
+    for name in ("returns", "lengths", "terminated", "success"):
+        values = getattr(result, name)
+        if values is not None:
+            entries[name] = values.tolist()
+    return entries
+
+
+def merge(protocols: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the protocols of several lines as one; where they differ, {line: value}."""
+    merged: dict[str, Any] = {}
+    for key in dict.fromkeys(key for protocol in protocols.values() for key in protocol):
+        values = {name: protocol.get(key) for name, protocol in protocols.items()}
+        first, *others = values.values()
+        merged[key] = first if all(other == first for other in others) else values
+    return merged
+
+
+def table(results: Mapping[str, Sequence[Result]], env_id: str, protocol: dict[str, Any]) -> str:
+    """Return one table over all lines (`last`, `best`, ...), and the protocol under it."""
+    return text(as_json(results, env_id, protocol))
+
+
+def text(report: Report) -> str:
+    """Return a report as a table with its protocol, for a terminal of 100 columns.
+
+    With the share of successes where the environment reports them.
+    """
+    rows = [(name, entries) for name, swept in report["results"].items() for entries in swept]
+    number = number_format(value for _, entries in rows for value in entries["returns"])
+    succeeds = any("success" in entries for _, entries in rows)
+    first = max(12, *(len(name) + 2 for name, _ in rows))
+    header = f"{'checkpoint':<{first}}{'asked':>9}{'mean':>9}{'95 %':>18}{'IQM':>9}{'95 %':>18}"
+    header += f"{'score':>8}{'success':>9}{'steps':>7}" if succeeds else f"{'score':>8}{'steps':>7}"
+    lines = [header, "-" * len(header)]
+    for name, entries in rows:
+        cells = f"{name:<{first}}{number(entries['target']):>9}"
+        for key in ("mean", "iqm"):
+            cells += f"{number(entries[key]):>9}"
+            cells += f"{interval(entries[f'{key}_interval_95'], number):>18}"
+        cells += f"{'-' if entries['score'] is None else format(entries['score'], '.1f'):>8}"
+        if succeeds:
+            rate = entries.get("success_rate")
+            cells += f"{'-' if rate is None else f'{100 * rate:.1f} %':>9}"
+        lines.append(cells + f"{entries['mean_length']:>7.0f}")
+    return "\n".join([*lines, "", score.protocol_text(report["protocol"])])
+
+
+def number_format(values: Iterable[float]):
+    """Return a function that writes returns as fine as their size calls for."""
+    digits = 1 if max((abs(value) for value in values), default=0) >= 10 else 2
+    return lambda value: f"{value:.{digits}f}"
+
+
+def interval(ends: Sequence[float] | None, number: Any) -> str:
+    """Write an interval; a dash where there is none."""
+    return "-" if ends is None else f"[{number(ends[0])}, {number(ends[1])}]"
+
+
+def best_median_worst(returns: Sequence[float]) -> dict[str, int]:
+    """Return the places of the best, the median and the worst episode."""
+    order = np.argsort(np.asarray(returns), kind="stable")
     return {
-        "protocol": protocol,
-        "results": {name: [row(r) for r in swept] for name, swept in results.items()},
+        "best": int(order[-1]),
+        "median": int(order[(len(order) - 1) // 2]),
+        "worst": int(order[0]),
     }

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from envs.catalog import lookup
 
 Statistic = Callable[[NDArray[np.float64]], float]
+RowStatistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Takes (N, n) and returns (N,): a statistic of each row."""
 
 CONVENTION = (
     "Reference constants are D4RL's, measured on the environments and data of its time; "
@@ -45,6 +47,45 @@ def iqm(scores: ArrayLike) -> float:
         raise ValueError("the interquartile mean of no scores")
     cut = ordered.size // 4
     return float(ordered[cut : ordered.size - cut].mean())
+
+
+def row_means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of each row of values (N, n)."""
+    return values.mean(1)
+
+
+def row_iqms(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the interquartile mean, as `iqm` has it, of each row of values (N, n)."""
+    ordered = np.sort(values, axis=1)
+    cut = values.shape[1] // 4
+    return ordered[:, cut : values.shape[1] - cut].mean(1)
+
+
+def nested_interval(
+    scores: ArrayLike,
+    statistic: RowStatistic = row_iqms,
+    *,
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return a bootstrap interval (low, high) of a statistic over training runs and their episodes.
+
+    scores: (R, E), E episodes of each of R runs, or (E,) of one. Runs are drawn again, then the
+    episodes within each run drawn: episodes of one run are alike, and count as that.
+    """
+    values = np.asarray(scores, np.float64)
+    if not values.size:
+        raise ValueError("the interval of no scores")
+    values = np.atleast_2d(values)
+    runs, episodes = values.shape
+    rng = np.random.default_rng(seed)
+    run = rng.integers(runs, size=(samples, runs, 1))
+    episode = rng.integers(episodes, size=(samples, runs, episodes))
+    draws = statistic(values[run, episode].reshape(samples, -1))
+    tail = 50.0 * (1.0 - level)
+    low, high = np.percentile(draws, [tail, 100.0 - tail])
+    return float(low), float(high)
 
 
 def bootstrap_interval(

@@ -1,0 +1,153 @@
+"""Runs on the disk: their checkpoints, their data's returns, and which are seeds of one setting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.checkpoint import load_checkpoint
+from agents.decision import DecisionModel
+from envs import sources
+from envs.catalog import LOCAL_DATA
+from envs.errors import UserError
+from envs.sources import folder as minari_folder
+
+DATA_FILE = "data.json"
+"""Beside a run's config.json: the returns of all episodes that it was trained on."""
+_NOT_A_SETTING = {
+    *("seed", "run_dir", "device", "threads", "preset"),
+    *("data.cache", "data.download", "optim.compile"),
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained agent and where it came from."""
+
+    name: str
+    """last, best, or the name of a checkpoint's own folder."""
+    run: Path
+    """The run's folder."""
+    model: DecisionModel
+    facts: dict[str, Any]
+    """What was saved with it (see agents.checkpoint)."""
+    config: dict[str, Any] = field(default_factory=dict[str, Any])
+    """The run's config.json; empty where there is none."""
+
+    @property
+    def seed(self) -> int | None:
+        """The training seed, where it is known."""
+        return self.config.get("seed")
+
+    @property
+    def backbone(self) -> str:
+        """The name of the cell, or of the cells."""
+        return self.model.config.backbone
+
+
+def find(paths: Sequence[Path], which: str = "both") -> list[Checkpoint]:
+    """Load the checkpoints (`last`, `best` or `both`) of runs; a path may be a checkpoint's itself.
+
+    Raises UserError where there is none.
+    """
+    found: list[Checkpoint] = []
+    for path in dict.fromkeys(path.resolve() for path in paths):
+        if (path / "agent.json").is_file():
+            folders = {path.name: path}
+        else:
+            names = ["last", "best"] if which == "both" else [which]
+            folders = {n: path / n for n in names if (path / n / "agent.json").is_file()}
+            if not folders:
+                raise UserError(
+                    f"{path} has no checkpoint ({' or '.join(names)}): give the folder of a run of "
+                    "train.py, which saves at each evaluation and at the end"
+                )
+        for name, folder in folders.items():
+            run = folder.parent if (folder.parent / "config.json").is_file() else path
+            found.append(Checkpoint(name, run, *load_checkpoint(folder), _json(run, "config.json")))
+    return found
+
+
+def lines(checkpoints: Sequence[Checkpoint]) -> dict[str, list[Checkpoint]]:
+    """Group checkpoints into the lines of a report: seeds of one setting lie in one line.
+
+    A line is called `last` or `best` where there is one setting, else by what sets it apart:
+    `mingru last`, `lr=0.0001 last`.
+    """
+    settings: dict[str, list[Checkpoint]] = {}
+    for checkpoint in checkpoints:
+        settings.setdefault(json.dumps(_setting(checkpoint), sort_keys=True), []).append(checkpoint)
+    names = _labels([_setting(members[0]) for members in settings.values()])
+    found: dict[str, list[Checkpoint]] = {}
+    for name, members in zip(names, settings.values(), strict=True):
+        for member in members:
+            found.setdefault(f"{name} {member.name}".strip(), []).append(member)
+    return found
+
+
+def data_returns(checkpoint: Checkpoint) -> np.ndarray | None:
+    """Return the returns of the data's episodes; None where neither run nor disk has them."""
+    saved = _json(checkpoint.run, DATA_FILE)
+    if "returns" in saved:
+        return np.asarray(saved["returns"], np.float64)
+    name, data = checkpoint.facts["data"], checkpoint.config.get("data", {})
+    try:
+        parts = name.split(",")
+        if any(part in LOCAL_DATA and not minari_folder.exists(part) for part in parts):
+            return None  # it would be rolled out, which takes a while
+        weights, env_id = data.get("weights"), data.get("env_id")
+        loaded = sources.load(
+            name, env_id=env_id, weights=weights, download=False, progress=False
+        )
+    except UserError:
+        return None
+    return loaded.returns
+
+
+def _setting(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return all that a seed does not change and that training depends on, by dotted names."""
+    config = {**checkpoint.config, "model": vars(checkpoint.model.config)}
+    flat = {
+        key: value
+        for key, value in _flat(config).items()
+        if key not in _NOT_A_SETTING and not key.startswith("eval.") and value is not None
+    }
+    return flat | {"env": checkpoint.facts["data"], "env_id": checkpoint.facts["env_id"]}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name each setting by the first of its values that tell it from the others."""
+    labels = [""] * len(settings)
+    keys = dict.fromkeys(["env", "model.backbone", *(key for s in settings for key in s)])
+    for key in keys:
+        values = [setting.get(key) for setting in settings]
+        if len(set(labels)) == len(settings):
+            break
+        # What follows from another choice (targets from data) tells nothing apart that is not yet.
+        pairs = set(zip(labels, map(repr, values), strict=True))
+        if len(pairs) > len(set(labels)):
+            plain = key in ("env", "model.backbone")
+            parts = [str(v) if plain else f"{key.split('.')[-1]}={v}" for v in values]
+            labels = [f"{a} {b}".strip() for a, b in zip(labels, parts, strict=True)]
+    return labels
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{folder / name} is damaged ({error}): remove it") from None

@@ -1,0 +1,160 @@
+"""Play what a report is about: every checkpoint, remembering in every way that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents import evaluation, runs
+from agents.evaluation import Result
+from agents.runlog import episode_bar, say
+from agents.runs import Checkpoint
+from envs import score
+from envs.errors import UserError
+
+DEFAULT_WINDOW = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to play; see the options of evaluate.py."""
+
+    targets: tuple[float, ...] | None = None
+    quantiles: tuple[float, ...] | None = None
+    memory: tuple[str, ...] = ()
+    window: int | None = None
+    episodes: int = 20
+    seed: int = 10_000
+    num_envs: int = 120
+    num_procs: int = 1
+    device: torch.device | str = "cpu"
+    engine: str = "auto"
+    record: bool = False
+    """Keep each episode's actions."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a report: seeds of one setting, one kind of checkpoint, one way to remember."""
+
+    name: str
+    members: tuple[Checkpoint, ...]
+    window: int | None
+    """Steps of the window that is re-run; None where the state is carried."""
+    results: list[Result]
+    """One for each target, over all members."""
+    protocol: dict[str, Any]
+    data: np.ndarray | None = None
+    """Returns of the data's episodes, where they are known."""
+
+    @property
+    def env_id(self) -> str:
+        """The environment."""
+        return self.members[0].facts["env_id"]
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """Its arguments beside the id."""
+        return self.members[0].facts["env_kwargs"]
+
+    @property
+    def top(self) -> Result:
+        """The result of the largest target."""
+        return max(self.results, key=lambda result: result.target)
+
+
+def play(checkpoints: Sequence[Checkpoint], plan: Plan) -> list[Line]:
+    """Play every episode of the plan; return the lines in the order of the checkpoints.
+
+    Raises UserError where targets cannot be chosen, and as evaluation.evaluate does.
+    """
+    grouped = runs.lines(checkpoints)
+    data = {name: runs.data_returns(members[0]) for name, members in grouped.items()}
+    targets = {name: choose_targets(m, plan, data[name]) for name, m in grouped.items()}
+    lines: list[Line] = []
+    for name, members in grouped.items():
+        if warning := evaluation.beyond_data(members[0].model, targets[name]):
+            say(f"note: targets {warning}")
+        windows = choose_windows(plan, members[0].facts["window"])
+        for window in windows:
+            title = name if len(windows) == 1 else f"{name} {'carry' if window is None else 'window'}"
+            played = [_play(title, member, targets[name], window, plan) for member in members]
+            results = [evaluation.pool(same) for same in zip(*played, strict=True)]
+            protocol = _protocol(members, targets[name], window, plan)
+            lines.append(Line(title, tuple(members), window, results, protocol, data[name]))
+    return lines
+
+
+def choose_targets(
+    members: Sequence[Checkpoint], plan: Plan, data: np.ndarray | None
+) -> tuple[float, ...]:
+    """Return the returns to ask for: as planned, or those of the runs."""
+    facts = members[0].facts
+    if plan.targets:
+        return plan.targets
+    if plan.quantiles:
+        if data is None:
+            raise UserError(
+                f"--quantiles needs the returns of {facts['data']}, which is not on this disk: "
+                f"python -m envs.inspect {facts['data']} fetches it, or give --targets"
+            )
+        chosen = np.quantile(data, plan.quantiles)
+        return tuple(dict.fromkeys(round(float(target), 1) for target in chosen))
+    if any(member.facts["targets"] != facts["targets"] for member in members):
+        folders = ", ".join(str(member.run) for member in members)
+        raise UserError(f"{folders} were evaluated with different targets: give --targets")
+    return tuple(facts["targets"])
+
+
+def choose_windows(plan: Plan, window_of_run: int | None) -> list[int | None]:
+    """Return the window of each way to remember, None to carry: as planned, or as in the run."""
+    kinds = plan.memory or ("window" if plan.window or window_of_run else "carry",)
+    window = plan.window or window_of_run or DEFAULT_WINDOW
+    return [window if kind == "window" else None for kind in dict.fromkeys(kinds)]
+
+
+def _play(
+    name: str, member: Checkpoint, targets: Sequence[float], window: int | None, plan: Plan
+) -> list[Result]:
+    facts = member.facts
+    with episode_bar(name, len(targets) * plan.episodes) as progress:
+        return evaluation.evaluate(
+            member.model,
+            facts["env_id"],
+            targets,
+            episodes=plan.episodes,
+            seed=plan.seed,
+            num_envs=plan.num_envs,
+            env_kwargs=facts["env_kwargs"],
+            obs_keys=facts["obs_keys"],
+            window=window,
+            device=plan.device,
+            engine=plan.engine,
+            record=plan.record,
+            progress=progress,
+        )
+
+
+def _protocol(
+    members: Sequence[Checkpoint], targets: Sequence[float], window: int | None, plan: Plan
+) -> dict[str, Any]:
+    facts = members[0].facts
+    updates = ", ".join(dict.fromkeys(str(member.facts["update"]) for member in members))
+    return score.protocol(
+        data=facts["data"],
+        env_id=facts["env_id"],
+        targets=targets,
+        episodes=plan.episodes,
+        seeds=[plan.seed],
+        checkpoint=f"{members[0].name} (update {updates})",
+        env_kwargs=facts["env_kwargs"],
+        memory=evaluation.describe_memory(window),
+        backbone=members[0].backbone,
+        training_seeds=[m.seed for m in members if m.seed is not None],
+        torch=torch.__version__,
+        runs=[member.run.name for member in members],
+    )

@@ -1,8 +1,9 @@
 """Tokenisers: how (return-to-go, observation, previous action) becomes a sequence.
 
-Both have one interface. ``forward`` turns rows of environment steps into tokens, one step or many;
-``readout`` picks, for each environment step, the output that predicts the action. A reset of an
-environment step is a reset at the first token of *that* step, so that whatever came before (the
+Both have one interface. ``parts`` gives the tokens of an environment step, one after the other;
+``forward`` turns rows of environment steps into rows of tokens; ``readout`` picks, for each
+environment step, the output that predicts the action, which is that of its last token. A reset of
+an environment step is a reset at the first token of *that* step, so that whatever came before (the
 previous action's token included) is invisible.
 """
 
@@ -32,7 +33,7 @@ class Embeddings(nn.Module):
         self.timestep = nn.Embedding(timesteps, dim) if timesteps else None
 
     def time(self, timestep: Tensor) -> Tensor | float:
-        """Return the embedding of `timestep` (B, T) as (B, T, D), or 0 where there is none."""
+        """Return the embedding of `timestep` (...) as (..., D), or 0 where there is none."""
         return 0.0 if self.timestep is None else self.timestep(timestep)
 
 
@@ -44,41 +45,70 @@ class ReturnEmbedding(nn.Module):
     of 4^-k of the data's best.
     """
 
+    powers: Tensor
+
     def __init__(self, dim: int, scales: int) -> None:
         super().__init__()
         self.scales = scales
+        self.register_buffer("powers", 4.0 ** torch.arange(scales), persistent=False)
         self.linear = nn.Linear(1 + scales, dim)
 
     def forward(self, rtg: Tensor) -> Tensor:
-        """Return (B, T, D) for rtg (B, T, 1)."""
-        fine = [torch.tanh(rtg * 4**k) for k in range(self.scales)]
-        return self.linear(torch.cat([rtg, *fine], -1))
+        """Return (..., D) for rtg (..., 1)."""
+        if self.scales:
+            rtg = torch.cat([rtg, torch.tanh(rtg * self.powers)], -1)
+        return self.linear(rtg)
 
 
-class FusedTokens(nn.Module):
-    """One token a step: emb(R_t) + emb(s_t) [+ emb(a_{t-1})] [+ emb(t)]."""
+class Tokeniser(nn.Module):
+    """What both share. Inputs are (..., O), (..., 1), (..., A), (...), (...) for any shape."""
+
+    tokens_per_step: int
 
     def __init__(self, embed: Embeddings) -> None:
         super().__init__()
         self.embed = embed
 
+    def parts(
+        self, obs: Tensor, rtg: Tensor, prev_action: Tensor, timestep: Tensor, resets: Tensor
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Return the tokens of a step in order, each (..., D) with its resets, None for none."""
+        raise NotImplementedError
+
     def forward(
         self, obs: Tensor, rtg: Tensor, prev_action: Tensor, timestep: Tensor, resets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return tokens (B, T, D) and their resets (B, T)."""
-        tokens = self.embed.obs(obs) + self.embed.rtg(rtg) + self.embed.time(timestep)
-        if self.embed.action is not None:
-            # The first step of an episode has no previous action: no token part, bias included.
-            start = (timestep == 0).unsqueeze(-1)
-            tokens = tokens + self.embed.action(prev_action).masked_fill(start, 0)
-        return tokens, resets
+        """Return tokens (B, L, D) and their resets (B, L), L = tokens_per_step · T."""
+        parts = self.parts(obs, rtg, prev_action, timestep, resets)
+        if len(parts) == 1:
+            return parts[0][0], resets
+        tokens = torch.stack([token for token, _ in parts], dim=2)
+        flags = [torch.zeros_like(resets) if flag is None else flag for _, flag in parts]
+        return tokens.flatten(1, 2), torch.stack(flags, dim=2).flatten(1)
 
     def readout(self, y: Tensor) -> Tensor:
         """Return the outputs (B, T, D) that predict actions, of all outputs `y` (B, L, D)."""
-        return y
+        return y[:, self.tokens_per_step - 1 :: self.tokens_per_step]
 
 
-class InterleavedTokens(nn.Module):
+class FusedTokens(Tokeniser):
+    """One token a step: emb(R_t) + emb(s_t) [+ emb(a_{t-1})] [+ emb(t)]."""
+
+    tokens_per_step = 1
+
+    def parts(
+        self, obs: Tensor, rtg: Tensor, prev_action: Tensor, timestep: Tensor, resets: Tensor
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Return the one token and its resets."""
+        token = self.embed.obs(obs) + self.embed.rtg(rtg) + self.embed.time(timestep)
+        if self.embed.action is not None:
+            # The first step of an episode has no previous action: no token part, bias included.
+            start = (timestep == 0).unsqueeze(-1)
+            token = token + self.embed.action(prev_action).masked_fill(start, 0)
+        return [(token, resets)]
+
+
+class InterleavedTokens(Tokeniser):
     """Three tokens a step, as in the paper: [a_{t-1},] R_t, s_t; the action is read at s_t.
 
     The sequence is Decision Transformer's (R, s, a, R, s, a, ...), cut in front of each R rather
@@ -86,33 +116,24 @@ class InterleavedTokens(nn.Module):
     """
 
     def __init__(self, embed: Embeddings) -> None:
-        super().__init__()
-        self.embed = embed
+        super().__init__(embed)
         self.tokens_per_step = 2 if embed.action is None else 3
 
-    def forward(
+    def parts(
         self, obs: Tensor, rtg: Tensor, prev_action: Tensor, timestep: Tensor, resets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return tokens (B, L, D) and their resets (B, L), L = tokens_per_step · T."""
-        B, T = timestep.shape
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Return the tokens and their resets."""
         time = self.embed.time(timestep)
-        parts = [self.embed.rtg(rtg) + time, self.embed.obs(obs) + time]
-        flags = [resets, torch.zeros_like(resets)]
-        if self.embed.action is not None:
-            # The action of step t - 1 carries that step's time. In front of a reset it is cleared.
-            before = self.embed.time((timestep - 1).clamp(min=0))
-            parts.insert(0, self.embed.action(prev_action) + before)
-            flags.insert(0, torch.zeros_like(resets))
-            # A row that starts in mid-episode starts with the action before it: nothing to clear
-            # in front of it, so its reset moves to the action's token and the action stays visible.
-            inside = resets & (timestep > 0)
-            flags[0], flags[1] = inside, resets & ~inside
-        tokens = torch.stack(parts, dim=2).reshape(B, T * self.tokens_per_step, -1)
-        return tokens, torch.stack(flags, dim=2).reshape(B, -1)
-
-    def readout(self, y: Tensor) -> Tensor:
-        """Return the outputs at the observation tokens, (B, T, D), of all outputs `y` (B, L, D)."""
-        return y[:, self.tokens_per_step - 1 :: self.tokens_per_step]
+        asked, seen = self.embed.rtg(rtg) + time, self.embed.obs(obs) + time
+        if self.embed.action is None:
+            return [(asked, resets), (seen, None)]
+        # The action of step t - 1 carries that step's time. In front of a reset it is cleared.
+        before = self.embed.time((timestep - 1).clamp(min=0))
+        # A row that starts in mid-episode starts with the action before it: nothing to clear in
+        # front of it, so its reset moves to the action's token and the action stays visible.
+        inside = resets & (timestep > 0)
+        taken = self.embed.action(prev_action) + before
+        return [(taken, inside), (asked, resets & ~inside), (seen, None)]
 
 
 TOKENISERS = {"fused": FusedTokens, "interleaved": InterleavedTokens}

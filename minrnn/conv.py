@@ -104,7 +104,7 @@ class ShortConv(SequenceMixer):
         return last.masked_fill((later > 0).unsqueeze(-1), 0.0)
 
     def _past(self, x: Tensor, state: State | None) -> Tensor:
-        shape = len(x), self.width - 1, self.dim
+        shape = x.shape[0], self.width - 1, self.dim
         dtype = state_dtype(x.dtype)
         if state is None:
             return x.new_zeros(shape, dtype=dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import cast
 
@@ -103,12 +102,12 @@ def unpack(packed: Tensor, like: State) -> State:
         raise ValueError(
             f"a packed state of this module is (B, {sum(sizes)}), not {tuple(packed.shape)}"
         )
-    ends = iter(itertools.accumulate(sizes))
+    pieces = iter(torch.split(packed, sizes, 1))
 
     def piece_of(leaf: Tensor) -> Tensor:  # called in the order of `leaves`
-        end = next(ends)
-        piece = packed[:, end - leaf.shape[1:].numel() : end]
-        piece = piece.reshape(packed.shape[0], *leaf.shape[1:])
+        piece = next(pieces)
+        if leaf.dim() != 2:
+            piece = piece.reshape(packed.shape[0], *leaf.shape[1:])
         return piece if leaf.is_floating_point() else piece.round().to(leaf.dtype)
 
     return tree_map(piece_of, like)

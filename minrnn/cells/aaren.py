@@ -126,7 +126,7 @@ class Aaren(SequenceMixer):
         # The state that x is read with: cleared where it has to be, m = -inf where nothing is held.
         if state is None:
             return None
-        batch, heads = len(x), self.num_heads
+        batch, heads = x.shape[0], self.num_heads
         shapes = ((batch, heads), (batch, heads), (batch, self.dim))
         dtype = state_dtype(self.query.dtype)
         m, c, a = (leaf.to(dtype) for leaf in check_state(self, state, shapes))

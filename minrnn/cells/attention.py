@@ -146,9 +146,9 @@ class Attention(SequenceMixer):
             bias = bias.view(self.num_kv_heads, -1, self.slots + 1)
             mask = torch.where(mask, bias, -torch.inf)
         # The queries of a group, side by side, as if they were of several steps.
-        q = q.view(len(x), self.num_kv_heads, self.num_heads // self.num_kv_heads, self.width)
+        q = q.view(x.shape[0], self.num_kv_heads, self.num_heads // self.num_kv_heads, self.width)
         y = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), mask)
-        y = cast(Tensor, self.out(y.reshape(len(x), self.dim).to(x.dtype)))
+        y = cast(Tensor, self.out(y.reshape(x.shape[0], self.dim).to(x.dtype)))
         line = line[:, 1:] if self.window > 1 else torch.zeros_like(memory)
         return y, (line, (count + 1).clamp(max=self.window - 1))
 
@@ -187,9 +187,9 @@ class Attention(SequenceMixer):
 
     def _previous(self, x: Tensor, state: State | None) -> tuple[Tensor, Tensor]:
         if state is None:
-            return self.initial_state(len(x), x.device)
-        shape = (len(x), self.slots, 2, self.num_kv_heads, self.width)
-        memory, count = check_state(self, state, [shape, (len(x),)])
+            return self.initial_state(x.shape[0], x.device)
+        shape = (x.shape[0], self.slots, 2, self.num_kv_heads, self.width)
+        memory, count = check_state(self, state, [shape, (x.shape[0],)])
         dtype = state_dtype(self.qkv.weight.dtype)
         return memory.to(dtype), count.to(dtype)
 

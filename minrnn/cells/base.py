@@ -63,7 +63,7 @@ class MinimalCell(SequenceMixer):
         if state is None:
             h = b if fresh is None else torch.addcmul(b, a, fresh)
         else:
-            previous = self._checked(state, len(a)).to(a.dtype)
+            previous = self._checked(state, a.shape[0]).to(a.dtype)
             if resets is not None:
                 start = torch.zeros((), dtype=a.dtype, device=a.device) if fresh is None else fresh
                 previous = torch.where(resets.unsqueeze(-1), start, previous)

@@ -96,8 +96,8 @@ class FusedCell(SequenceMixer):
     def _previous(self, x: Tensor, state: State | None) -> list[Tensor]:
         # The leaves before the first step, in the dtype of the kernel.
         if state is None:
-            state = self.initial_state(len(x), x.device)
-        leaves = check_state(self, state, [(len(x), self.hidden)] * self.num_leaves)
+            state = self.initial_state(x.shape[0], x.device)
+        leaves = check_state(self, state, [(x.shape[0], self.hidden)] * self.num_leaves)
         return [leaf.to(self._dtype) for leaf in leaves]
 
     def _cleared(self, leaves: list[Tensor], resets: Tensor) -> list[Tensor]:

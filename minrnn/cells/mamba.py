@@ -150,6 +150,7 @@ class Mamba(SequenceMixer):
     def _checked(self, x: Tensor, state: State | None) -> tuple[Tensor | None, Tensor | None]:
         if state is None:
             return None, None
-        shapes = (len(x), self.conv.width - 1, self.inner), (len(x), self.inner, self.d_state)
+        batch = x.shape[0]
+        shapes = (batch, self.conv.width - 1, self.inner), (batch, self.inner, self.d_state)
         past, h = check_state(self, state, shapes)
         return past, h.to(state_dtype(x.dtype))

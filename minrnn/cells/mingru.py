@@ -59,7 +59,7 @@ class MinGRU(MinimalCell):
     ) -> tuple[Tensor, Tensor]:
         """Read (B, T, dim); see `SequenceMixer.forward`. The state is h, (B, hidden)."""
         check_inputs(x, resets, self.dim)
-        h0 = None if state is None else self._checked(state, len(x))
+        h0 = None if state is None else self._checked(state, x.shape[0])
         k, c = self.gate(x), self.candidate(x)
         if self.signed:
             a, b = mingru_gates(k, c, self.candidate_kind, signed=True)

@@ -64,7 +64,7 @@ class MinLSTM(MinimalCell):
     ) -> tuple[Tensor, Tensor]:
         """Read (B, T, dim); see `SequenceMixer.forward`. The state is h, (B, hidden)."""
         check_inputs(x, resets, self.dim)
-        h0 = None if state is None else self._checked(state, len(x))
+        h0 = None if state is None else self._checked(state, x.shape[0])
         f, i, c = self.forget_gate(x), self.input_gate(x), self.candidate(x)
         if self.signed:
             a, b = minlstm_gates(f, i, c, self.candidate_kind, self.normalize, signed=True)

@@ -135,9 +135,9 @@ class MLSTM(SequenceMixer):
     def _start(self, x: Tensor, state: State | None, resets: Tensor | None) -> MLSTMState:
         # The state that x is read with.
         if state is None:
-            return self.initial_state(len(x), x.device)
+            return self.initial_state(x.shape[0], x.device)
         dtype = state_dtype(self.norm.dtype)
-        c, n, m = (leaf.to(dtype) for leaf in check_state(self, state, self._shapes(len(x))))
+        c, n, m = (leaf.to(dtype) for leaf in check_state(self, state, self._shapes(x.shape[0])))
         if resets is not None:
             mask = resets.view(-1, 1)
             c = c.masked_fill(mask[..., None, None], 0.0)

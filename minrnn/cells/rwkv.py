@@ -105,8 +105,8 @@ class RWKV(SequenceMixer):
     def _start(self, x: Tensor, state: State | None, resets: Tensor | None) -> RWKVState:
         # The state that x is read with.
         if state is None:
-            return self.initial_state(len(x), x.device)
-        shapes = [(len(x), self.dim), *[(len(x), self.hidden)] * 3]
+            return self.initial_state(x.shape[0], x.device)
+        shapes = [(x.shape[0], self.dim), *[(x.shape[0], self.hidden)] * 3]
         dtype = state_dtype(self.decay.dtype)
         old, a, b, p = (leaf.to(dtype) for leaf in check_state(self, state, shapes))
         if resets is not None:

@@ -136,7 +136,7 @@ class S4D(SequenceMixer):
         return decay, rate, angle, torch.stack(weight, -1)
 
     def _checked(self, x: Tensor, state: State) -> Tensor:
-        (h,) = check_state(self, state, [(len(x), self.dim, self.pairs, 2)])
+        (h,) = check_state(self, state, [(x.shape[0], self.dim, self.pairs, 2)])
         return h.to(state_dtype(x.dtype))
 
     def _output(self, y: Tensor, u: Tensor, x: Tensor) -> Tensor:

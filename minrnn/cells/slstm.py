@@ -103,11 +103,11 @@ class SLSTM(SequenceMixer):
 
     def _start(self, x: Tensor, state: State | None, resets: Tensor | None) -> Tensor:
         # The state that x is read with, (B, 4, H, d).
-        leaves = list(self.initial_state(len(x), x.device))
+        leaves = list(self.initial_state(x.shape[0], x.device))
         if state is not None:
-            leaves = check_state(self, state, [(len(x), self.dim)] * 4)
+            leaves = check_state(self, state, [(x.shape[0], self.dim)] * 4)
         start = torch.stack(leaves, 1).to(state_dtype(self.norm.dtype))
-        start = start.view(len(x), 4, self.num_heads, self.dim // self.num_heads)
+        start = start.view(x.shape[0], 4, self.num_heads, self.dim // self.num_heads)
         return start if resets is None else start.masked_fill(resets.view(-1, 1, 1, 1), 0.0)
 
     def _leaves(self, state: Tensor) -> tuple[Tensor, ...]:

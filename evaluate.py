@@ -1,4 +1,4 @@
-"""Evaluate a trained agent: `python evaluate.py RUN --targets 3000 1500`."""
+"""Evaluate trained agents: `python evaluate.py RUN`, `python evaluate.py RUN1 RUN2 --video`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see train.py
 
@@ -16,25 +16,32 @@ import tyro
 from agents.script import run_script
 from envs.errors import UserError
 
-DESCRIPTION = """Play a run's checkpoints in its environment, asking for each target return.
-Prints one table with its protocol and writes the same, every episode included, as JSON."""
+if TYPE_CHECKING:
+    from agents.runs import Checkpoint
+    from agents.sweep import Plan
+
+DESCRIPTION = """Play runs' checkpoints in their environment, asking for each target return.
+Prints a table with its protocol; writes report.json (every episode), report.html (one page with
+all figures) and figures/. Runs that differ by their seed alone are pooled; others are compared."""
 
 
 @dataclass(frozen=True)
 class Options:
     """What to evaluate, and how."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run (runs/...), or one of its checkpoints (runs/.../best)."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of runs (runs/...), or checkpoints of them (runs/.../best)."""
     targets: tuple[float, ...] | None = None
     """Returns to ask for. Default: those the run was evaluated with."""
+    quantiles: tuple[float, ...] | None = None
+    """Ask for these quantiles of the data's returns, 0 to 1, instead."""
     checkpoint: Literal["last", "best", "both"] = "both"
-    """Which checkpoint of the run."""
+    """Which checkpoint of each run."""
     episodes: int = 20
     """Episodes for each target; every one of them counts."""
-    memory: Literal["carry", "window"] | None = None
-    """`carry` the state through the episode, or re-run a `window` of the last steps each time.
-    Default: as the run was evaluated."""
+    memory: tuple[Literal["carry", "window"], ...] = ()
+    """`carry` the state through the episode, or re-run a `window` of the last steps each time;
+    name both to compare them. Default: as the run was evaluated."""
     window: int | None = None
     """Steps of the window. Default: as the run was evaluated, or 20."""
     seed: int = 10_000
@@ -43,89 +50,126 @@ class Options:
     """Environments stepped together; it does not change which episodes are played."""
     device: str = "cpu"
     """auto, cpu, cuda, ... Acting with so small a model is fastest on the CPU."""
-    json: Path | None = None
-    """Where to write the results as JSON. Default: RUN/evaluation.json."""
+    engine: str = "auto"
+    """What runs the model's step while the state is carried: `auto` is the fastest that starts
+    within seconds; an unknown name lists them all."""
+    out: Path | None = None
+    """Folder of the report. Default: the run's, or the one that holds all the runs."""
+    figures: Literal["png", "pdf", "svg"] = "png"
+    """Format of the files in figures/; pdf and svg are sharp at any size, for a paper."""
+    video: bool = False
+    """Film the best, the median and the worst episode of the largest target, for report.html."""
+    watch: bool = False
+    """Show one episode of the largest target, or of each in --targets, as it is played; no report.
+    In a window where there is a display, and in the terminal."""
+    export: tuple[Literal["onnx", "pt2"], ...] = ()
+    """Write each checkpoint's step as one file, to act without this code; no report."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Load, play, report."""
+    """Load, then show, export, or play and report."""
     options = tyro.cli(Options, args=arguments, description=DESCRIPTION)
     check(options)
 
-    from agents import checkpoint, evaluation, report, runtime
-    from agents.runlog import episode_bar, say
-    from envs import score
+    from agents import runs, runtime, sweep
 
     runtime.configure(threads=1)
-    device = runtime.select_device(options.device)
-    window: int | None = None
-    results: dict[str, list[evaluation.Result]] = {}
-    notes, facts = [], {}
-    for name, folder in checkpoints(options).items():
-        model, facts = checkpoint.load_checkpoint(folder)
-        targets = options.targets or tuple(facts["targets"])
-        window = choose_window(options, facts["window"])
-        if warning := evaluation.beyond_data(model, targets):
-            say(f"note: targets {warning}")
-        with episode_bar(name, len(targets) * options.episodes) as progress:
-            results[name] = evaluation.evaluate(
-                model,
-                facts["env_id"],
-                targets,
-                episodes=options.episodes,
-                seed=options.seed,
-                num_envs=options.num_envs,
-                env_kwargs=facts["env_kwargs"],
-                obs_keys=facts["obs_keys"],
-                window=window,
-                device=device,
-                progress=progress,
-            )
-        notes.append(f"{name} (update {facts['update']})")
-
-    protocol = score.protocol(
-        data=facts["data"],
-        env_id=facts["env_id"],
-        targets=[result.target for result in next(iter(results.values()))],
+    found = runs.find(options.runs, options.checkpoint)
+    plan = sweep.Plan(
+        targets=options.targets,
+        quantiles=options.quantiles,
+        memory=options.memory,
+        window=options.window,
         episodes=options.episodes,
-        seeds=[options.seed],
-        checkpoint=", ".join(notes),
-        env_kwargs=facts["env_kwargs"],
-        memory=evaluation.describe_memory(window),
+        seed=options.seed,
+        num_envs=options.num_envs,
+        device=runtime.select_device(options.device),
+        engine=options.engine,
+        record=options.video,
     )
-    target = options.json or options.run / "evaluation.json"
-    checkpoint.write_json(target, report.as_json(results, facts["env_id"], protocol))
-    say(report.table(results, facts["env_id"], protocol))
-    say(f"\nevery episode: {target}")
+    if options.export:
+        export(found, options)
+    elif options.watch:
+        watch(found[0], plan)
+    else:
+        report(found, plan, options)
+
+
+def report(found: list[Checkpoint], plan: Plan, options: Options) -> None:
+    """Play every episode; write and print what came of them."""
+    from agents import latency, publish, report, sweep, video
+    from agents.runlog import say
+
+    if options.video:
+        video.check(found)  # before hours of playing
+    lines = sweep.play(found, plan)
+    folder = out(options)
+    entries = publish.publish(
+        lines,
+        folder,
+        seconds={line.name: latency.measure(line, plan) for line in lines},
+        videos={line.name: video.film(line, plan.seed) for line in lines if options.video},
+        format=options.figures,
+    )
+    say(report.text(entries))
+    say(f"\n{folder}: report.html, report.json, figures/")
+
+
+def watch(checkpoint: Checkpoint, plan: Plan) -> None:
+    """Show an episode of each target that was named, or of the largest."""
+    from agents import runs, sweep, watch
+    from agents.runlog import say
+
+    data = runs.data_returns(checkpoint) if plan.quantiles else None
+    targets = sweep.choose_targets([checkpoint], plan, data)
+    (window, *_) = sweep.choose_windows(plan, checkpoint.facts["window"])
+    for target in targets if plan.targets or plan.quantiles else [max(targets)]:
+        played = watch.watch(
+            checkpoint,
+            target,
+            seed=plan.seed,
+            window=window,
+            engine=plan.engine,
+            device=plan.device,
+        )
+        say(f"asked {target:g}, got {played.returns[0]:.1f} in {played.lengths[0]} steps")
+
+
+def export(found: list[Checkpoint], options: Options) -> None:
+    """Write the step of each checkpoint as one file of each format."""
+    from agents import export
+    from agents.runlog import say
+
+    write = {"onnx": export.export_onnx, "pt2": export.export_pt2}
+    for checkpoint in found:
+        folder = options.out or checkpoint.run
+        for format in options.export:
+            target = folder / f"{checkpoint.name}.{format}"
+            write[format](checkpoint.model, target, checkpoint.facts)
+            say(str(target))
+
+
+def out(options: Options) -> Path:
+    """Return the folder of the report."""
+    if options.out is not None:
+        return options.out
+    if len(options.runs) == 1:
+        return options.runs[0]
+    return Path(os.path.commonpath([path.resolve() for path in options.runs]))
 
 
 def check(options: Options) -> None:
     """Refuse values that cannot be meant."""
     if min(options.episodes, options.window or 1, options.num_envs) < 1 or options.seed < 0:
         raise UserError("--episodes, --window and --num-envs must be positive, --seed not negative")
+    if not options.runs:
+        raise UserError("name the folder of a run: python evaluate.py runs/...")
     if not all(math.isfinite(target) for target in options.targets or ()):
         raise UserError(f"--targets must be finite numbers, not {options.targets}")
-
-
-def choose_window(options: Options, window_of_run: int | None) -> int | None:
-    """Return the steps of the window, None to carry the state: as asked, or as in the run."""
-    memory = options.memory or ("window" if options.window or window_of_run else "carry")
-    return (options.window or window_of_run or 20) if memory == "window" else None
-
-
-def checkpoints(options: Options) -> dict[str, Path]:
-    """Return the folders to evaluate, by name."""
-    run = options.run
-    if (run / "agent.json").is_file():
-        return {run.name: run}
-    names = ["last", "best"] if options.checkpoint == "both" else [options.checkpoint]
-    found = {name: run / name for name in names if (run / name / "agent.json").is_file()}
-    if not found:
-        raise UserError(
-            f"{run} has no checkpoint ({' or '.join(names)}): give the folder of a run of "
-            "train.py, which saves at each evaluation and at the end"
-        )
-    return found
+    if not all(0 <= share <= 1 for share in options.quantiles or ()):
+        raise UserError(f"--quantiles must be in [0, 1], not {options.quantiles}")
+    if options.targets and options.quantiles:
+        raise UserError("--targets and --quantiles both say what to ask for: give one of them")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ class Result:
 
     target: float
     returns: np.ndarray
-    """(episodes,) raw returns, in the order of their seeds; of several runs, one after the other."""
+    """(episodes,) raw returns in the order of their seeds; several runs lie end to end."""
     lengths: np.ndarray
     """(episodes,) steps."""
     success: np.ndarray | None = None

@@ -109,7 +109,7 @@ def interval(ends: Sequence[float] | None, number: Any) -> str:
     return "-" if ends is None else f"[{number(ends[0])}, {number(ends[1])}]"
 
 
-def best_median_worst(returns: Sequence[float]) -> dict[str, int]:
+def best_median_worst(returns: Sequence[float] | np.ndarray) -> dict[str, int]:
     """Return the places of the best, the median and the worst episode."""
     order = np.argsort(np.asarray(returns), kind="stable")
     return {

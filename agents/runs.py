@@ -73,20 +73,19 @@ def find(paths: Sequence[Path], which: str = "both") -> list[Checkpoint]:
     return found
 
 
-def lines(checkpoints: Sequence[Checkpoint]) -> dict[str, list[Checkpoint]]:
-    """Group checkpoints into the lines of a report: seeds of one setting lie in one line.
+def group(checkpoints: Sequence[Checkpoint]) -> dict[tuple[str, str], list[Checkpoint]]:
+    """Return checkpoints by their setting and name, (mingru, last): the seeds of it lie together.
 
-    A line is called `last` or `best` where there is one setting, else by what sets it apart:
-    `mingru last`, `lr=0.0001 last`.
+    A setting is called by what sets it apart (mingru, lr=0.0001); "" where there is one alone.
     """
     settings: dict[str, list[Checkpoint]] = {}
     for checkpoint in checkpoints:
         settings.setdefault(json.dumps(_setting(checkpoint), sort_keys=True), []).append(checkpoint)
     names = _labels([_setting(members[0]) for members in settings.values()])
-    found: dict[str, list[Checkpoint]] = {}
+    found: dict[tuple[str, str], list[Checkpoint]] = {}
     for name, members in zip(names, settings.values(), strict=True):
         for member in members:
-            found.setdefault(f"{name} {member.name}".strip(), []).append(member)
+            found.setdefault((name, member.name), []).append(member)
     return found
 
 
@@ -101,9 +100,7 @@ def data_returns(checkpoint: Checkpoint) -> np.ndarray | None:
         if any(part in LOCAL_DATA and not minari_folder.exists(part) for part in parts):
             return None  # it would be rolled out, which takes a while
         weights, env_id = data.get("weights"), data.get("env_id")
-        loaded = sources.load(
-            name, env_id=env_id, weights=weights, download=False, progress=False
-        )
+        loaded = sources.load(name, env_id=env_id, weights=weights, download=False, progress=False)
     except UserError:
         return None
     return loaded.returns
@@ -123,7 +120,9 @@ def _setting(checkpoint: Checkpoint) -> dict[str, Any]:
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return flat
 
 

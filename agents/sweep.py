@@ -42,6 +42,8 @@ class Line:
     """One line of a report: seeds of one setting, one kind of checkpoint, one way to remember."""
 
     name: str
+    setting: str
+    """What sets its runs apart from the others of the report; "" where there is one setting."""
     members: tuple[Checkpoint, ...]
     window: int | None
     """Steps of the window that is re-run; None where the state is carried."""
@@ -72,20 +74,23 @@ def play(checkpoints: Sequence[Checkpoint], plan: Plan) -> list[Line]:
 
     Raises UserError where targets cannot be chosen, and as evaluation.evaluate does.
     """
-    grouped = runs.lines(checkpoints)
-    data = {name: runs.data_returns(members[0]) for name, members in grouped.items()}
-    targets = {name: choose_targets(m, plan, data[name]) for name, m in grouped.items()}
+    grouped = runs.group(checkpoints)
+    data = {key: runs.data_returns(members[0]) for key, members in grouped.items()}
+    # Before anything is played: a report of hours does not end in an error about its last run.
+    targets = {key: choose_targets(members, plan, data[key]) for key, members in grouped.items()}
     lines: list[Line] = []
-    for name, members in grouped.items():
-        if warning := evaluation.beyond_data(members[0].model, targets[name]):
+    for (setting, checkpoint), members in grouped.items():
+        asked, returns = targets[setting, checkpoint], data[setting, checkpoint]
+        if warning := evaluation.beyond_data(members[0].model, asked):
             say(f"note: targets {warning}")
         windows = choose_windows(plan, members[0].facts["window"])
         for window in windows:
-            title = name if len(windows) == 1 else f"{name} {'carry' if window is None else 'window'}"
-            played = [_play(title, member, targets[name], window, plan) for member in members]
+            how = "" if len(windows) == 1 else "carry" if window is None else "window"
+            name = " ".join(part for part in (setting, checkpoint, how) if part)
+            played = [_play(name, member, asked, window, plan) for member in members]
             results = [evaluation.pool(same) for same in zip(*played, strict=True)]
-            protocol = _protocol(members, targets[name], window, plan)
-            lines.append(Line(title, tuple(members), window, results, protocol, data[name]))
+            protocol = _protocol(members, asked, window, plan)
+            lines.append(Line(name, setting, tuple(members), window, results, protocol, returns))
     return lines
 
 

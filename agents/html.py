@@ -1,0 +1,179 @@
+"""A report as one HTML page: no scripts, nothing from elsewhere, light and dark, on any screen."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from agents.report import Report, interval, number_format
+from agents.video import Video
+
+_CSP = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
+
+_STYLE = """
+:root { --paper: #fff; --ink: #222; --soft: #667; --line: #dde1e6; --tint: #f4f6f8; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #15181c; --ink: #d7dce2; --soft: #98a2ad; --line: #333a42; --tint: #1d2126; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 68rem; background: var(--paper);
+  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+p, figcaption, .soft { color: var(--soft); margin: .3rem 0; }
+.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: .4rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem;
+  min-width: 100%; }
+th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap;
+  border-top: 1px solid var(--line); }
+thead th { border-top: 0; background: var(--tint); font-weight: 600; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
+  background: var(--paper); }
+thead th:first-child { background: var(--tint); }
+td small { color: var(--soft); font-size: .8em; }
+figure { margin: 0; }
+img, video { display: block; width: 100%; height: auto; }
+.figures { display: grid; gap: 1.4rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); align-items: start; }
+.videos { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; font-size: .9rem; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 32rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .5rem; } }
+details { margin: .6rem 0; } summary { cursor: pointer; }
+"""
+
+
+def page(
+    title: str,
+    report: Report,
+    figures: Mapping[str, tuple[str, bytes, bytes]],
+    videos: Mapping[str, Sequence[Video]],
+) -> str:
+    """Return the page of a report.
+
+    figures: by name, a caption and the picture as SVG, on white and on dark. videos: by line.
+    """
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>{escape(str(report['protocol'].get('note') or ''))}</p>",
+        "<h2>Returns</h2>",
+        "<p>Mean and interquartile mean (IQM) over all episodes, with 95 % bootstrap intervals; "
+        "score: D4RL's normalisation, 0 random, 100 expert.</p>",
+        _table(report),
+        "<h2>Figures</h2>",
+        '<div class="figures">',
+        *(_figure(*parts) for parts in figures.values()),
+        "</div>",
+        *(_videos(line, films) for line, films in videos.items()),
+        "<h2>Protocol</h2>",
+        _protocol(report["protocol"]),
+        "<h2>Every episode</h2>",
+        *(_episodes(name, rows) for name, rows in report["results"].items()),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_CSP}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _table(report: Report) -> str:
+    rows = [(name, row) for name, swept in report["results"].items() for row in swept]
+    number = number_format(value for _, row in rows for value in row["returns"])
+    scored = any(row["score"] is not None for _, row in rows)
+    succeeds = any("success" in row for _, row in rows)
+
+    def percent(value: float) -> str:
+        return f"{100 * value:.1f}"
+
+    def score(value: float) -> str:
+        return f"{value:.1f}"
+
+    head = ["", "asked", "mean", "IQM", "std", "min", "max"]
+    head += ["score", "IQM score"] * scored + ["success %"] * succeeds + ["steps"]
+    lines = []
+    for name, row in rows:
+        cells = [number(row["target"])]
+        cells.append(_with_interval(row, "mean", "mean_interval_95", number))
+        cells.append(_with_interval(row, "iqm", "iqm_interval_95", number))
+        cells += [number(row[key]) for key in ("std", "min", "max")]
+        if scored:
+            cells.append(_with_interval(row, "score", "score_interval_95", score))
+            cells.append(_with_interval(row, "score_iqm", "score_iqm_interval_95", score))
+        if succeeds:
+            cells.append(_with_interval(row, "success_rate", "success_interval_95", percent))
+        lines.append([escape(name), *cells, f"{row['mean_length']:.0f}"])
+    return _grid(head, lines)
+
+
+def _with_interval(row: Mapping[str, Any], key: str, ends: str, number: Any) -> str:
+    if row.get(key) is None:
+        return "-"
+    return f"{number(row[key])} <small>{interval(row[ends], number)}</small>"
+
+
+def _episodes(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    number = number_format(value for row in rows for value in row["returns"])
+    head = ["episode", *(f"asked {number(row['target'])}" for row in rows)]
+    lines = [[str(i)] for i in range(len(rows[0]["returns"]))]
+    for row in rows:
+        for cells, value, steps in zip(lines, row["returns"], row["lengths"], strict=True):
+            cells.append(f"{number(value)} <small>{steps} steps</small>")
+    return f"<details><summary>{escape(name)}</summary>{_grid(head, lines)}</details>"
+
+
+def _grid(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """Return a table of cells that are HTML already, to be scrolled where it is too wide."""
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>\n" for line in lines)
+    return (
+        f'<div class="wide"><table>\n<thead><tr>{top}</tr></thead>\n<tbody>\n{body}</tbody>\n'
+        "</table></div>"
+    )
+
+
+def _figure(caption: str, light: bytes, dark: bytes) -> str:
+    kind = "image/svg+xml"
+    return (
+        f'<figure><picture><source media="(prefers-color-scheme: dark)" '
+        f'srcset="{_data(kind, dark)}"><img alt="{escape(caption)}" src="{_data(kind, light)}">'
+        f"</picture><figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _videos(line: str, films: Sequence[Video]) -> str:
+    cells = "".join(
+        f'<figure><video controls playsinline preload="metadata" '
+        f'poster="{_data("image/jpeg", film.poster)}" src="{_data("video/mp4", film.mp4)}"></video>'
+        f"<figcaption>{escape(film.title)}: return {film.total:.1f}, {film.steps} steps, seed "
+        f"{film.seed}</figcaption></figure>"
+        for film in films
+    )
+    asked = f"asked {films[0].target:g}"
+    return f'<h2>Episodes of {escape(line)}, {asked}</h2><div class="videos">{cells}</div>'
+
+
+def _protocol(protocol: Mapping[str, Any]) -> str:
+    def write(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return "; ".join(f"{key}: {write(item)}" for key, item in value.items())
+        if isinstance(value, list | tuple):
+            return ", ".join(write(item) for item in value)
+        return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+    entries = "".join(
+        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(write(value))}</dd>\n"
+        for name, value in protocol.items()
+    )
+    return f"<dl>{entries}</dl>"
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

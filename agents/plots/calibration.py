@@ -1,0 +1,78 @@
+"""What was asked against what was obtained, in front of what the data has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from agents.evaluation import Result
+from agents.plots.theme import LIGHT, MARKERS, Theme, behind, drawing
+
+
+def calibration(
+    results: Mapping[str, Sequence[Result]],
+    data_returns: np.ndarray | None,
+    title: str,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Plot mean returns with 95 % intervals over the returns asked for; a faint dot an episode.
+
+    The data's own returns are a histogram behind, where they are known.
+    """
+    swept = [result for line in results.values() for result in line]
+    values = [*(r.returns for r in swept), np.array([r.target for r in swept])]
+    if data_returns is not None:
+        values.append(data_returns)
+    low = min(0.0, *(float(v.min()) for v in values))
+    high = max(float(v.max()) for v in values)
+    high += 0.05 * ((high - low) or 1.0)
+    with drawing(theme) as ink:
+        figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+        axes = figure.add_subplot()
+        if data_returns is not None:
+            behind(axes, data_returns, 60, ink)
+        axes.plot(
+            [low, high], [low, high], color=ink, linewidth=1, linestyle="--", label="as asked"
+        )
+        shift = (high - low) * 0.008
+        for place, (name, line) in enumerate(results.items()):
+            _line(axes, place, name, line, shift * (place - (len(results) - 1) / 2))
+        axes.set_xlim(low, high)
+        axes.set_ylim(low, high)
+        axes.set_xlabel("return asked for")
+        axes.set_ylabel("return obtained")
+        axes.set_title(title)
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _line(axes, place: int, name: str, swept: Sequence[Result], shift: float) -> None:
+    colour = f"C{place % 6}"
+    swept = sorted(swept, key=lambda r: r.target)
+    asked = np.array([r.target for r in swept]) + shift
+    mean = np.array([r.mean for r in swept])
+    ends = np.array([r.interval() for r in swept]).T
+    axes.errorbar(
+        asked,
+        mean,
+        yerr=np.abs(ends - mean),
+        color=colour,
+        marker=MARKERS[place % len(MARKERS)],
+        markersize=5,
+        capsize=3,
+        linewidth=1.5,
+        label=f"{name}: mean, 95 %",
+    )
+    for x, result in zip(asked, swept, strict=True):
+        axes.plot(
+            np.full(len(result.returns), x),
+            result.returns,
+            linestyle="none",
+            marker=".",
+            markersize=4,
+            color=colour,
+            alpha=max(0.06, min(0.3, 6 / len(result.returns))),
+            zorder=1,
+        )

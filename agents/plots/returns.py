@@ -1,0 +1,59 @@
+"""Histograms of the returns obtained, one panel a target, against those of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from agents.evaluation import Result
+from agents.plots.theme import LIGHT, Theme, behind, drawing
+
+COLUMNS, BINS = 3, 40
+
+
+def returns(
+    results: Mapping[str, Sequence[Result]],
+    data_returns: np.ndarray | None,
+    title: str,
+    theme: Theme = LIGHT,
+) -> Figure:
+    """Plot the share of episodes over their return, a panel for each target.
+
+    The data's returns are behind, at a scale of their own, where they are known.
+    """
+    targets = sorted({result.target for line in results.values() for result in line})
+    everything = [result.returns for line in results.values() for result in line]
+    everything.append(np.array(targets))
+    if data_returns is not None:
+        everything.append(data_returns)
+    joined = np.concatenate(everything)
+    low, high = float(joined.min()), float(joined.max())
+    edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
+    columns = min(COLUMNS, len(targets))
+    rows = -(-len(targets) // columns)
+    with drawing(theme) as ink:
+        figure = Figure(figsize=(6.4, 1.9 * rows + 0.8), layout="constrained")
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes, target in zip(panels.ravel(), targets, strict=False):
+            if data_returns is not None:
+                behind(axes, data_returns, edges, ink)
+            for place, (name, line) in enumerate(results.items()):
+                style = {"color": f"C{place % 6}", "alpha": 0.5, "label": name}
+                for result in line:
+                    if result.target == target:
+                        weights = np.full(len(result.returns), 1 / len(result.returns))
+                        axes.hist(result.returns, edges, weights=weights, linewidth=0, **style)
+            axes.axvline(target, color=ink, linewidth=1, linestyle="--")
+            axes.set_title(f"asked {target:g}", fontsize=9)
+        for axes in panels.ravel()[len(targets) :]:
+            axes.set_axis_off()
+        for axes in panels[-1]:
+            axes.set_xlabel("return")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("share of episodes")
+        figure.suptitle(title, fontsize=10)
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure

@@ -1,0 +1,84 @@
+"""How the pictures look: on white paper, on a dark screen, and as files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Theme = dict[Any, Any]
+"""Settings of matplotlib (rcParams)."""
+
+MARKERS = "os^DvP"
+"""One for each line of a plot, as far as they go: colours are not all there is to tell it by."""
+
+
+def _theme(paper: str, ink: str, grid: str, colours: list[str]) -> Theme:
+    return {
+        "figure.facecolor": paper,
+        "savefig.facecolor": paper,
+        "axes.facecolor": paper,
+        "axes.edgecolor": ink,
+        "axes.labelcolor": ink,
+        "axes.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": cycler(color=colours),
+        "text.color": ink,
+        "xtick.color": ink,
+        "ytick.color": ink,
+        "grid.color": grid,
+        "font.size": 9,
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+        "pdf.fonttype": 42,  # as text, which journals ask for
+        "svg.hashsalt": "minrnn",  # the same picture is the same file
+    }
+
+
+LIGHT = _theme(
+    "#ffffff",
+    "#222222",
+    "#e3e6ea",
+    ["#1f6feb", "#d9480f", "#0f8a5f", "#8250df", "#a67c00", "#c2387f"],
+)
+DARK = _theme(
+    "#15181c",
+    "#d7dce2",
+    "#333a42",
+    ["#5aa7ff", "#ff8f52", "#45c08f", "#b596f5", "#d9b64c", "#f283bd"],
+)
+
+
+@contextmanager
+def drawing(theme: Theme) -> Iterator[str]:
+    """Context: figures made and saved inside look as `theme` says; yields the colour of ink."""
+    with matplotlib.rc_context(theme):
+        yield theme["text.color"]
+
+
+def render(figure: Figure, theme: Theme = LIGHT, format: str = "png", dpi: int = 150) -> bytes:
+    """Return a figure as the bytes of a png, svg or pdf file; the same figure, the same bytes."""
+    image = io.BytesIO()
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with drawing(theme):
+        figure.savefig(image, format=format, dpi=dpi, metadata=dates.get(format))
+    return image.getvalue()
+
+
+def behind(axes: Axes, values: np.ndarray, bins: int | np.ndarray, ink: str) -> None:
+    """Draw a faint histogram behind `axes`, at a scale of its own: the returns in the data."""
+    back = axes.twinx()
+    back.hist(values, bins, color=ink, alpha=0.16, linewidth=0)
+    back.set_axis_off()
+    back.set_zorder(0)
+    axes.set_zorder(1)
+    axes.patch.set_visible(False)
+    axes.fill_between([], [], color=ink, alpha=0.16, linewidth=0, label="returns in the data")

@@ -1,0 +1,150 @@
+"""Write a report: report.json, report.html, figures/ and the figures in TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+
+from agents import html, plots, report
+from agents.checkpoint import write_file, write_json
+from agents.runlog import read_metrics
+from agents.sweep import Line
+from agents.video import Video
+
+Draw = Callable[[plots.Theme], Figure]
+
+
+def publish(
+    lines: Sequence[Line],
+    folder: Path,
+    *,
+    seconds: Mapping[str, np.ndarray],
+    videos: Mapping[str, Sequence[Video]],
+    format: str = "png",
+) -> report.Report:
+    """Write everything about `lines` into `folder`; return what report.json holds.
+
+    seconds: what each step of an episode took, by line (see agents.latency). videos: by line.
+    format: of the files in figures/: png, pdf or svg.
+    """
+    entries = as_json(lines, seconds, videos)
+    write_json(folder / "report.json", entries)
+    drawn = figures(lines, seconds)
+    embedded: dict[str, tuple[str, bytes, bytes]] = {}
+    with _board(folder / "tensorboard" / "report") as board:
+        for name, (caption, draw) in drawn.items():
+            light = draw(plots.LIGHT)
+            write_file(folder / "figures" / f"{name}.{format}", plots.render(light, format=format))
+            dark = plots.render(draw(plots.DARK), plots.DARK, "svg")
+            embedded[name] = (caption, plots.render(light, format="svg"), dark)
+            board.add_figure(name, light, close=False)
+    page = html.page(title(lines), entries, embedded, videos)
+    write_file(folder / "report.html", page.encode())
+    return entries
+
+
+def as_json(
+    lines: Sequence[Line],
+    seconds: Mapping[str, np.ndarray],
+    videos: Mapping[str, Sequence[Video]],
+) -> report.Report:
+    """Return what report.json holds."""
+    results = {
+        line.name: [report.row(r, line.env_id, line.env_kwargs) for r in line.results]
+        for line in lines
+    }
+    entries: dict[str, Any] = {
+        "protocol": report.merge({line.name: line.protocol for line in lines}),
+        "results": results,
+        "step_microseconds": {name: _spread(taken * 1e6) for name, taken in seconds.items()},
+    }
+    filmed = {
+        name: {film.title: {"seed": film.seed, "return": film.total} for film in films}
+        for name, films in videos.items()
+    }
+    return entries | ({"videos": filmed} if filmed else {})
+
+
+def title(lines: Sequence[Line]) -> str:
+    """Name what a report is about: its data and, of one setting, the backbone and the seeds."""
+    data = ", ".join(dict.fromkeys(line.members[0].facts["data"] for line in lines))
+    backbones = ", ".join(dict.fromkeys(line.members[0].backbone for line in lines))
+    seeds = dict.fromkeys(m.seed for line in lines for m in line.members if m.seed is not None)
+    what = "seed" if len(seeds) == 1 else "seeds"
+    return f"{data} · {backbones}" + (f" · {what} {', '.join(map(str, seeds))}" if seeds else "")
+
+
+def figures(
+    lines: Sequence[Line], seconds: Mapping[str, np.ndarray]
+) -> dict[str, tuple[str, Draw]]:
+    """Return captions and functions that draw, by file name; for each data set its own."""
+    drawn: dict[str, tuple[str, Draw]] = {}
+    names = list(dict.fromkeys(line.members[0].facts["data"] for line in lines))
+    for place, data in enumerate(names):
+        about = [line for line in lines if line.members[0].facts["data"] == data]
+        suffix = "" if len(names) == 1 else f"-{place + 1}"
+        drawn |= {name + suffix: pair for name, pair in _of_data(about).items()}
+    if seconds:
+        caption = "Time of a step over the episode: one environment, its physics in between"
+        drawn["latency"] = (caption, lambda theme: plots.latency(seconds, "one environment", theme))
+    return drawn
+
+
+def _of_data(lines: Sequence[Line]) -> dict[str, tuple[str, Draw]]:
+    heading, data = title(lines), lines[0].data
+    results = {line.name: line.results for line in lines}
+    best = None if data is None else float(data.max())
+    there = "" if data is not None else " (the data's returns are not on this disk)"
+    drawn: dict[str, tuple[str, Draw]] = {
+        "calibration": (
+            f"Asked against obtained{there}",
+            lambda theme: plots.calibration(results, data, heading, theme),
+        ),
+        "returns": (
+            f"Every return obtained, against those of the data{there}",
+            lambda theme: plots.returns(results, data, heading, theme),
+        ),
+    }
+    metrics = _metrics(lines)
+    every = [rows for members in metrics.values() for rows in members]
+    if len(every) == 1:
+        drawn["curve"] = (
+            "Training, evaluated on a few other episodes",
+            lambda theme: plots.curve(every[0], best, heading, theme),
+        )
+    elif every:
+        drawn["curve"] = (
+            "Training, evaluated on a few other episodes: the largest target",
+            lambda theme: plots.curves(metrics, best, heading, theme),
+        )
+    return drawn
+
+
+def _metrics(lines: Sequence[Line]) -> dict[str, list[list[dict[str, float]]]]:
+    """Return the metrics of each run, by setting, once where several checkpoints are reported."""
+    found: dict[str, list[list[dict[str, float]]]] = {}
+    seen: set[Path] = set()
+    for line in lines:
+        for member in line.members:
+            if member.run not in seen and (member.run / "metrics.jsonl").is_file():
+                seen.add(member.run)
+                name = line.setting or member.backbone
+                found.setdefault(name, []).append(read_metrics(member.run))
+    return found
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    low, median, high = np.percentile(values, (10, 50, 90))
+    return {"steps": len(values), "median": float(median), "10 %": float(low), "90 %": float(high)}
+
+
+def _board(folder: Path) -> SummaryWriter:
+    """Open a TensorBoard log in `folder`, without those of earlier reports."""
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    return SummaryWriter(str(folder))

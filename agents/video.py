@@ -1,0 +1,134 @@
+"""Film an episode that was evaluated: play its actions again, with a caption, as an MP4."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from agents.evaluation import Result
+from agents.rendering import frame, rendering_env
+from agents.report import best_median_worst
+from agents.runs import Checkpoint
+from agents.sweep import Line
+from envs.errors import UserError
+
+MAX_FPS = 30
+_OPTIONS = {"crf": "26", "preset": "fast"}  # of x264: small files, four times faster than real time
+
+
+@dataclass(frozen=True)
+class Video:
+    """One episode as a film."""
+
+    title: str
+    """best, median or worst."""
+    target: float
+    seed: int
+    total: float
+    """The return, equal to the one that was evaluated."""
+    steps: int
+    mp4: bytes
+    """H.264, which every browser plays."""
+    poster: bytes
+    """A frame as JPEG, to show before it plays."""
+
+
+def check(checkpoints: Sequence[Checkpoint]) -> None:
+    """Draw and encode one picture of each environment. Raises UserError where that fails."""
+    for checkpoint in checkpoints:
+        with contextlib.closing(_env(checkpoint.facts)) as env:
+            env.reset(seed=0)
+            encode([caption(frame(env), 0.0, 0, 0.0)], MAX_FPS)
+
+
+def film(line: Line, first_seed: int) -> list[Video]:
+    """Film the best, the median and the worst episode of a line's largest target.
+
+    They are replayed from their recorded actions (see sweep.Plan.record). Raises UserError where
+    this machine can neither draw nor encode, and where a replay does not end as it was evaluated.
+    """
+    result, videos = line.top, []
+    for title, place in best_median_worst(result.returns).items():
+        seed = first_seed + place % result.by_run(result.returns).shape[1]
+        videos.append(_film(line, result, place, seed, title))
+    return videos
+
+
+def _film(line: Line, result: Result, place: int, seed: int, title: str) -> Video:
+    facts = line.members[0].facts
+    assert result.actions is not None
+    actions = result.actions[place]
+    with contextlib.closing(_env(facts)) as env:
+        real_time = float(env.metadata.get("render_fps") or MAX_FPS)
+        every = max(1, round(real_time / MAX_FPS))
+        total, images = 0.0, []
+        env.reset(seed=seed)
+        for step, action in enumerate(actions):
+            if step % every == 0:
+                images.append(caption(frame(env), result.target, step, total))
+            _, reward, _, _, _ = env.step(action)
+            total += float(reward)
+        images.append(caption(frame(env), result.target, len(actions), total))
+    if total != float(result.returns[place]):
+        raise UserError(
+            f"{facts['env_id']} is not deterministic: the episode of seed {seed} gave "
+            f"{result.returns[place]!r} when evaluated and {total!r} when filmed; leave out --video"
+        )
+    poster = io.BytesIO()
+    Image.fromarray(images[len(images) // 2]).save(poster, "JPEG", quality=80)
+    mp4 = encode(images, real_time / every)
+    return Video(title, result.target, seed, total, len(actions), mp4, poster.getvalue())
+
+
+def _env(facts: dict[str, Any]) -> gym.Env[Any, Any]:
+    return rendering_env(
+        facts["env_id"], obs_keys=facts["obs_keys"], env_kwargs=facts["env_kwargs"]
+    )
+
+
+def caption(image: np.ndarray, target: float, step: int, total: float) -> np.ndarray:
+    """Return a picture (H, W, 3) with a line of text, its sizes even, as H.264 wants them."""
+    height, width = (size - size % 2 for size in image.shape[:2])
+    drawn = Image.fromarray(image[:height, :width])
+    text = f"asked {target:.4g}   step {step}   return {total:.1f}"
+    font = ImageFont.load_default(size=max(10, width // 30))
+    place = (width // 40, width // 50)
+    ImageDraw.Draw(drawn).text(
+        place, text, fill="white", font=font, stroke_width=2, stroke_fill="black"
+    )
+    return np.asarray(drawn)
+
+
+def encode(images: Sequence[np.ndarray] | Iterator[np.ndarray], fps: float) -> bytes:
+    """Return pictures (H, W, 3), u8, of even size, as an MP4 that browsers play and can seek in."""
+    av = encoder()
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        rate = Fraction(fps).limit_denominator(1000)
+        stream = None
+        for image in images:
+            if stream is None:
+                stream = container.add_stream("libx264", rate=rate, options=_OPTIONS)
+                stream.height, stream.width = image.shape[:2]
+                stream.pix_fmt = "yuv420p"  # the one layout that all browsers decode
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        if stream is not None:
+            container.mux(stream.encode())
+    return file.getvalue()
+
+
+def encoder():
+    """Return PyAV; UserError with the install line where it is missing."""
+    try:
+        import av
+    except ImportError:
+        raise UserError("--video needs PyAV: pip install av") from None
+    return av

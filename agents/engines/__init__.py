@@ -18,9 +18,9 @@ from envs.errors import UserError
 
 Floats = NDArray[np.float32]
 
-_MODULES = ("eager",)
+_MODULES = ("numba", "eager")
 """Best first."""
-_AUTO = ("eager",)
+_AUTO = ("numba", "eager")
 """What "auto" chooses from: those that start within seconds."""
 
 

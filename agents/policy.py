@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +41,7 @@ class Policy:
         else:
             self.engine = Window(model.to(device).eval(), torch.device(device), window)
         self.targets = np.asarray(targets, dtype=np.float64)
+        self._made_of = model, window, torch.device(device)
         self._low = model.action_low.cpu().numpy()
         self._high = model.action_high.cpu().numpy()
         self._begin(0)
@@ -66,6 +69,13 @@ class Policy:
         )
         self._action = np.clip(action, self._low, self._high)
         return self._action.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it is made of: in another process it begins anew, with the same engine."""
+        model, window, device = self._made_of
+        engine = "auto" if window is not None else self.engine.name
+        made = functools.partial(Policy, window=window, device=device, engine=engine)
+        return made, (model, self.targets)
 
     def keep(self, rows: Array) -> None:
         """Go on with the given rows alone (an index array): the others have no episode left."""

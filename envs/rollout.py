@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -78,16 +79,57 @@ class Rollout:
 
 
 @dataclass
+class Played:
+    """What came of one episode."""
+
+    index: int
+    """Its place in the queue."""
+    total: float = 0.0
+    length: int = 0
+    terminated: bool = False
+    success: bool | None = None
+    episode: Episode | None = None
+
+
+@dataclass(frozen=True)
+class World:
+    """What is played, and how: all that a process has to know, beside the actor."""
+
+    env: EnvLike
+    seeds: list[int]
+    obs_keys: tuple[str, ...]
+    env_kwargs: dict[str, Any]
+    record: bool
+
+
+@dataclass(slots=True)
 class _Row:
     """One environment and the episode that it is in."""
 
     env: gym.Env[Any, Any]
     index: int = -1
     total: float = 0.0
+    length: int = 0
     success: bool | None = None
     obs: list[NDArray[Any]] = field(default_factory=list[NDArray[Any]])
     actions: list[NDArray[Any]] = field(default_factory=list[NDArray[Any]])
     rewards: list[float] = field(default_factory=list[float])
+
+    def begin(self, index: int, seed: int, record: bool) -> NDArray[Any]:
+        """Start an episode, and return its first observation."""
+        self.index, self.total, self.length, self.success = index, 0.0, 0, None
+        obs, _ = self.env.reset(seed=seed)
+        if record:
+            self.obs, self.actions, self.rewards = [np.array(obs)], [], []
+        return obs
+
+    def end(self, terminated: bool, seed: int, record: bool) -> Played:
+        """Return what came of the episode."""
+        played = Played(self.index, self.total, self.length, terminated, self.success)
+        if record:
+            steps = np.stack(self.obs), np.stack(self.actions), np.array(self.rewards)
+            played.episode = Episode(*steps, terminated, seed)
+        return played
 
 
 def rollout(
@@ -98,6 +140,7 @@ def rollout(
     obs_keys: Sequence[str] = (),
     env_kwargs: Mapping[str, Any] | None = None,
     num_envs: int = 16,
+    num_procs: int = 1,
     record: bool = False,
     progress: Progress | None = None,
 ) -> Rollout:
@@ -108,6 +151,8 @@ def rollout(
     queue when its own ends; when the queue is dry the rows shrink. Nothing is left out and nothing
     is cut, so the results have no bias towards short episodes, and an actor whose rows do not
     influence each other gives the same results for any K.
+    num_procs: processes that share environments and queue, this one among them (envs.processes);
+    the actor is pickled for the others. They start within seconds, so that it pays for long ones.
     progress(done, total) is called after each episode. Environments are closed at the end, and on
     errors. Raises UserError where the actor returns an action that is not finite.
 
@@ -120,116 +165,151 @@ def rollout(
         ([200, 200, 200, 200, 200], False)
     """
     seeds = [int(seed) for seed in seeds]
-    if not seeds or num_envs < 1:
-        raise UserError(f"{len(seeds)} episodes over {num_envs} environments; both need 1 or more")
+    if not seeds or min(num_envs, num_procs) < 1:
+        raise UserError(
+            f"{len(seeds)} episodes over {num_envs} environments in {num_procs} processes; "
+            f"all need 1 or more"
+        )
+    world = World(env, seeds, tuple(obs_keys), dict(env_kwargs or {}), record)
+    played: list[Played | None] = [None] * len(seeds)
+    count = itertools.count(1)
+
+    def finished(episode: Played) -> None:
+        played[episode.index] = episode
+        done = next(count)
+        if progress is not None:
+            progress(done, len(seeds))
+
+    num_envs = min(num_envs, len(seeds))
+    num_procs = min(num_procs, num_envs)
+    if num_procs == 1:
+        queue = iter(range(len(seeds)))
+        facts = play(world, actor, num_envs, lambda: next(queue, None), finished)
+    else:
+        from envs.processes import spread
+
+        facts = spread(world, actor, num_envs, num_procs, finished)
+    return replace(_collect([p for p in played if p is not None]), **facts)
+
+
+def play(
+    world: World,
+    actor: Actor,
+    num_envs: int,
+    take: Callable[[], int | None],
+    finished: Callable[[Played], None],
+    pause: Callable[[], None] | None = None,
+) -> dict[str, Any]:
+    """Play episodes of a queue until it is dry; return what a Rollout has to know of their world.
+
+    take() returns the place in the queue of the next episode, None when it is dry. finished is
+    called after each episode, pause between steps.
+    """
     rows: list[_Row] = []
     try:
-        for _ in range(min(num_envs, len(seeds))):
-            rows.append(_Row(make_env(env, obs_keys=obs_keys, env_kwargs=env_kwargs)))
-        result = _run(env, actor, seeds, rows, record, progress)
-        return replace(result, obs_keys=tuple(obs_keys), env_kwargs=dict(env_kwargs or {}))
+        for _ in range(num_envs):
+            made = make_env(world.env, obs_keys=world.obs_keys, env_kwargs=world.env_kwargs)
+            rows.append(_Row(made))
+        _play(world, actor, rows, take, finished, pause)
+        return _facts(world, rows[0].env)
     finally:
         for row in rows:
             row.env.close()
 
 
-def _run(
-    env: EnvLike,
+def _play(
+    world: World,
     actor: Actor,
-    seeds: list[int],
     rows: list[_Row],
-    record: bool,
-    progress: Progress | None,
-) -> Rollout:
-    total = len(seeds)
-    returns, lengths = np.zeros(total), np.zeros(total, np.int64)
-    terminated = np.zeros(total, np.bool_)
-    success: list[bool | None] = [None] * total
-    episodes: list[Episode | None] = [None] * total
-    space, spec = rows[0].env.action_space, rows[0].env.spec
+    take: Callable[[], int | None],
+    finished: Callable[[Played], None],
+    pause: Callable[[], None] | None,
+) -> None:
+    seeds, record = world.seeds, world.record
+    space = rows[0].env.action_space
     action_dim = space.shape[0] if isinstance(space, gym.spaces.Box) else -1
-    alive = list(rows)
-    obs = [_begin(row, i, seeds[i], record) for i, row in enumerate(alive)]
+    alive: list[_Row] = []
+    obs: list[NDArray[Any]] = []
+    for row in rows:
+        i = take()
+        if i is None:
+            break
+        obs.append(row.begin(i, seeds[i], record))
+        alive.append(row)
     reward, resets = np.zeros(len(alive)), np.ones(len(alive), np.bool_)
-    queued, done = len(alive), 0
+    index = np.array([row.index for row in alive])
     while alive:
-        index = np.array([row.index for row in alive])
-        # A fresh array at every step: an actor may keep what it was given.
+        # Fresh arrays at every step: an actor may keep what it was given.
         actions = np.asarray(actor(np.array(obs, np.float64), reward, resets, index))
-        _check_actions(actions, (len(alive), action_dim), index, lengths, seeds)
-        reward, resets = np.zeros(len(alive)), np.zeros(len(alive), np.bool_)
-        keep: list[int] = []
+        _check_actions(actions, (len(alive), action_dim), alive, seeds)
+        gains = [0.0] * len(alive)
+        resets = np.zeros(len(alive), np.bool_)
+        ended: list[int] = []
         for k, row in enumerate(alive):
-            obs[k], gain, ended, cut, info = row.env.step(actions[k])
-            i = row.index
-            row.total += float(gain)
+            obs[k], gain, terminated, cut, info = row.env.step(actions[k])
+            gains[k] = gain = float(gain)
+            row.total += gain
+            row.length += 1
             reached = info.get("success", info.get("is_success"))
             if reached is not None:
                 row.success = bool(row.success or reached)
-            reward[k] = gain
-            lengths[i] += 1
             if record:
                 row.obs.append(np.array(obs[k]))
                 row.actions.append(np.array(actions[k]))
-                row.rewards.append(float(gain))
-            if not (ended or cut):
-                keep.append(k)
-                continue
-            returns[i], terminated[i], success[i] = row.total, ended, row.success
-            if record:
-                episodes[i] = _episode(row, bool(ended), seeds[i])
-            done += 1
-            if progress is not None:
-                progress(done, total)
-            if queued < total:
-                obs[k] = _begin(row, queued, seeds[queued], record)
-                reward[k], resets[k] = 0.0, True
-                queued += 1
-                keep.append(k)
-        if len(keep) < len(alive):
+                row.rewards.append(gain)
+            if terminated or cut:
+                finished(row.end(bool(terminated), seeds[row.index], record))
+                i = take()
+                if i is None:
+                    ended.append(k)
+                else:
+                    obs[k], gains[k], resets[k] = row.begin(i, seeds[i], record), 0.0, True
+        reward = np.array(gains)
+        if ended:
+            keep = [k for k in range(len(alive)) if k not in ended]
             alive, obs = [alive[k] for k in keep], [obs[k] for k in keep]
             reward, resets = reward[keep], resets[keep]
             hook = getattr(actor, "keep", None)
             if hook is not None and alive:
                 hook(np.array(keep))
+        if ended or resets.any():
+            index = np.array([row.index for row in alive])
+        if pause is not None:
+            pause()
+
+
+def _facts(world: World, env: gym.Env[Any, Any]) -> dict[str, Any]:
+    name, spec, space = world.env, env.spec, env.action_space
+    return {
+        "env_id": name if isinstance(name, str) else (spec.id if spec is not None else ""),
+        "action_low": np.asarray(getattr(space, "low", ()), np.float32),
+        "action_high": np.asarray(getattr(space, "high", ()), np.float32),
+        "obs_keys": world.obs_keys,
+        "env_kwargs": world.env_kwargs,
+    }
+
+
+def _collect(played: list[Played]) -> Rollout:
+    successes = [p.success for p in played]
+    episodes = tuple(p.episode for p in played if p.episode is not None)
     return Rollout(
-        returns,
-        lengths,
-        terminated,
-        np.array([bool(s) for s in success]) if any(s is not None for s in success) else None,
-        tuple(e for e in episodes if e is not None) if record else None,
-        env if isinstance(env, str) else (spec.id if spec is not None else ""),
-        np.asarray(getattr(space, "low", ()), np.float32),
-        np.asarray(getattr(space, "high", ()), np.float32),
-    )
-
-
-def _begin(row: _Row, index: int, seed: int, record: bool) -> NDArray[Any]:
-    row.index, row.total, row.success = index, 0.0, None
-    obs, _ = row.env.reset(seed=seed)
-    if record:
-        row.obs, row.actions, row.rewards = [np.array(obs)], [], []
-    return obs
-
-
-def _episode(row: _Row, terminated: bool, seed: int) -> Episode:
-    return Episode(
-        np.stack(row.obs), np.stack(row.actions), np.array(row.rewards), terminated, seed
+        np.array([p.total for p in played]),
+        np.array([p.length for p in played], np.int64),
+        np.array([p.terminated for p in played], np.bool_),
+        np.array([bool(s) for s in successes]) if any(s is not None for s in successes) else None,
+        episodes or None,
     )
 
 
 def _check_actions(
-    actions: NDArray[Any],
-    shape: tuple[int, int],
-    index: NDArray[np.int64],
-    lengths: NDArray[np.int64],
-    seeds: list[int],
+    actions: NDArray[Any], shape: tuple[int, int], alive: list[_Row], seeds: list[int]
 ) -> None:
     if actions.ndim != 2 or len(actions) != shape[0] or (shape[1] >= 0 and actions.shape != shape):
         raise UserError(f"the actor returned actions of shape {actions.shape}, not {shape}")
     if not np.isfinite(actions).all():
-        i = int(index[np.flatnonzero(~np.isfinite(actions).all(axis=1))[0]])
+        row = alive[np.flatnonzero(~np.isfinite(actions).all(axis=1))[0]]
         raise UserError(
-            f"episode {i} (seed {seeds[i]}), step {lengths[i]}: the actor's action is not finite; "
-            f"its training has diverged, try a lower learning rate or an earlier checkpoint"
+            f"episode {row.index} (seed {seeds[row.index]}), step {row.length}: the actor's action "
+            f"is not finite; its training has diverged, try a lower learning rate or an earlier "
+            f"checkpoint"
         )

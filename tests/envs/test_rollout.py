@@ -138,7 +138,7 @@ def test_environments_are_closed_when_the_actor_fails() -> None:
 
 @pytest.mark.parametrize(("seeds", "num_envs"), [([], 4), ([1], 0)])
 def test_an_empty_queue_is_refused(seeds: list[int], num_envs: int) -> None:
-    with pytest.raises(UserError, match="both need 1 or more"):
+    with pytest.raises(UserError, match="need 1 or more"):
         rollout(Walk, Memory(), seeds, num_envs=num_envs)
 
 

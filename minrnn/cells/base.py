@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from minrnn.checks import check_state
+from minrnn.checks import check_inputs, check_state
 from minrnn.interface import SequenceMixer, State, state_dtype
 from minrnn.scan.gates import CANDIDATES
 
@@ -57,8 +57,25 @@ class MinimalCell(SequenceMixer):
         """Show the candidate in the module's printout."""
         return f"candidate_kind={self.candidate_kind!r}"
 
-    def _advance(self, a: Tensor, b: Tensor, state: State | None, resets: Tensor | None) -> Tensor:
-        # One step: h = a * h + b. a, b: (B, hidden), in the dtype that states are kept in.
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a and b, (..., hidden), of h_t = a_t * h_{t-1} + b_t. x: (..., dim).
+
+        They are in the dtype that states are kept in.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to implement coefficients")
+
+    def step(
+        self, x: Tensor, state: State | None = None, resets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Read (B, dim); see `SequenceMixer.step`."""
+        check_inputs(x, resets, self.dim, step=True)
+        h = self.advance(*self.coefficients(x), state, resets)
+        return self.output(h, x.dtype), h
+
+    def advance(
+        self, a: Tensor, b: Tensor, state: State | None = None, resets: Tensor | None = None
+    ) -> Tensor:
+        """Return h (B, hidden) after one step. a, b: (B, hidden), from `coefficients`."""
         fresh = None if self.initial is None else self.initial.to(a.dtype)
         if state is None:
             h = b if fresh is None else torch.addcmul(b, a, fresh)
@@ -73,6 +90,7 @@ class MinimalCell(SequenceMixer):
     def _checked(self, state: State, batch: int) -> Tensor:
         return check_state(self, state, [(batch, self.hidden)])[0]
 
-    def _output(self, h: Tensor, x: Tensor) -> Tensor:
-        # The down-projection runs in the dtype of x (autocast has its own opinion); h stays as is.
-        return cast(Tensor, self.down(h.to(x.dtype)))
+    def output(self, h: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return what is shown of h, (..., dim), in the dtype of the input."""
+        # The down-projection runs in that dtype (autocast has its own opinion).
+        return cast(Tensor, self.down(h.to(dtype)))

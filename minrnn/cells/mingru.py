@@ -60,24 +60,17 @@ class MinGRU(MinimalCell):
         """Read (B, T, dim); see `SequenceMixer.forward`. The state is h, (B, hidden)."""
         check_inputs(x, resets, self.dim)
         h0 = None if state is None else self._checked(state, x.shape[0])
-        k, c = self.gate(x), self.candidate(x)
         if self.signed:
-            a, b = mingru_gates(k, c, self.candidate_kind, signed=True)
-            h, last = scan(a, b, h0, resets, init=self.initial)
+            h, last = scan(*self.coefficients(x), h0, resets, init=self.initial)
         else:
-            kind = self.candidate_kind
+            k, c, kind = self.gate(x), self.candidate(x), self.candidate_kind
             h, last = mingru_scan(k, c, h0, resets, init=self.initial, candidate=kind)
-        return self._output(h, x), last
+        return self.output(h, x.dtype), last
 
-    def step(
-        self, x: Tensor, state: State | None = None, resets: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Read (B, dim); see `SequenceMixer.step`."""
-        check_inputs(x, resets, self.dim, step=True)
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a and b of h_t = a_t * h_{t-1} + b_t; see `MinimalCell.coefficients`."""
         k, c = self.gate(x), self.candidate(x)
-        a, b = mingru_gates(k, c, self.candidate_kind, self.signed)
-        h = self._advance(a, b, state, resets)
-        return self._output(h, x), h
+        return mingru_gates(k, c, self.candidate_kind, self.signed)
 
     def extra_repr(self) -> str:
         """Show the options in the module's printout."""

@@ -65,11 +65,10 @@ class MinLSTM(MinimalCell):
         """Read (B, T, dim); see `SequenceMixer.forward`. The state is h, (B, hidden)."""
         check_inputs(x, resets, self.dim)
         h0 = None if state is None else self._checked(state, x.shape[0])
-        f, i, c = self.forget_gate(x), self.input_gate(x), self.candidate(x)
         if self.signed:
-            a, b = minlstm_gates(f, i, c, self.candidate_kind, self.normalize, signed=True)
-            h, last = scan(a, b, h0, resets, init=self.initial)
+            h, last = scan(*self.coefficients(x), h0, resets, init=self.initial)
         else:
+            f, i, c = self.forget_gate(x), self.input_gate(x), self.candidate(x)
             h, last = minlstm_scan(
                 f,
                 i,
@@ -80,17 +79,12 @@ class MinLSTM(MinimalCell):
                 candidate=self.candidate_kind,
                 normalize=self.normalize,
             )
-        return self._output(h, x), last
+        return self.output(h, x.dtype), last
 
-    def step(
-        self, x: Tensor, state: State | None = None, resets: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Read (B, dim); see `SequenceMixer.step`."""
-        check_inputs(x, resets, self.dim, step=True)
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a and b of h_t = a_t * h_{t-1} + b_t; see `MinimalCell.coefficients`."""
         f, i, c = self.forget_gate(x), self.input_gate(x), self.candidate(x)
-        a, b = minlstm_gates(f, i, c, self.candidate_kind, self.normalize, self.signed)
-        h = self._advance(a, b, state, resets)
-        return self._output(h, x), h
+        return minlstm_gates(f, i, c, self.candidate_kind, self.normalize, self.signed)
 
     def extra_repr(self) -> str:
         """Show the options in the module's printout."""

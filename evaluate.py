@@ -48,6 +48,8 @@ class Options:
     """Episode i starts from `env.reset(seed=seed + i)`, the same for every target."""
     num_envs: int = 120
     """Environments stepped together; it does not change which episodes are played."""
+    num_procs: int = 1
+    """Processes that share those environments; as many as there are free cores is fastest."""
     device: str = "cpu"
     """auto, cpu, cuda, ... Acting with so small a model is fastest on the CPU."""
     engine: str = "auto"
@@ -83,6 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         episodes=options.episodes,
         seed=options.seed,
         num_envs=options.num_envs,
+        num_procs=options.num_procs,
         device=runtime.select_device(options.device),
         engine=options.engine,
         record=options.video,
@@ -160,8 +163,11 @@ def out(options: Options) -> Path:
 
 def check(options: Options) -> None:
     """Refuse values that cannot be meant."""
-    if min(options.episodes, options.window or 1, options.num_envs) < 1 or options.seed < 0:
-        raise UserError("--episodes, --window and --num-envs must be positive, --seed not negative")
+    counts = options.episodes, options.window, options.num_envs, options.num_procs
+    if min(1 if count is None else count for count in counts) < 1 or options.seed < 0:
+        raise UserError(
+            "--episodes, --window, --num-envs and --num-procs must be positive, --seed not negative"
+        )
     if not options.runs:
         raise UserError("name the folder of a run: python evaluate.py runs/...")
     if not all(math.isfinite(target) for target in options.targets or ()):

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Here and not above, so that --help is instant.
     import torch
 
-    from agents import checkpoint, evaluation, plots, report, runtime
+    from agents import checkpoint, evaluation, plots, report, runs, runtime
     from agents.decision import DecisionModel
     from agents.runlog import RunLog, episode_bar, read_metrics, say
     from agents.trainer import Trainer
@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     folder = make_run_dir(config)
     config = dataclasses.replace(config, run_dir=folder)
     checkpoint.write_json(folder / "config.json", configs.to_dict(config))
+    returns = {"name": data.name, "returns": data.returns.tolist()}
+    checkpoint.write_json(folder / runs.DATA_FILE, returns)
     say(describe(config, data, model, device))
 
     targets = config.eval.targets or ()

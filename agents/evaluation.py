@@ -33,6 +33,8 @@ class Result:
     """(episodes,) False where the time limit ended the episode."""
     num_runs: int = 1
     """Trained runs, each with as many of the episodes."""
+    engine: str = ""
+    """What ran the model's steps (see agents.engines)."""
     actions: tuple[np.ndarray, ...] | None = None
     """Each episode's actions (T, A), where they were asked for."""
 
@@ -90,6 +92,7 @@ def pool(results: Sequence[Result]) -> Result:
         joined("success"),
         joined("terminated"),
         sum(result.num_runs for result in results),
+        ", ".join(dict.fromkeys(result.engine for result in results)),
         None if None in lists else tuple(a for actions in lists for a in actions or ()),
     )
 
@@ -107,6 +110,7 @@ def evaluate(
     window: int | None = None,
     device: torch.device | str = "cpu",
     engine: str = "auto",
+    num_procs: int = 1,
     record: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Result]:
@@ -114,7 +118,8 @@ def evaluate(
 
     Every queued episode counts, however long it takes. `env_kwargs` and `obs_keys` are those of the
     data (see envs.make.make_env). `window` re-runs that many last steps at each step instead of
-    carrying the state, which `engine` does (see agents.engines). `record` keeps the actions.
+    carrying the state, which `engine` does (see agents.engines). `num_envs` environments, in
+    `num_procs` processes, are stepped at once. `record` keeps the actions.
     """
     asked = np.repeat(np.asarray(targets, dtype=np.float64), episodes)
     seeds = [seed + i for _ in targets for i in range(episodes)]
@@ -136,6 +141,7 @@ def evaluate(
                 obs_keys=obs_keys,
                 env_kwargs=env_kwargs,
                 num_envs=num_envs,
+                num_procs=num_procs,
                 record=record,
                 progress=progress,
             )
@@ -152,6 +158,7 @@ def evaluate(
                 played.lengths[part],
                 None if played.success is None else played.success[part],
                 played.terminated[part],
+                engine=policy.engine.name,
                 actions=tuple(actions[part]) if record else None,
             )
         )

@@ -71,7 +71,7 @@ def page(
         "<h2>Protocol</h2>",
         _protocol(report["protocol"]),
         "<h2>Every episode</h2>",
-        *(_episodes(name, rows) for name, rows in report["results"].items()),
+        *(_episodes(report, name) for name in report["results"]),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -119,10 +119,14 @@ def _with_interval(row: Mapping[str, Any], key: str, ends: str, number: Any) -> 
     return f"{number(row[key])} <small>{interval(row[ends], number)}</small>"
 
 
-def _episodes(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _episodes(report: Report, name: str) -> str:
+    rows, protocol = report["results"][name], report["protocol"]
+    runs, seed = protocol["runs"], protocol["seeds"][0]
+    runs = runs[name] if isinstance(runs, Mapping) else runs
     number = number_format(value for row in rows for value in row["returns"])
-    head = ["episode", *(f"asked {number(row['target'])}" for row in rows)]
-    lines = [[str(i)] for i in range(len(rows[0]["returns"]))]
+    head = ["run, seed of the episode", *(f"asked {number(row['target'])}" for row in rows)]
+    each = range(seed, seed + len(rows[0]["returns"]) // len(runs))
+    lines = [[f"{escape(run)}, {i}"] for run in runs for i in each]
     for row in rows:
         for cells, value, steps in zip(lines, row["returns"], row["lengths"], strict=True):
             cells.append(f"{number(value)} <small>{steps} steps</small>")
@@ -152,8 +156,8 @@ def _videos(line: str, films: Sequence[Video]) -> str:
     cells = "".join(
         f'<figure><video controls playsinline preload="metadata" '
         f'poster="{_data("image/jpeg", film.poster)}" src="{_data("video/mp4", film.mp4)}"></video>'
-        f"<figcaption>{escape(film.title)}: return {film.total:.1f}, {film.steps} steps, seed "
-        f"{film.seed}</figcaption></figure>"
+        f"<figcaption>{escape(film.title)}: return {film.total:.1f}, {film.steps} steps; "
+        f"{escape(film.run)}, seed {film.seed}</figcaption></figure>"
         for film in films
     )
     asked = f"asked {films[0].target:g}"

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from envs.errors import UserError
-from envs.make import make_env
+from envs.make import make_env, make_raw
 
 INSTALL = (
     "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (EGL) or libosmesa6 (OSMesa); "
@@ -29,16 +29,41 @@ def rendering_env(
 
     Raises UserError where it has no such mode, or where this machine cannot draw.
     """
-    choose_backend()
     arguments = {**(env_kwargs or {}), "render_mode": "rgb_array"}
     env = make_env(env_id, obs_keys=obs_keys, env_kwargs=arguments)
     modes = env.metadata.get("render_modes", [])
     if "rgb_array" not in modes:
         env.close()
         raise UserError(f"{env_id} cannot be filmed: it draws {', '.join(modes) or 'nothing'}")
+    if _draws_with_mujoco(env):
+        choose_backend(env_id)
     if not any(key.startswith("camera") for key in env_kwargs or {}):
         follow(env)
     return env
+
+
+def window_env(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    """Make an environment that shows itself in a window as it is stepped."""
+    env = make_raw(env_id, env_kwargs={**env_kwargs, "render_mode": "human"})
+    follow(env)
+    return Following(env)
+
+
+class Following(gym.Wrapper[Any, Any, Any, Any]):
+    """Let MuJoCo's window go along with what moves."""
+
+    def reset(self, **options: Any) -> Any:
+        """Reset the environment, which opens its window."""
+        started = self.env.reset(**options)
+        renderer = getattr(self.unwrapped, "mujoco_renderer", None)
+        if renderer is not None and renderer.viewer is not None:
+            mujoco: Any = importlib.import_module("mujoco")
+            renderer.viewer._hide_menu = True  # it lies over half of the picture; H shows it
+            camera = _track(renderer.model)
+            if camera >= 0:
+                renderer.viewer.cam.type = mujoco.mjtCamera.mjCAMERA_FIXED
+                renderer.viewer.cam.fixedcamid = camera
+        return started
 
 
 def follow(env: gym.Env[Any, Any]) -> None:
@@ -49,13 +74,18 @@ def follow(env: gym.Env[Any, Any]) -> None:
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
     if renderer is None:
         return
-    mujoco: Any = importlib.import_module("mujoco")
-    track = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
-    if track >= 0:
-        renderer.camera_id = track
+    camera = _track(renderer.model)
+    if camera >= 0:
+        renderer.camera_id = camera
     # Without a graphics card a picture takes 36 ms so, and 150 ms by default.
     renderer.model.vis.quality.shadowsize = 1024
     renderer.model.vis.quality.offsamples = 0
+
+
+def _track(model: Any) -> int:
+    """Return the id of the camera that goes along with the robot, -1 where there is none."""
+    mujoco: Any = importlib.import_module("mujoco")
+    return mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
 
 
 def frame(env: gym.Env[Any, Any]) -> np.ndarray:
@@ -74,14 +104,32 @@ def frame(env: gym.Env[Any, Any]) -> np.ndarray:
     return image
 
 
-def choose_backend() -> None:
-    """Set MUJOCO_GL to what works here, unless it is set: gymnasium itself would take a window."""
+def choose_backend(env_id: str) -> None:
+    """Set MUJOCO_GL to what works here, unless it is set: gymnasium would take a window's first.
+
+    Raises UserError, with what to install, where there is none, and no display either.
+    """
     if "MUJOCO_GL" in os.environ or not sys.platform.startswith("linux"):
         return
     for name in ("egl", "osmesa"):
         if _works(name):
             os.environ["MUJOCO_GL"] = name
             return
+    if not has_display():
+        raise UserError(f"{env_id} cannot be drawn here, without a screen; {INSTALL}")
+
+
+def has_display() -> bool:
+    """Whether windows can be opened here."""
+    if sys.platform.startswith("linux"):
+        return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return True
+
+
+def _draws_with_mujoco(env: gym.Env[Any, Any]) -> bool:
+    """Whether MuJoCo draws an environment or, as in mazes, one that it holds."""
+    held = [env.unwrapped, *vars(env.unwrapped).values()]
+    return any("mujoco" in cls.__module__ for thing in held for cls in type(thing).__mro__)
 
 
 @functools.cache

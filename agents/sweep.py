@@ -89,7 +89,7 @@ def play(checkpoints: Sequence[Checkpoint], plan: Plan) -> list[Line]:
             name = " ".join(part for part in (setting, checkpoint, how) if part)
             played = [_play(name, member, asked, window, plan) for member in members]
             results = [evaluation.pool(same) for same in zip(*played, strict=True)]
-            protocol = _protocol(members, asked, window, plan)
+            protocol = _protocol(members, asked, window, plan) | {"engine": results[0].engine}
             lines.append(Line(name, setting, tuple(members), window, results, protocol, returns))
     return lines
 
@@ -134,6 +134,7 @@ def _play(
             episodes=plan.episodes,
             seed=plan.seed,
             num_envs=plan.num_envs,
+            num_procs=plan.num_procs,
             env_kwargs=facts["env_kwargs"],
             obs_keys=facts["obs_keys"],
             window=window,

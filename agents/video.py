@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from agents.evaluation import Result
 from agents.rendering import frame, rendering_env
 from agents.report import best_median_worst
+from agents.runlog import episode_bar
 from agents.runs import Checkpoint
 from agents.sweep import Line
 from envs.errors import UserError
@@ -31,7 +32,10 @@ class Video:
     title: str
     """best, median or worst."""
     target: float
+    run: str
+    """The run whose agent played."""
     seed: int
+    """What the environment was reset with."""
     total: float
     """The return, equal to the one that was evaluated."""
     steps: int
@@ -56,9 +60,12 @@ def film(line: Line, first_seed: int) -> list[Video]:
     this machine can neither draw nor encode, and where a replay does not end as it was evaluated.
     """
     result, videos = line.top, []
-    for title, place in best_median_worst(result.returns).items():
-        seed = first_seed + place % result.by_run(result.returns).shape[1]
-        videos.append(_film(line, result, place, seed, title))
+    places = best_median_worst(result.returns)
+    with episode_bar(f"film {line.name}", len(places)) as progress:
+        for title, place in places.items():
+            seed = first_seed + place % result.by_run(result.returns).shape[1]
+            videos.append(_film(line, result, place, seed, title))
+            progress(len(videos), len(places))
     return videos
 
 
@@ -85,7 +92,8 @@ def _film(line: Line, result: Result, place: int, seed: int, title: str) -> Vide
     poster = io.BytesIO()
     Image.fromarray(images[len(images) // 2]).save(poster, "JPEG", quality=80)
     mp4 = encode(images, real_time / every)
-    return Video(title, result.target, seed, total, len(actions), mp4, poster.getvalue())
+    run = line.members[place // result.by_run(result.returns).shape[1]].run.name
+    return Video(title, result.target, run, seed, total, len(actions), mp4, poster.getvalue())
 
 
 def _env(facts: dict[str, Any]) -> gym.Env[Any, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 
 import numpy as np
@@ -15,9 +13,10 @@ from rich.text import Text
 
 from agents.decision import DecisionModel
 from agents.policy import Policy
+from agents.rendering import has_display, window_env
 from agents.runs import Checkpoint
 from envs.errors import UserError
-from envs.make import make_env
+from envs.make import EnvLike, make_env
 from envs.rollout import Rollout, rollout
 
 REFRESH = 20
@@ -95,16 +94,18 @@ def watch(
     facts, kwargs = checkpoint.facts, dict(checkpoint.facts["env_kwargs"])
     env = make_env(facts["env_id"], obs_keys=facts["obs_keys"], env_kwargs=kwargs)
     fps = float(env.metadata.get("render_fps") or 0.0) if real_time else 0.0
-    if has_display() and "human" in env.metadata.get("render_modes", []):
-        kwargs["render_mode"] = "human"
+    windowed = has_display() and "human" in env.metadata.get("render_modes", [])
     env.close()
+    world: EnvLike = window_env if windowed else facts["env_id"]
+    if windowed:
+        kwargs = {"env_id": facts["env_id"], "env_kwargs": kwargs}
     title = f"{facts['env_id']}, {checkpoint.backbone} {checkpoint.name}, asked {target:g}, {seed=}"
     policy = Policy(checkpoint.model, [target], window=window, device=str(device), engine=engine)
     with Live(console=console, refresh_per_second=REFRESH, vertical_overflow="crop") as live:
         view = View(policy, checkpoint.model, target, live, title, fps)
         try:
             played = rollout(
-                facts["env_id"],
+                world,
                 view,
                 [seed],
                 obs_keys=facts["obs_keys"],
@@ -114,7 +115,7 @@ def watch(
         except UserError:
             raise
         except Exception as error:
-            if "render_mode" not in kwargs:
+            if not windowed:
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
@@ -122,13 +123,6 @@ def watch(
                 "WAYLAND_DISPLAY python evaluate.py ... --watch shows the episode as text"
             ) from error
     return played
-
-
-def has_display() -> bool:
-    """Whether windows can be opened here."""
-    if sys.platform.startswith("linux"):
-        return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    return True
 
 
 def _bars(name: str, values: np.ndarray, scaled: np.ndarray, rows: int, colour: str) -> Table:

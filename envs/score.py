@@ -179,12 +179,16 @@ def protocol_text(entries: dict[str, Any]) -> str:
     width = max(len(name) for name in entries)
     lines: list[str] = []
     for name, value in entries.items():
-        if isinstance(value, dict):
-            value = [f"{key}={item}" for key, item in value.items()]
-        if isinstance(value, list | tuple):
-            value = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
-        lines.append(f"{name.replace('_', ' '):<{width}}  {'-' if value is None else value}")
+        lines.append(f"{name.replace('_', ' '):<{width}}  {_plain(value)}")
     return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_plain(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+    return "-" if value is None else str(value)
 
 
 def _version(package: str) -> str | None:

@@ -28,7 +28,12 @@ def latency(seconds: Mapping[str, np.ndarray], title: str, theme: Theme = LIGHT)
             label = f"{name}: median {np.median(taken) * 1e6:.0f} µs"
             axes.plot(middle, median, color=f"C{place % 6}", linewidth=1.5, label=label)
             axes.fill_between(middle, low, high, color=f"C{place % 6}", alpha=0.2, linewidth=0)
-        axes.set_yscale("log")
+        medians = [np.median(taken) for taken in seconds.values()]
+        if max(medians) > 3 * min(medians):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+        else:
+            axes.set_ylim(0, 3e6 * max(medians))
         axes.set_xlabel("step of the episode")
         axes.set_ylabel("time of a step, µs")
         axes.set_title(title)

@@ -38,7 +38,7 @@ def returns(
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes, target in zip(panels.ravel(), targets, strict=False):
             if data_returns is not None:
-                behind(axes, data_returns, edges, ink)
+                behind(axes, data_returns, edges.tolist(), ink)
             for place, (name, line) in enumerate(results.items()):
                 style = {"color": f"C{place % 6}", "alpha": 0.5, "label": name}
                 for result in line:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 Theme = dict[Any, Any]
 """Settings of matplotlib (rcParams)."""
 
-MARKERS = "os^DvP"
-"""One for each line of a plot, as far as they go: colours are not all there is to tell it by."""
+MARKERS = "os^DvPX"
+"""Seven, and six colours: lines are told apart by both."""
 
 
 def _theme(paper: str, ink: str, grid: str, colours: list[str]) -> Theme:
@@ -73,7 +73,7 @@ def render(figure: Figure, theme: Theme = LIGHT, format: str = "png", dpi: int =
     return image.getvalue()
 
 
-def behind(axes: Axes, values: np.ndarray, bins: int | np.ndarray, ink: str) -> None:
+def behind(axes: Axes, values: np.ndarray, bins: int | Sequence[float], ink: str) -> None:
     """Draw a faint histogram behind `axes`, at a scale of its own: the returns in the data."""
     back = axes.twinx()
     back.hist(values, bins, color=ink, alpha=0.16, linewidth=0)

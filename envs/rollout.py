@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.direct import Direct, direct
 from envs.errors import UserError
 from envs.make import EnvLike, make_env
 from envs.trajectories import Episode, Trajectories
@@ -106,7 +107,7 @@ class World:
 class _Row:
     """One environment and the episode that it is in."""
 
-    env: gym.Env[Any, Any]
+    env: gym.Env[Any, Any] | Direct
     index: int = -1
     total: float = 0.0
     length: int = 0
@@ -209,7 +210,7 @@ def play(
     try:
         for _ in range(num_envs):
             made = make_env(world.env, obs_keys=world.obs_keys, env_kwargs=world.env_kwargs)
-            rows.append(_Row(made))
+            rows.append(_Row(direct(made)))
         _play(world, actor, rows, take, finished, pause)
         return _facts(world, rows[0].env)
     finally:
@@ -278,7 +279,7 @@ def _play(
             pause()
 
 
-def _facts(world: World, env: gym.Env[Any, Any]) -> dict[str, Any]:
+def _facts(world: World, env: gym.Env[Any, Any] | Direct) -> dict[str, Any]:
     name, spec, space = world.env, env.spec, env.action_space
     return {
         "env_id": name if isinstance(name, str) else (spec.id if spec is not None else ""),

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from agents.engines.tile import LANES, ROWS, VECTORS, ints, tile, total
+from agents.engines.tile import LANES, ROWS, VECTORS, ints, thin_tile, tile, total
 from minrnn.scan.cpu import launch
 from minrnn.scan.cpu.gates import activate, decay_and_input, exp
 from minrnn.scan.cpu.simd import (
@@ -50,15 +50,18 @@ def kernel() -> Callable[..., None]:
     sources = launch.sources() ^ int(own[:8], 16)  # in the closure: see launch.sources
 
     @launch.jit
-    def step(count, program, constants, work, state, obs, rtg, before, timestep, resets, action):
+    def step(
+        count, program, constants, work, picked, state, obs, rtg, before, timestep, resets, action
+    ):
         assert sources != -1
-        p, timestep = ints(program), ints(timestep)
+        p, timestep, picked = ints(program), ints(timestep), ints(picked)
         c, m, s = at(constants, "float32"), at(work, "float32"), at(state, "float32")
         obs, rtg, before = at(obs, "float32"), at(rtg, "float32"), at(before, "float32")
         marks, action = at(resets, "bool"), at(action, "float32")
         for first in range(0, count, p[CHUNK]):
             rows = min(p[CHUNK], count - first)
             _read(p, c, m, first, rows, obs, rtg, before, timestep)
+            chosen = 0
             for op in range(p[NUM_OPS]):
                 o = OPS + op * OP_SIZE
                 if p[o] == RECUR:
@@ -69,7 +72,12 @@ def kernel() -> Callable[..., None]:
                 number = rows * p[TOKENS] if token < 0 else rows
                 x, step_x = _place(p, p[o + 2], token)
                 y, step_y = _place(p, p[o + 3], token)
-                if p[o] == PRODUCT:
+                if p[o] == PRODUCT and chosen > 0:
+                    _thin_product(
+                        c, p[o + 4], p[o + 5], p[o + 6], p[o + 7], m, x, picked, chosen, y
+                    )
+                    chosen = 0
+                elif p[o] == PRODUCT:
                     x += p[o + 8]
                     _product(
                         c, p[o + 4], p[o + 5], p[o + 6], p[o + 7], m, x, step_x, y, step_y, number
@@ -82,6 +90,9 @@ def kernel() -> Callable[..., None]:
                 else:
                     for row in range(number):
                         _activate(m, x + row * step_x, p[o + 4], p[o + 5])
+                    # Of a row alone, the weights are what is waited for: those of zeros are left.
+                    if number == 1 and not p[o + 5]:
+                        chosen = _pick(m, x, p[o + 4], picked)
             _write(p, c, m, first, rows, action)
 
     return step
@@ -139,23 +150,50 @@ def _product(c, w, depth, columns, add, m, x, step_x, y, step_y, number):
     while columns > 0:
         row, xr, yr = 0, x, y
         if columns >= wide:
-            while number - row >= ROWS:
-                tile(c, w, m, xr, step_x, depth, m, yr, step_y, add, ROWS, VECTORS)
-                row, xr, yr = row + ROWS, xr + ROWS * step_x, yr + ROWS * step_y
-            while number - row >= 2:
-                tile(c, w, m, xr, step_x, depth, m, yr, step_y, add, 2, VECTORS)
-                row, xr, yr = row + 2, xr + 2 * step_x, yr + 2 * step_y
+            while number - row >= ROWS[0]:
+                tile(c, w, m, xr, step_x, depth, m, yr, step_y, add, ROWS[0], VECTORS)
+                row, xr, yr = row + ROWS[0], xr + ROWS[0] * step_x, yr + ROWS[0] * step_y
+            if number - row >= ROWS[1]:
+                tile(c, w, m, xr, step_x, depth, m, yr, step_y, add, ROWS[1], VECTORS)
+                row, xr, yr = row + ROWS[1], xr + ROWS[1] * step_x, yr + ROWS[1] * step_y
+            if number - row >= ROWS[2]:
+                tile(c, w, m, xr, step_x, depth, m, yr, step_y, add, ROWS[2], VECTORS)
+                row, xr, yr = row + ROWS[2], xr + ROWS[2] * step_x, yr + ROWS[2] * step_y
             if number > row:
                 tile(c, w, m, xr, step_x, depth, m, yr, step_y, add, 1, VECTORS)
             w, y, columns = w + (1 + depth) * wide, y + wide, columns - wide
         else:
-            while number - row >= ROWS:
-                tile(c, w, m, xr, step_x, depth, m, yr, step_y, add, ROWS, 1)
-                row, xr, yr = row + ROWS, xr + ROWS * step_x, yr + ROWS * step_y
+            while number - row >= ROWS[0]:
+                tile(c, w, m, xr, step_x, depth, m, yr, step_y, add, ROWS[0], 1)
+                row, xr, yr = row + ROWS[0], xr + ROWS[0] * step_x, yr + ROWS[0] * step_y
             while number > row:
                 tile(c, w, m, xr, step_x, depth, m, yr, step_y, add, 1, 1)
                 row, xr, yr = row + 1, xr + step_x, yr + step_y
             w, y, columns = w + (1 + depth) * LANES, y + LANES, columns - LANES
+
+
+@inline
+def _thin_product(c, w, depth, columns, add, m, x, picked, count, y):
+    wide = VECTORS * LANES
+    while columns > 0:
+        if columns >= wide:
+            thin_tile(c, w, m, x, picked, count, m, y, add, VECTORS)
+            w, y, columns = w + (1 + depth) * wide, y + wide, columns - wide
+        else:
+            thin_tile(c, w, m, x, picked, count, m, y, add, 1)
+            w, y, columns = w + (1 + depth) * LANES, y + LANES, columns - LANES
+
+
+@inline
+def _pick(m, x, columns, picked):
+    # Leave a row's numbers other than zero, in front; one at least.
+    count = 0
+    for i in range(columns):
+        value = m[x + i]
+        m[x + count] = value
+        picked[count] = i
+        count += value != 0.0  # NaN is
+    return max(count, 1)
 
 
 @inline

@@ -36,15 +36,16 @@ class Numba:
         self._aligned = aligned
         self._kernel = kernel()
         self._program = program = Program(model)
-        self._fixed = program.numbers, program.constants, aligned(program.work)
+        picked = np.zeros(program.widest, np.int64)
+        self._fixed = program.numbers, program.constants, aligned(program.work), picked
         self._sizes = model.obs_dim, model.action_dim
-        self.start(0)
+        self._fit(self._rows(0))
 
     def start(self, rows: int) -> None:
         """See `Engine.start`."""
-        state = self._rows(rows)
-        state[:] = self._program.start
-        self._fit(state)
+        if rows != len(self._state):
+            self._fit(self._rows(rows))
+        self._state[:] = self._program.start
 
     def step(
         self,

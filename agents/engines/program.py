@@ -22,7 +22,7 @@ from minrnn.mlp import MLP
 from minrnn.scan.cpu.gates import CANDIDATES, GATES
 from minrnn.stack import Stack
 
-CHUNK = 32
+CHUNK = 36
 """Environments whose work is done together: their buffers stay in the cache, beside a layer."""
 
 _KNOWN = (
@@ -118,7 +118,7 @@ class Program:
             head[k.BUFFERS + 2 * name] = self.work
             head[k.BUFFERS + 2 * name + 1] = width
             self.work += CHUNK * (1 if name == k.INPUT else self._tokens) * width
-        self.state = head[k.STATE]
+        self.state, self.widest = head[k.STATE], widths[k.GATES]
         self.constants = _large(self._size)
         self.constants[:] = np.concatenate(self._parts)
         self.numbers = np.array([*head, *itertools.chain.from_iterable(self._ops)], np.int64)

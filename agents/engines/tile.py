@@ -21,8 +21,8 @@ LANES = 16
 _WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
 VECTORS = 4 if _WIDE else 2
 """Vectors of columns in a block; the columns that are left over come in blocks of one."""
-ROWS = 4 if _WIDE else 2
-"""Rows of a tile at most. With VECTORS: as many sums as there are registers for."""
+ROWS = (6, 4, 2) if _WIDE else (2, 2, 2)
+"""Rows of a tile, largest first. With VECTORS: as many sums as there are registers for."""
 
 
 def padded(size: int) -> int:
@@ -78,65 +78,89 @@ def tile(typing, w, at_w, x, at_x, step_x, depth, out, at_out, step_out, add, ro
     w, x, out: pointers to float32. at_*: where to begin. step_*: from one row to the next.
     add: 1 to add to what is there, else 0. rows and vectors are constants.
     """
-    R, V = rows.literal_value, vectors.literal_value
-    i64, number = ir.IntType(64), ir.FloatType()
-    vector = ir.VectorType(number, LANES)
+    shape = rows.literal_value, vectors.literal_value
 
     def generate(context, builder, signature, values):
-        w, at_w, x, at_x, step_x, depth, out, at_out, step_out, add = values[:10]
-
-        def place(pointer, index):
-            return builder.bitcast(builder.gep(pointer, [index]), vector.as_pointer())
-
-        def column(index, v):
-            return builder.add(index, i64(LANES * v))
-
-        def row(pointer, start, step, r):
-            return builder.gep(pointer, [builder.add(start, builder.mul(step, i64(r)))])
-
-        bias = [builder.load(place(w, column(at_w, v)), align=64) for v in range(V)]
-        inputs = [row(x, at_x, step_x, r) for r in range(R)]
-        first = builder.gep(w, [builder.add(at_w, i64(LANES * V))])
-        before = builder.block
-        body = builder.append_basic_block("inputs")
-        after = builder.append_basic_block("sums")
-        builder.branch(body)
-
-        builder.position_at_end(body)
-        k = builder.phi(i64)
-        k.add_incoming(i64(0), before)
-        sums = [builder.phi(vector) for _ in range(R * V)]
-        start = builder.mul(k, i64(LANES * V))
-        weights = [builder.load(place(first, column(start, v)), align=64) for v in range(V)]
-        new = []
-        for r in range(R):
-            value = builder.load(builder.gep(inputs[r], [k]))
-            undefined = ir.Constant(vector, ir.Undefined)
-            lane = builder.insert_element(undefined, value, ir.IntType(32)(0))
-            none = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
-            everywhere = builder.shuffle_vector(lane, undefined, none)
-            for v in range(V):
-                product = builder.fmul(everywhere, weights[v], flags=("contract",))
-                new.append(builder.fadd(sums[r * V + v], product, flags=("contract",)))
-        following = builder.add(k, i64(1))
-        k.add_incoming(following, body)
-        for i, phi in enumerate(sums):
-            phi.add_incoming(bias[i % V], before)
-            phi.add_incoming(new[i], body)
-        builder.cbranch(builder.icmp_signed("<", following, depth), body, after)
-
-        builder.position_at_end(after)
-        adds = builder.icmp_signed("!=", add, add.type(0))
-        with builder.if_else(adds) as (yes, no):
-            for branch, old in ((yes, True), (no, False)):
-                with branch:
-                    for i, value in enumerate(new):
-                        target = place(row(out, at_out, step_out, i // V), i64(LANES * (i % V)))
-                        if old:
-                            value = builder.fadd(builder.load(target, align=4), value)
-                        builder.store(value, target, align=4)
+        _emit(builder, *values[:10], *shape, None)
         return context.get_dummy_value()
 
     return types.void(
         w, at_w, x, at_x, step_x, depth, out, at_out, step_out, add, rows, vectors
     ), generate
+
+
+@intrinsic(prefer_literal=True)
+def thin_tile(typing, w, at_w, x, at_x, picked, depth, out, at_out, add, vectors):
+    """Do as `tile` for one row of which `depth` inputs are not zero: x holds these alone.
+
+    picked: a pointer to int64, which inputs they are, in order. Only their weights are read.
+    """
+    count = vectors.literal_value
+
+    def generate(context, builder, signature, values):
+        w, at_w, x, at_x, picked, depth, out, at_out, add = values[:9]
+        none = ir.IntType(64)(0)
+        _emit(
+            builder, w, at_w, x, at_x, none, depth, out, at_out, none, add, 1, count, picked
+        )  # fmt: skip
+        return context.get_dummy_value()
+
+    return types.void(w, at_w, x, at_x, picked, depth, out, at_out, add, vectors), generate
+
+
+def _emit(builder, w, at_w, x, at_x, step_x, depth, out, at_out, step_out, add, R, V, picked):
+    i64, i32, number = ir.IntType(64), ir.IntType(32), ir.FloatType()
+    vector = ir.VectorType(number, LANES)
+    undefined = ir.Constant(vector, ir.Undefined)
+
+    def place(pointer, index):
+        return builder.bitcast(builder.gep(pointer, [index]), vector.as_pointer())
+
+    def column(index, v):
+        return builder.add(index, i64(LANES * v))
+
+    def row(pointer, start, step, r):
+        return builder.gep(pointer, [builder.add(start, builder.mul(step, i64(r)))])
+
+    bias = [builder.load(place(w, column(at_w, v)), align=64) for v in range(V)]
+    inputs = [row(x, at_x, step_x, r) for r in range(R)]
+    first = builder.gep(w, [builder.add(at_w, i64(LANES * V))])
+    before = builder.block
+    body = builder.append_basic_block("inputs")
+    after = builder.append_basic_block("sums")
+    builder.branch(body)
+
+    builder.position_at_end(body)
+    k = builder.phi(i64)
+    k.add_incoming(i64(0), before)
+    sums = [builder.phi(vector) for _ in range(R * V)]
+    index = k if picked is None else builder.load(builder.gep(picked, [k]))
+    start = builder.mul(index, i64(LANES * V))
+    weights = [builder.load(place(first, column(start, v)), align=64) for v in range(V)]
+    new = []
+    for r in range(R):
+        value = builder.load(builder.gep(inputs[r], [k]))
+        lane = builder.insert_element(undefined, value, i32(0))
+        everywhere = builder.shuffle_vector(
+            lane, undefined, ir.Constant(ir.VectorType(i32, LANES), None)
+        )
+        for v in range(V):
+            product = builder.fmul(everywhere, weights[v], flags=("contract",))
+            new.append(builder.fadd(sums[r * V + v], product, flags=("contract",)))
+    following = builder.add(k, i64(1))
+    k.add_incoming(following, body)
+    for i, phi in enumerate(sums):
+        phi.add_incoming(bias[i % V], before)
+        phi.add_incoming(new[i], body)
+    builder.cbranch(builder.icmp_signed("<", following, depth), body, after)
+
+    builder.position_at_end(after)
+    adds = builder.icmp_signed("!=", add, add.type(0))
+    with builder.if_else(adds) as (yes, no):
+        for branch, old in ((yes, True), (no, False)):
+            with branch:
+                for i, value in enumerate(new):
+                    target = place(row(out, at_out, step_out, i // V), i64(LANES * (i % V)))
+                    if old:
+                        value = builder.fadd(builder.load(target, align=4), value)
+                    builder.store(value, target, align=4)

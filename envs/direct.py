@@ -96,11 +96,10 @@ class Direct:
 
     def step(self, action: NDArray[np.floating]) -> Step:
         """See `gymnasium.Env.step`; the info is empty."""
-        qpos, qvel, data = self._qpos, self._qvel, self._data
+        qpos, qvel = self._qpos, self._qvel
         before = qpos[0]
         self._ctrl[:] = action
-        self._mujoco.mj_step(self._model, data, self._skip)
-        self._mujoco.mj_rnePostConstraint(self._model, data)
+        self._mujoco.mj_step(self._model, self._data, self._skip)
         reward = self._forward * ((qpos[0] - before) / self._dt)
         obs = np.empty(self._size)
         obs[: self._split] = self._seen

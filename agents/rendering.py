@@ -29,12 +29,13 @@ def rendering_env(
 
     Raises UserError where it has no such mode, or where this machine cannot draw.
     """
+    plain = make_env(env_id, obs_keys=obs_keys, env_kwargs=env_kwargs)
+    modes = plain.metadata.get("render_modes", [])
+    plain.close()
+    if "rgb_array" not in modes:
+        raise UserError(f"{env_id} cannot be filmed: it draws {', '.join(modes) or 'nothing'}")
     arguments = {**(env_kwargs or {}), "render_mode": "rgb_array"}
     env = make_env(env_id, obs_keys=obs_keys, env_kwargs=arguments)
-    modes = env.metadata.get("render_modes", [])
-    if "rgb_array" not in modes:
-        env.close()
-        raise UserError(f"{env_id} cannot be filmed: it draws {', '.join(modes) or 'nothing'}")
     if _draws_with_mujoco(env):
         choose_backend(env_id)
     if not any(key.startswith("camera") for key in env_kwargs or {}):
@@ -71,15 +72,16 @@ def follow(env: gym.Env[Any, Any]) -> None:
 
     gymnasium's own camera stays where it is, and a walker is out of sight in two seconds.
     """
-    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
-    if renderer is None:
-        return
-    camera = _track(renderer.model)
-    if camera >= 0:
-        renderer.camera_id = camera
-    # Without a graphics card a picture takes 36 ms so, and 150 ms by default.
-    renderer.model.vis.quality.shadowsize = 1024
-    renderer.model.vis.quality.offsamples = 0
+    for thing in _held(env):
+        renderer = getattr(thing, "mujoco_renderer", None)
+        if renderer is None:
+            continue
+        camera = _track(renderer.model)
+        if camera >= 0 and thing is env.unwrapped:  # a maze is looked at as a whole
+            renderer.camera_id = camera
+        # Without a graphics card a picture takes 36 ms so, and 150 ms by default.
+        renderer.model.vis.quality.shadowsize = 1024
+        renderer.model.vis.quality.offsamples = 0
 
 
 def _track(model: Any) -> int:
@@ -128,8 +130,12 @@ def has_display() -> bool:
 
 def _draws_with_mujoco(env: gym.Env[Any, Any]) -> bool:
     """Whether MuJoCo draws an environment or, as in mazes, one that it holds."""
-    held = [env.unwrapped, *vars(env.unwrapped).values()]
-    return any("mujoco" in cls.__module__ for thing in held for cls in type(thing).__mro__)
+    return any("mujoco" in cls.__module__ for thing in _held(env) for cls in type(thing).__mro__)
+
+
+def _held(env: gym.Env[Any, Any]) -> list[Any]:
+    """Return an environment and all that it holds, such as a maze's robot."""
+    return [env.unwrapped, *vars(env.unwrapped).values()]
 
 
 @functools.cache

@@ -58,5 +58,5 @@ def test_training_and_evaluation_report_the_same_success_rate(checkout, small, t
     )
     printed = run(checkout, "evaluate.py", folder, "--episodes", 2)
     assert f"{100 * row['success_rate']:.1f} %" in printed
-    again = json.loads((folder / "evaluation.json").read_text())["results"]["last"]
+    again = json.loads((folder / "report.json").read_text())["results"]["last"]
     assert again == [row]

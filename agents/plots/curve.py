@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from agents.plots.theme import LIGHT, Theme, drawing
+from agents.plots.theme import LIGHT, Theme, drawing, log_scale
 
 Metrics = Sequence[Mapping[str, Any]]
 """The rows of a run's metrics.jsonl."""
@@ -58,7 +58,7 @@ def curves(
 def _panels(title: str):
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    above.set_yscale("log")
+    log_scale(above)
     above.set_ylabel("training loss")
     above.set_title(title)
     below.set_xlabel("update")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from agents.plots.theme import LIGHT, Theme, drawing
+from agents.plots.theme import LIGHT, Theme, drawing, log_scale
 
 PIECES = 40
 
@@ -30,8 +30,7 @@ def latency(seconds: Mapping[str, np.ndarray], title: str, theme: Theme = LIGHT)
             axes.fill_between(middle, low, high, color=f"C{place % 6}", alpha=0.2, linewidth=0)
         medians = [np.median(taken) for taken in seconds.values()]
         if max(medians) > 3 * min(medians):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
+            log_scale(axes)
         else:
             axes.set_ylim(0, 3e6 * max(medians))
         axes.set_xlabel("step of the episode")

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from cycler import cycler
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -82,3 +83,11 @@ def behind(axes: Axes, values: np.ndarray, bins: int | Sequence[float], ink: str
     axes.set_zorder(1)
     axes.patch.set_visible(False)
     axes.fill_between([], [], color=ink, alpha=0.16, linewidth=0, label="returns in the data")
+
+
+def log_scale(axes: Axes) -> None:
+    """Make the y axis logarithmic, with plain numbers at 1, 2, 5, 10, ..."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())

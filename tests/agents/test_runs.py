@@ -1,0 +1,117 @@
+"""Runs on the disk, the seeds of one setting, and the returns of their data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tests_support import tiny_model
+
+from agents import runs, sweep
+from agents.checkpoint import save_checkpoint, write_json
+from envs.errors import UserError
+
+
+def save(folder, *, targets=(1.0, 2.0), returns=(1.0, 3.0), backbone="mingru", **config):
+    """Write what a run of train.py leaves, as far as it is read here."""
+    facts = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": list(targets), "update": 7}
+    for name in ("last", "best"):
+        model = tiny_model(backbone=backbone)
+        save_checkpoint(folder / name, model, {**facts, "window": None})
+    write_json(folder / "config.json", {"seed": 0, "env": "toy/toy-v0", **config})
+    write_json(folder / runs.DATA_FILE, {"returns": list(returns)})
+    return folder
+
+
+def names(paths, which="last"):
+    return {
+        key: [c.run.name for c in group]
+        for key, group in runs.group(runs.find(paths, which)).items()
+    }
+
+
+def test_seeds_of_one_setting_lie_together(tmp_path):
+    paths = [save(tmp_path / f"s{i}", seed=i, device=f"cuda:{i}", run_dir=f"{i}") for i in range(2)]
+    assert names(paths, "both") == {("", "last"): ["s0", "s1"], ("", "best"): ["s0", "s1"]}
+    assert [c.seed for c in runs.find(paths, "last")] == [0, 1]
+
+
+def test_settings_are_called_by_what_sets_them_apart(tmp_path):
+    a = save(tmp_path / "a", optim={"lr": 0.1})
+    b = save(tmp_path / "b", optim={"lr": 0.2})
+    c = save(tmp_path / "c", backbone="minlstm", optim={"lr": 0.2}, seed=3)
+    assert names([a, b]) == {("lr=0.1", "last"): ["a"], ("lr=0.2", "last"): ["b"]}
+    assert names([a, c]) == {("mingru", "last"): ["a"], ("minlstm", "last"): ["c"]}
+    assert list(names([a, b, c])) == [
+        ("mingru lr=0.1", "last"),
+        ("mingru lr=0.2", "last"),
+        ("minlstm lr=0.2", "last"),
+    ]
+
+
+def test_how_a_run_was_evaluated_is_no_setting(tmp_path):
+    a = save(tmp_path / "a", eval={"every": 10}, optim={"compile": "on"})
+    b = save(tmp_path / "b", eval={"every": 20}, seed=1)
+    assert names([a, b]) == {("", "last"): ["a", "b"]}
+
+
+def test_a_run_named_twice_is_played_once(tmp_path):
+    a = save(tmp_path / "a")
+    assert names([a, a / ".." / "a"]) == {("", "last"): ["a"]}
+
+
+def test_a_checkpoint_alone_finds_its_run(tmp_path):
+    a = save(tmp_path / "a", seed=5)
+    (found,) = runs.find([a / "best"])
+    assert (found.name, found.run, found.seed) == ("best", a, 5)
+    assert runs.data_returns(found) is not None
+
+
+def test_no_checkpoint_names_the_way_to_one(tmp_path):
+    with pytest.raises(UserError, match=r"no checkpoint .*train\.py"):
+        runs.find([tmp_path])
+
+
+def test_a_damaged_config_is_named(tmp_path):
+    a = save(tmp_path / "a")
+    (a / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        runs.find([a])
+
+
+def test_returns_of_the_data_are_the_runs_own_or_unknown(tmp_path):
+    (found,) = runs.find([save(tmp_path / "a")], "last")
+    assert runs.data_returns(found).tolist() == [1.0, 3.0]
+    (tmp_path / "a" / runs.DATA_FILE).unlink()
+    assert runs.data_returns(found) is None
+    local = replace(found, facts={**found.facts, "data": "minrnn/hopper/medium-v0"})
+    assert runs.data_returns(local) is None  # and nothing has been rolled out
+
+
+def test_targets_are_those_named_or_quantiles_or_the_runs(tmp_path):
+    found = runs.find([save(tmp_path / "a")], "last")
+    data = np.array([0.0, 10.0])
+    assert sweep.choose_targets(found, sweep.Plan(targets=(5.0,)), data) == (5.0,)
+    assert sweep.choose_targets(found, sweep.Plan(quantiles=(0, 0.5, 0.5)), data) == (0.0, 5.0)
+    assert sweep.choose_targets(found, sweep.Plan(), data) == (1.0, 2.0)
+    with pytest.raises(UserError, match=r"--quantiles needs .*--targets"):
+        sweep.choose_targets(found, sweep.Plan(quantiles=(0.5,)), None)
+    other = runs.find([save(tmp_path / "b", targets=(1.0, 9.0), seed=1)], "last")
+    with pytest.raises(UserError, match="different targets: give --targets"):
+        sweep.choose_targets(found + other, sweep.Plan(), data)
+
+
+@pytest.mark.parametrize(
+    ("plan", "window_of_run", "windows"),
+    [
+        (sweep.Plan(), None, [None]),
+        (sweep.Plan(), 8, [8]),
+        (sweep.Plan(window=5), None, [5]),
+        (sweep.Plan(memory=("carry", "window")), None, [None, 20]),
+        (sweep.Plan(memory=("window", "carry"), window=5), 8, [5, None]),
+        (sweep.Plan(memory=("carry",)), 8, [None]),
+    ],
+)
+def test_memory_is_as_planned_or_as_in_the_run(plan, window_of_run, windows):
+    assert sweep.choose_windows(plan, window_of_run) == windows

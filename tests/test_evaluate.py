@@ -1,0 +1,148 @@
+"""evaluate.py on runs of untrained agents in Hopper, in this process."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+
+import evaluate
+from agents import rendering, runs, runtime
+from agents.checkpoint import save_checkpoint, write_json
+from agents.decision import DecisionModel, Spaces
+from configs import ModelConfig
+from envs.errors import UserError
+
+ENV = "Hopper-v5"
+
+
+@pytest.fixture(autouse=True)
+def this_process_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(runtime, "configure", lambda threads: None)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return the folder of a run as train.py leaves it."""
+    return write_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+def write_run(folder, seed=0):
+    torch.manual_seed(0)
+    spaces = Spaces([0.0] * 11, [1.0] * 11, [-1.0] * 3, [1.0] * 3, 10.0, 0.0, 50.0)
+    model = DecisionModel(ModelConfig(dim=16, num_layers=2), spaces)
+    facts = {"env_id": ENV, "data": "toy/toy-v0", "targets": [10.0, 40.0], "window": None}
+    for name, update in (("last", 20), ("best", 10)):
+        save_checkpoint(folder / name, model, {**facts, "update": update})
+    write_json(folder / "config.json", {"seed": seed, "env": "toy/toy-v0"})
+    write_json(folder / runs.DATA_FILE, {"returns": [0.0, 10.0, 50.0]})
+    rows = [{"update": 1, "train/loss": 1.0}, {"update": 20, "eval/return_asked_40": 3.0}]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def call(*arguments):
+    evaluate.main([str(argument) for argument in arguments])
+
+
+def test_both_checkpoints_are_asked_for_the_runs_returns(run, tmp_path, capsys):
+    call(run, "--episodes", 2, "--out", tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report["results"]) == ["last", "best"]
+    assert [row["target"] for row in report["results"]["last"]] == [10, 40]
+    assert report["protocol"]["checkpoint"] == {
+        "last": "last (update 20)",
+        "best": "best (update 10)",
+    }
+    assert report["protocol"]["engine"]
+    printed = capsys.readouterr().out
+    for row in report["results"]["best"]:
+        assert len(row["returns"]) == len(row["lengths"]) == 2
+        assert f"{row['mean']:.1f}" in printed
+    assert "convention" in printed  # the reference constants are named for what they are
+    assert "not on this disk" not in (tmp_path / "report.html").read_text()
+    for name in ("calibration", "returns", "curve", "latency"):
+        assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_targets_two_memories_one_checkpoint_and_a_format(run, tmp_path):
+    flags = ["--targets", 5, "--episodes", 1, "--memory", "window", "carry", "--window", 5]
+    call(run / "best", *flags, "--figures", "svg", "--out", tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report["results"]) == ["best window", "best carry"]
+    assert report["protocol"]["memory"]["best window"] == "window of 5 re-run"
+    assert b"<svg" in (tmp_path / "figures" / "calibration.svg").read_bytes()
+
+
+def test_seeds_are_pooled_and_filmed(run, tmp_path):
+    pytest.importorskip("av")
+    try:
+        rendering.rendering_env(ENV).close()
+    except UserError as error:
+        pytest.skip(str(error))
+    other = write_run(tmp_path / "other", seed=1)
+    flags = ["--quantiles", 0.5, "--episodes", 2, "--checkpoint", "last", "--video"]
+    call(run, other, *flags, "--out", tmp_path / "report")
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    (row,) = report["results"]["last"]
+    assert row["target"] == 10
+    assert row["returns"][:2] == row["returns"][2:]  # it is the same agent twice
+    assert row["mean_of_each_run"] == pytest.approx([row["mean"]] * 2)
+    assert report["protocol"]["training_seeds"] == [0, 1]
+    assert report["videos"]["last"]["worst"]["return"] == min(row["returns"])
+    assert (tmp_path / "report" / "report.html").read_text().count("data:video/mp4") == 3
+
+
+def test_the_report_of_several_runs_lies_beside_them(tmp_path):
+    folders = [write_run(tmp_path / name) for name in ("a", "b")]
+    options = evaluate.Options(runs=tuple(folders))
+    assert evaluate.out(options) == tmp_path.resolve()
+    assert evaluate.out(evaluate.Options(runs=(folders[0],))) == folders[0]
+
+
+def test_an_episode_is_shown(run, capsys):
+    call(run, "--watch", "--targets", 15, "--checkpoint", "best")
+    printed = capsys.readouterr().out
+    assert f"{ENV}, mingru best, asked 15, seed=10000" in printed
+    assert re.search(r"asked 15, got \d+\.\d in \d+ steps", printed)
+
+
+def test_an_old_run_without_its_datas_returns_is_read(tmp_path, capsys):
+    run = write_run(tmp_path / "old")
+    (run / runs.DATA_FILE).unlink()
+    call(run, "--episodes", 1, "--targets", 1e6)
+    assert "beyond the data" in capsys.readouterr().out
+    assert "not on this disk" in (run / "report.html").read_text()
+
+
+def test_the_step_is_exported(run, tmp_path):
+    call(run, "--checkpoint", "last", "--export", "pt2", "--out", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt2"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--targets", "nan"], ["--targets", "finite"]),
+        (["--quantiles", "2"], ["--quantiles", "[0, 1]"]),
+        (["--quantiles", "0.5", "--targets", "1"], ["--targets", "--quantiles", "one of them"]),
+        (["--num-procs", "0"], ["--num-procs", "positive"]),
+        (["--engine", "steam"], ["steam", "eager"]),
+        (["--out", "{}/file/out", "--episodes", "1", "--targets", "1"], ["report.json", "another"]),
+    ],
+)
+def test_what_cannot_be_is_refused(run, tmp_path, flags, words):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as caught:
+        call(run, *(flag.format(tmp_path) for flag in flags))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_run_has_to_be_named():
+    with pytest.raises(UserError, match="name the folder of a run"):
+        call()

@@ -71,12 +71,22 @@ def as_json(
 
 
 def title(lines: Sequence[Line]) -> str:
-    """Name what a report is about: its data and, of one setting, the backbone and the seeds."""
-    data = ", ".join(dict.fromkeys(line.members[0].facts["data"] for line in lines))
-    backbones = ", ".join(dict.fromkeys(line.members[0].backbone for line in lines))
-    seeds = dict.fromkeys(m.seed for line in lines for m in line.members if m.seed is not None)
-    what = "seed" if len(seeds) == 1 else "seeds"
-    return f"{data} · {backbones}" + (f" · {what} {', '.join(map(str, seeds))}" if seeds else "")
+    """Name what a report is about: data, backbones and training seeds; many are counted."""
+    members = [member for line in lines for member in line.members]
+    seeds = [str(member.seed) for member in members if member.seed is not None]
+    parts = [
+        _listed([member.facts["data"] for member in members], 2, "data sets"),
+        _listed([member.backbone for member in members], 3, "backbones"),
+    ]
+    if seeds:
+        listed = _listed(seeds, 5, "seeds")
+        parts.append(listed if listed.endswith("seeds") else f"seed {listed}")
+    return " · ".join(parts)
+
+
+def _listed(values: Sequence[str], most: int, what: str) -> str:
+    distinct = list(dict.fromkeys(values))
+    return ", ".join(distinct) if len(distinct) <= most else f"{len(distinct)} {what}"
 
 
 def figures(

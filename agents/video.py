@@ -47,8 +47,9 @@ class Video:
 
 def check(checkpoints: Sequence[Checkpoint]) -> None:
     """Draw and encode one picture of each environment. Raises UserError where that fails."""
-    for checkpoint in checkpoints:
-        with contextlib.closing(_env(checkpoint.facts)) as env:
+    worlds = {repr([c.facts["env_id"], c.facts["env_kwargs"]]): c.facts for c in checkpoints}
+    for facts in worlds.values():
+        with contextlib.closing(_env(facts)) as env:
             env.reset(seed=0)
             encode([caption(frame(env), 0.0, 0, 0.0)], MAX_FPS)
 

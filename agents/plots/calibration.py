@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from agents.evaluation import Result
-from agents.plots.theme import LIGHT, MARKERS, Theme, behind, drawing
+from agents.plots.theme import LIGHT, Theme, behind, drawing, legend_below, marker, style
 
 
 def calibration(
@@ -29,7 +29,7 @@ def calibration(
     high = max(float(v.max()) for v in values)
     high += 0.05 * ((high - low) or 1.0)
     with drawing(theme) as ink:
-        figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+        figure = Figure(figsize=(6.4, 4.8), layout="constrained")
         axes = figure.add_subplot()
         if data_returns is not None:
             behind(axes, data_returns, 60, ink)
@@ -44,12 +44,11 @@ def calibration(
         axes.set_xlabel("return asked for")
         axes.set_ylabel("return obtained")
         axes.set_title(title)
-        figure.legend(loc="outside lower center", ncols=2)
+        legend_below(figure, axes)
     return figure
 
 
 def _line(axes, place: int, name: str, swept: Sequence[Result], shift: float) -> None:
-    colour = f"C{place % 6}"
     swept = sorted(swept, key=lambda r: r.target)
     asked = np.array([r.target for r in swept]) + shift
     mean = np.array([r.mean for r in swept])
@@ -58,12 +57,12 @@ def _line(axes, place: int, name: str, swept: Sequence[Result], shift: float) ->
         asked,
         mean,
         yerr=np.abs(ends - mean),
-        color=colour,
-        marker=MARKERS[place % len(MARKERS)],
+        marker=marker(place),
         markersize=5,
         capsize=3,
         linewidth=1.5,
         label=f"{name}: mean, 95 %",
+        **style(place),
     )
     for x, result in zip(asked, swept, strict=True):
         axes.plot(
@@ -72,7 +71,7 @@ def _line(axes, place: int, name: str, swept: Sequence[Result], shift: float) ->
             linestyle="none",
             marker=".",
             markersize=4,
-            color=colour,
+            color=style(place)["color"],
             alpha=max(0.06, min(0.3, 6 / len(result.returns))),
             zorder=1,
         )

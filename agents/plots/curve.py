@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from agents.plots.theme import LIGHT, Theme, drawing, log_scale
+from agents.plots.theme import LIGHT, Theme, drawing, log_scale, style
 
 Metrics = Sequence[Mapping[str, Any]]
 """The rows of a run's metrics.jsonl."""
@@ -49,7 +49,7 @@ def curves(
                 (below, [_largest_target(metrics) for metrics in members]),
             ):
                 points = [_points(m, key) for m, key in zip(members, keys, strict=True)]
-                _mean_and_runs(axes, points, f"C{place % 6}", name)
+                _mean_and_runs(axes, points, style(place), name)
         _finish(below, best_in_data, ink, None)
         below.set_ylabel("mean return\nasked for the largest")
     return figure
@@ -89,16 +89,16 @@ def _largest_target(metrics: Metrics) -> str:
     return max(names, key=lambda name: float(name.removeprefix(PREFIX)), default="")
 
 
-def _mean_and_runs(axes, points, colour: str, name: str) -> None:
+def _mean_and_runs(axes, points, look: dict[str, Any], name: str) -> None:
     points = [(x, y) for x, y in points if x]
     for x, y in points:
-        axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.45)
+        axes.plot(x, y, linewidth=0.8, alpha=0.45, **look)
     shared = sorted(set.intersection(*(set(x) for x, _ in points))) if points else []
     if shared:
         at = [dict(zip(x, y, strict=True)) for x, y in points]
         mean = [float(np.mean([values[update] for values in at])) for update in shared]
         label = name if len(points) == 1 else f"{name}: mean of {len(points)}"
-        axes.plot(shared, mean, color=colour, linewidth=1.6, label=label)
+        axes.plot(shared, mean, linewidth=1.6, label=label, **look)
 
 
 def _shade(place: int, count: int, on_white: bool) -> tuple[float, float, float]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from agents.plots.theme import LIGHT, Theme, drawing, log_scale
+from agents.plots.theme import LIGHT, Theme, drawing, legend_below, log_scale, style
 
 PIECES = 40
 
@@ -18,7 +18,7 @@ def latency(seconds: Mapping[str, np.ndarray], title: str, theme: Theme = LIGHT)
     seconds: (T,) the time that each step took, by the name of what took it.
     """
     with drawing(theme):
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        figure = Figure(figsize=(6.4, 3.7), layout="constrained")
         axes = figure.add_subplot()
         for place, (name, taken) in enumerate(seconds.items()):
             pieces = np.array_split(taken * 1e6, min(PIECES, len(taken)))
@@ -26,7 +26,7 @@ def latency(seconds: Mapping[str, np.ndarray], title: str, theme: Theme = LIGHT)
             middle = ends - np.array([len(piece) for piece in pieces]) / 2
             low, median, high = np.array([np.percentile(p, (10, 50, 90)) for p in pieces]).T
             label = f"{name}: median {np.median(taken) * 1e6:.0f} µs"
-            axes.plot(middle, median, color=f"C{place % 6}", linewidth=1.5, label=label)
+            axes.plot(middle, median, linewidth=1.5, label=label, **style(place))
             axes.fill_between(middle, low, high, color=f"C{place % 6}", alpha=0.2, linewidth=0)
         medians = [np.median(taken) for taken in seconds.values()]
         if max(medians) > 3 * min(medians):
@@ -36,5 +36,5 @@ def latency(seconds: Mapping[str, np.ndarray], title: str, theme: Theme = LIGHT)
         axes.set_xlabel("step of the episode")
         axes.set_ylabel("time of a step, µs")
         axes.set_title(title)
-        figure.legend(loc="outside lower center", ncols=2)
+        legend_below(figure, axes)
     return figure

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from agents.evaluation import Result
-from agents.plots.theme import LIGHT, Theme, behind, drawing
+from agents.plots.theme import LIGHT, Theme, behind, drawing, legend_below, style
 
 COLUMNS, BINS = 3, 40
 
@@ -34,17 +34,19 @@ def returns(
     columns = min(COLUMNS, len(targets))
     rows = -(-len(targets) // columns)
     with drawing(theme) as ink:
-        figure = Figure(figsize=(6.4, 1.9 * rows + 0.8), layout="constrained")
+        figure = Figure(figsize=(6.4, 1.9 * rows + 0.4), layout="constrained")
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axes, target in zip(panels.ravel(), targets, strict=False):
             if data_returns is not None:
                 behind(axes, data_returns, edges.tolist(), ink)
             for place, (name, line) in enumerate(results.items()):
-                style = {"color": f"C{place % 6}", "alpha": 0.5, "label": name}
+                look = {"color": f"C{place % 6}", "alpha": 0.5, "linewidth": 0}
+                if len(results) > 3:  # filled, they would hide each other
+                    look = style(place) | {"histtype": "step", "linewidth": 1.1}
                 for result in line:
                     if result.target == target:
                         weights = np.full(len(result.returns), 1 / len(result.returns))
-                        axes.hist(result.returns, edges, weights=weights, linewidth=0, **style)
+                        axes.hist(result.returns, edges, weights=weights, label=name, **look)
             axes.axvline(target, color=ink, linewidth=1, linestyle="--")
             axes.set_title(f"asked {target:g}", fontsize=9)
         for axes in panels.ravel()[len(targets) :]:
@@ -54,6 +56,5 @@ def returns(
         for axes in panels[:, 0]:
             axes.set_ylabel("share of episodes")
         figure.suptitle(title, fontsize=10)
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        legend_below(figure, panels[0, 0])
     return figure

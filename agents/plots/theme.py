@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 Theme = dict[Any, Any]
 """Settings of matplotlib (rcParams)."""
 
-MARKERS = "os^DvPX"
-"""Seven, and six colours: lines are told apart by both."""
+_MARKERS = "os^DvPX"
+_DASHES = ("-", "--", ":")
 
 
 def _theme(paper: str, ink: str, grid: str, colours: list[str]) -> Theme:
@@ -74,6 +74,16 @@ def render(figure: Figure, theme: Theme = LIGHT, format: str = "png", dpi: int =
     return image.getvalue()
 
 
+def style(place: int) -> dict[str, Any]:
+    """Return colour and dashes of the `place`-th line of a plot; together, 18 are told apart."""
+    return {"color": f"C{place % 6}", "linestyle": _DASHES[place // 6 % 3]}
+
+
+def marker(place: int) -> str:
+    """Return the mark of the `place`-th line of a plot."""
+    return _MARKERS[place % len(_MARKERS)]
+
+
 def behind(axes: Axes, values: np.ndarray, bins: int | Sequence[float], ink: str) -> None:
     """Draw a faint histogram behind `axes`, at a scale of its own: the returns in the data."""
     back = axes.twinx()
@@ -83,6 +93,13 @@ def behind(axes: Axes, values: np.ndarray, bins: int | Sequence[float], ink: str
     axes.set_zorder(1)
     axes.patch.set_visible(False)
     axes.fill_between([], [], color=ink, alpha=0.16, linewidth=0, label="returns in the data")
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """Put the legend of `axes` below all panels; the figure grows by as much."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(labels) // 2))
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
 
 
 def log_scale(axes: Axes) -> None:

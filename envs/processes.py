@@ -87,23 +87,28 @@ class _Listener:
             self._next = time.perf_counter() + _LISTEN
 
     def wait(self, timeout: float | None) -> None:
-        """Take in what they have sent; wait for something with `timeout` None."""
-        for pipe in connection.wait(self.talking, timeout):
-            assert isinstance(pipe, connection.Connection)
-            try:
-                message = pipe.recv()
-            except EOFError:
-                process = self._processes[pipe]
-                process.join()
-                raise RuntimeError(
-                    f"a process of the rollout died (exit code {process.exitcode})"
-                ) from None
-            if message is None:
-                self.talking.remove(pipe)
-            elif isinstance(message, BaseException):
-                raise message
-            else:
-                self._finished(message)
+        """Take in all that they have sent; wait for something with `timeout` None."""
+        while pipes := connection.wait(self.talking, timeout):
+            for pipe in pipes:
+                assert isinstance(pipe, connection.Connection)
+                self._hear(pipe)
+            timeout = 0
+
+    def _hear(self, pipe: connection.Connection) -> None:
+        try:
+            message = pipe.recv()
+        except EOFError:
+            process = self._processes[pipe]
+            process.join()
+            raise RuntimeError(
+                f"a process of the rollout died (exit code {process.exitcode})"
+            ) from None
+        if message is None:
+            self.talking.remove(pipe)
+        elif isinstance(message, BaseException):
+            raise message
+        else:
+            self._finished(message)
 
 
 def _other(payload: bytes, num_envs: int, place: Any, pipe: connection.Connection) -> None:

@@ -231,3 +231,26 @@ def test_peers_load_the_data_that_we_load(tmp_path, monkeypatch):
     assert [tuple(part.shape) for part in batch] == [
         *((8, 10, 17), (8, 10, 6), (8, 10), (8, 10), (8, 10))
     ]
+
+
+def test_acting_measures_steps_and_closed_loops(checkout):
+    small = ["--quick", "--dim", "16", "--num-layers", "1", "--episodes", "2", "--batches", "1"]
+    parts = ["--parts", "steps", "late", "loops", "--engines", "eager"]
+    done = run(checkout, "acting", *small, *parts)
+    found = report(done)
+    assert [(s["engine"], s["tokens"]) for s in found["steps"]] == [
+        ("eager", "fused"),
+        ("eager", "interleaved"),
+    ]
+    assert "left out: transformers" in done.stdout
+    assert found["late"]["ratio"] > 0
+    for world in ("Hopper-v5", "HalfCheetah-v5"):
+        loop = found["loops"][world]
+        assert loop["steps"] == 2000
+        assert 0 < loop["physics_share"] < 1
+        assert 0 < loop["rate"] < 1
+        assert f"{world}: 2 episodes" in done.stdout
+    assert found["processes"] is None
+    aims = {row["aim"]: row for row in found["aims"]}
+    assert "one environment, fused tokens, µs <=" in aims
+    assert "times as fast as Decision Transformer" not in aims

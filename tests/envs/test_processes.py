@@ -15,7 +15,8 @@ import pytest
 from toys import ACTION, Walk, register_goals
 
 from envs.errors import UserError
-from envs.rollout import rollout
+from envs.processes import _Listener
+from envs.rollout import Played, rollout
 
 
 @pytest.fixture(autouse=True)
@@ -145,3 +146,17 @@ def test_there_are_no_more_processes_than_environments():
     assert len(rollout(Walk, slow, [1], num_procs=8).returns) == 1
     with pytest.raises(UserError, match="need 1 or more"):
         rollout(Walk, slow, [1], num_procs=0)
+
+
+def test_all_that_the_others_sent_is_heard_at_once():
+    # With one episode at each look, thousands of short ones would wait in the pipe, and then block.
+    here, there = multiprocessing.Pipe(duplex=False)
+    heard: list[Played] = []
+    listener = _Listener({here: None}, heard.append)
+    for index in range(5):
+        there.send(Played(index))
+    listener()
+    assert [played.index for played in heard] == [0, 1, 2, 3, 4]
+    there.send(None)
+    listener.wait(None)
+    assert listener.talking == []

@@ -251,9 +251,10 @@ def _play(
             gains[k] = gain = float(gain)
             row.total += gain
             row.length += 1
-            reached = info.get("success", info.get("is_success"))
-            if reached is not None:
-                row.success = bool(row.success or reached)
+            if info:
+                reached = info.get("success", info.get("is_success"))
+                if reached is not None:
+                    row.success = bool(row.success or reached)
             if record:
                 row.obs.append(np.array(obs[k]))
                 row.actions.append(np.array(actions[k]))

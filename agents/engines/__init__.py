@@ -18,7 +18,7 @@ from envs.errors import UserError
 
 Floats = NDArray[np.float32]
 
-_MODULES = ("numba", "eager")
+_MODULES = ("numba", "compiled", "onnx", "eager")
 """Best first."""
 _AUTO = ("numba", "eager")
 """What "auto" chooses from: those that start within seconds."""

@@ -16,7 +16,8 @@ from envs.errors import UserError
 from envs.repair import drop_episodes
 from envs.sources.d4rl_split import Episodes, Flags, goal_runs, split
 from envs.sources.d4rl_table import Entry, Layout
-from envs.sources.hdf5 import has, numeric, open_hdf5, read_into
+from envs.sources.hdf5 import MAX_RATIO, has, numeric, open_hdf5, read_into
+from envs.sources.hdf5 import read as read_rows
 from envs.trajectories import Trajectories
 
 _BLOCK = 1 << 21  # numbers
@@ -57,7 +58,7 @@ def check(path: Path, entry: Entry) -> None:
     """Raise UserError where a file is not this data set: keys, sizes, and the last rows of all."""
     with open_hdf5(path) as file:
         for data in _sizes(file, path, entry):
-            data[-1:]
+            read_rows(data, slice(-1, None))
 
 
 def _sizes(file: h5py.File, path: Path, entry: Entry) -> list[h5py.Dataset]:
@@ -91,6 +92,12 @@ def _fill(
     """Read the episodes as the file has them; return the arguments of their environment, too."""
     obs, action, reward = _arrays(file, path)
     steps, sizes = len(obs), (obs.shape[1], action.shape[1])
+    needed, stored = 4 * steps * (sum(sizes) + 1), path.stat().st_size
+    if needed > max(MAX_RATIO * stored, 64 * 2**20):  # small numbers become larger here
+        raise UserError(
+            f"{path} claims {needed:,} bytes of which it has {stored:,}, fewer than any "
+            f"compression leaves; delete it and download or make it again"
+        )
     timeout = _flags(file, "timeouts", steps, path) if has(file, "timeouts") else None
     terminal = _flags(file, "terminals", steps, path)
     episodes = split(terminal, timeout, layout.limit, lambda: _breaks(file, obs))
@@ -124,7 +131,7 @@ def _flags(file: h5py.File, key: str, steps: int, path: Path) -> Flags:
     data = numeric(file, key)
     if data.shape not in ((steps,), (steps, 1)):
         raise UserError(f"{path}: {key} has shape {data.shape} for {steps} steps; store one each")
-    values = data[()].reshape(steps)
+    values = read_rows(data).reshape(steps)
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise UserError(f"{path}: {key} has NaN; store 0 or 1 for every step")
     return values.astype(np.bool_)

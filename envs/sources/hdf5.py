@@ -10,19 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5l, h5z  # type: ignore[attr-defined]  # compiled, without stubs
+from h5py import h5d, h5l  # type: ignore[attr-defined]  # compiled, without stubs
 from numpy.typing import NDArray
 
 from envs.errors import UserError
+from envs.sources.hdf5_unpack import KNOWN, is_packed, read_packed
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _AGAIN = "delete it and download or make it again"
 _MAX_CHUNK = 256 * 2**20  # bytes; HDF5 unpacks a chunk as a whole
 _SMALL = 64 * 2**20  # bytes that may be had without asking how they are stored
-_MAX_RATIO = 1100  # deflate packs at most 1032 : 1
+MAX_RATIO = 1100  # deflate packs at most 1032 : 1
 
 
 @contextmanager
@@ -101,6 +103,16 @@ def numeric(group: h5py.Group, key: str, *, ndim: int | None = None) -> h5py.Dat
     return found
 
 
+def read(data: h5py.Dataset, rows: slice = slice(None)) -> NDArray[Any]:
+    """Return rows of a data set, of whatever numbers."""
+    first, last, _ = rows.indices(data.shape[0])
+    if not is_packed(data.id):
+        return data[first:last]
+    out = np.empty((max(last - first, 0), *data.shape[1:]), data.dtype)
+    read_packed(data.id, out, first)
+    return out
+
+
 def read_into(data: h5py.Dataset, out: NDArray[np.float32], rows: slice = slice(None)) -> None:
     """Read rows of a data set, of whatever numbers, into a contiguous float32 array in place.
 
@@ -110,7 +122,9 @@ def read_into(data: h5py.Dataset, out: NDArray[np.float32], rows: slice = slice(
     target = out.reshape(count, *data.shape[1:])
     if not target.size:
         return
-    if data.dtype.kind == "b":  # HDF5 has no way from bools to floats
+    if is_packed(data.id):
+        read_packed(data.id, target, rows.indices(data.shape[0])[0])
+    elif data.dtype.kind == "b":  # HDF5 has no way from bools to floats
         target[...] = data[rows]
     else:
         data.read_direct(target, np.s_[rows], np.s_[:])
@@ -132,16 +146,22 @@ def _follow(group: h5py.Group, key: str, where: str) -> h5py.Group | h5py.Datase
 
 def _check_storage(data: h5py.Dataset, size: int, where: str) -> None:
     """Refuse what another file holds, what no filter here can unpack, and a size out of bounds."""
-    plist = data.id.get_create_plist()
+    plist, codes = data.id.get_create_plist(), set[int]()
     if plist.get_layout() == h5d.VIRTUAL or plist.get_external_count():
         raise UserError(f"{where} lies in another file; store the array itself in this one")
     for i in range(plist.get_nfilters()):
         code, _, _, name = plist.get_filter(i)
-        if not h5z.filter_avail(code):
+        if code in codes:  # twice deflated is a million times smaller
+            raise UserError(
+                f"{where} is packed twice with one filter; repack the file (h5repack -f GZIP=4 "
+                f"OLD NEW)"
+            )
+        codes.add(code)
+        if code not in KNOWN:
             label = name.decode(errors="replace") or code
             raise UserError(
-                f"{where} is packed with the filter {label}, which this h5py does not have; "
-                f"repack the file (h5repack -f GZIP=4 OLD NEW)"
+                f"{where} is packed with the filter {label}, which is not read here; repack the "
+                f"file with gzip (h5repack -f GZIP=4 OLD NEW)"
             )
     if plist.get_layout() == h5d.CHUNKED:
         chunk = math.prod(plist.get_chunk()) * data.dtype.itemsize
@@ -150,9 +170,14 @@ def _check_storage(data: h5py.Dataset, size: int, where: str) -> None:
                 f"{where} has chunks of {chunk:,} bytes, the limit is {_MAX_CHUNK:,}; repack the "
                 f"file (h5repack -l CHUNK=1000x1 OLD NEW)"
             )
+        there = data.file.id.get_filesize()
+        if (claimed := data.id.get_storage_size()) > there:  # HDF5 takes memory for all of it
+            raise UserError(
+                f"{where} claims {claimed:,} bytes of the file, which has {there:,}; {_AGAIN}"
+            )
     if size > _SMALL:
-        stored = min(data.id.get_storage_size(), Path(data.file.filename).stat().st_size)
-        if size > _MAX_RATIO * stored:
+        stored = min(data.id.get_storage_size(), data.file.id.get_filesize())
+        if size > MAX_RATIO * stored:
             raise UserError(
                 f"{where} claims {size:,} bytes of which the file has {stored:,}, fewer than any "
                 f"compression leaves; {_AGAIN}"

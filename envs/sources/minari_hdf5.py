@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5l, h5s, h5t, h5z  # type: ignore[attr-defined]  # compiled, without stubs
+from h5py import h5d, h5g, h5l, h5s, h5t  # type: ignore[attr-defined]  # compiled, without stubs
 from numpy.typing import NDArray
 
 from envs.assembly import Assembly
 from envs.errors import UserError
 from envs.flat import Part
-from envs.sources.hdf5 import numeric, open_hdf5
+from envs.sources.hdf5 import numeric, open_hdf5, read
+from envs.sources.hdf5_unpack import KNOWN, read_packed
 
 _MAX_CHUNK = 256 * 2**20  # bytes, as envs.sources.hdf5 has it
 _SCRATCH = 4 * 2**20  # bytes read at a time, before they become float32
@@ -36,6 +37,7 @@ class _Array(NamedTuple):
     dtype: np.dtype[Any]
     kind: Any
     """dtype as HDF5 has it"""
+    packed: bool
 
 
 def read_hdf5(
@@ -100,7 +102,7 @@ class _File:
     """
 
     def __init__(self, file: h5py.File) -> None:
-        self._file = file
+        self._file, self._size = file, file.id.get_filesize()
         self._scratch = np.empty(_SCRATCH, np.uint8)
         self._kinds: dict[tuple[str | int, ...], tuple[Any, np.dtype[Any], Any]] = {}
         config = file.id.get_mdc_config()
@@ -163,12 +165,14 @@ class _File:
             or not shape
             or layout == h5d.VIRTUAL
             or plist.get_external_count()
-            or not all(map(h5z.filter_avail, filters))
+            or not KNOWN.issuperset(filters)
+            or len(set(filters)) < len(filters)
             or (layout == h5d.CHUNKED and math.prod(plist.get_chunk()) * size > _MAX_CHUNK)
+            or (layout == h5d.CHUNKED and data.get_storage_size() > self._size)
             or math.prod(shape) * size > 64 * 2**20
         ):
             numeric(h5py.Group(group), last.decode())  # which may find nothing wrong, but slowly
-        return _Array(data, shape, dtype, kind)
+        return _Array(data, shape, dtype, kind, bool(filters) and layout == h5d.CHUNKED)
 
     def blocks(self, data: _Array, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield (row, values) of the first rows, in blocks that fit into the buffer if possible."""
@@ -186,6 +190,10 @@ class _File:
         space = data.id.get_space()
         for row in range(0, rows, block):
             values = buffer[: min(block, rows - row)]
+            if data.packed:
+                read_packed(data.id, values, row)
+                yield row, values
+                continue
             space.select_hyperslab((row, *(0 for _ in shape)), values.shape)
             data.id.read(h5s.create_simple(values.shape), space, values, data.kind)
             yield row, values
@@ -194,12 +202,15 @@ class _File:
         """Return the last of an episode's flags, False where there is none."""
         count = math.prod(data.shape)
         if not 0 < count * data.dtype.itemsize <= len(self._scratch):
-            return bool(count) and bool(h5py.Dataset(data.id)[-1].any())
+            return bool(count) and bool(read(h5py.Dataset(data.id), slice(-1, None)).any())
         return bool(self._whole(data, count * data.dtype.itemsize)[-1].any())
 
     def _whole(self, data: _Array, size: int) -> NDArray[Any]:
         values = self._scratch[:size].view(data.dtype).reshape(data.shape)
-        data.id.read(h5s.ALL, h5s.ALL, values, data.kind)
+        if data.packed:
+            read_packed(data.id, values)
+        else:
+            data.id.read(h5s.ALL, h5s.ALL, values, data.kind)
         return values
 
     def _kind(self, data: Any, path: tuple[str | int, ...]) -> tuple[Any, np.dtype[Any], Any]:

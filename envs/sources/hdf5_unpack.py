@@ -7,7 +7,10 @@ bytes crashes the process. What unpacks to too much takes whatever memory that n
 
 from __future__ import annotations
 
+import math
+import operator
 import zlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,28 +39,39 @@ def read_packed(data: Any, out: NDArray[Any], first: int = 0) -> None:
     fill = np.zeros((), data.dtype)
     if plist.fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED:
         plist.get_fill_value(fill)
+    last, size = first + len(out), math.prod(chunk) * dtype.itemsize
     with np.errstate(over="ignore", invalid="ignore"):
         out[...] = fill
-    last = first + len(out)
+        for start in _stored_chunks(data):
+            if start[0] >= last or start[0] + chunk[0] <= first:
+                continue
+            if any(map(operator.mod, start, chunk)):
+                raise ValueError(f"a chunk lies at {start}, chunks are of {chunk}")
+            mask, raw = data.read_direct_chunk(start)
+            values = np.frombuffer(_unpack(raw, mask, filters, size), dtype).reshape(chunk)
+            _place(values, start, out, first, shape)
+
+
+def _stored_chunks(data: Any) -> list[tuple[int, ...]]:
     starts: list[tuple[int, ...]] = []
     data.chunk_iter(lambda info: starts.append(info.chunk_offset))
-    for start in starts:
-        if start[0] >= last or start[0] + chunk[0] <= first:
-            continue
-        if any(at % size for at, size in zip(start, chunk, strict=True)):
-            raise ValueError(f"a chunk lies at {start}, chunks are of {chunk}")
-        mask, raw = data.read_direct_chunk(start)
-        flat = _unpack(raw, mask, filters, int(np.prod(chunk)) * dtype.itemsize)
-        values = np.frombuffer(flat, dtype).reshape(chunk)
-        low = max(first - start[0], 0)
-        inside = tuple(
-            slice(0, end - at) for at, end in zip(start, (last, *shape[1:]), strict=True)
-        )
-        values = values[inside][low:]
-        rows = start[0] + low - first
-        target = out[(slice(rows, rows + len(values)), *(slice(at, None) for at in start[1:]))]
-        with np.errstate(over="ignore", invalid="ignore"):
-            target[tuple(slice(0, size) for size in values.shape)] = values
+    return starts
+
+
+def _place(
+    values: NDArray[Any],
+    start: tuple[int, ...],
+    out: NDArray[Any],
+    first: int,
+    shape: tuple[int, ...],
+) -> None:
+    """Copy a chunk that begins at `start` into rows `first` on of an array of this shape."""
+    low = max(first - start[0], 0)
+    ends = (first + len(out), *shape[1:])
+    part = values[tuple(slice(0, max(end - at, 0)) for at, end in zip(start, ends, strict=True))]
+    part = part[low:]
+    begin = (start[0] + low - first, *start[1:])
+    out[tuple(slice(at, at + size) for at, size in zip(begin, part.shape, strict=True))] = part
 
 
 def _stored(data: Any) -> np.dtype[Any]:
@@ -66,9 +80,14 @@ def _stored(data: Any) -> np.dtype[Any]:
     if isinstance(kind, h5t.TypeEnumID):  # bools, among others
         kind = kind.get_super()
     dtype = kind.dtype
-    if not kind.equal(h5t.py_create(dtype)):
+    if not kind.equal(_plain(dtype)):
         raise ValueError("the numbers have an unusual form; store plain ones")
     return dtype
+
+
+@cache
+def _plain(dtype: np.dtype[Any]) -> Any:
+    return h5t.py_create(dtype)
 
 
 def _unpack(raw: bytes, mask: int, filters: list[Any], size: int) -> bytes:

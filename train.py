@@ -145,16 +145,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def resolve(config: configs.Config, data: Trajectories) -> configs.Config:
     """Make every choice that depends on the data."""
-    import gymnasium
+    from envs.make import time_limit
 
-    limit = data.env_kwargs.get("max_episode_steps")
-    if limit is None and data.env_id in gymnasium.registry:
-        limit = gymnasium.spec(data.env_id).max_episode_steps
     info = configs.DataInfo(
         env_id=data.env_id,
         returns=tuple(data.returns.tolist()),
         max_length=int(data.lengths.max()),
-        horizon=limit,
+        horizon=time_limit(data.env_id, data.env_kwargs),
     )
     try:
         return configs.resolve(config, info)

@@ -14,7 +14,7 @@ from typing import Any
 from envs.bounds import Float32
 from envs.cache import cached
 from envs.download import fetch
-from envs.make import action_bounds, registered
+from envs.make import action_bounds, time_limit
 from envs.sources.d4rl_layout import check, read
 from envs.sources.d4rl_table import ENTRIES, Layout
 from envs.sources.hdf5 import check_signature
@@ -66,9 +66,7 @@ def read_file(
     """
     kwargs = dict(env_kwargs or {})
     low_high = action_bounds(env_id, env_kwargs=kwargs)
-    spec = registered(env_id)
-    limit = kwargs.get("max_episode_steps") or (spec and spec.max_episode_steps)
-    limit = limit if limit and limit > 0 else None  # -1 is none, too
+    limit = time_limit(env_id, kwargs)
     layout = Layout(
         name=name,
         env_id=env_id,

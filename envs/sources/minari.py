@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from gymnasium import spaces
 from envs.cache import cached
 from envs.errors import UserError
 from envs.flat import Part, parts
-from envs.sources.env_spec import environment
+from envs.sources.env_spec import Environment, environment
 from envs.sources.folder import check_new, exists, is_id, list_ids, root
 from envs.sources.minari_arrow import FORMATS, read_arrow
 from envs.sources.minari_hdf5 import read_hdf5
@@ -40,9 +41,9 @@ def read(dataset_id: str, *, cache: bool = True) -> Trajectories:
     about = metadata(dataset_id)
     with _read_errors(dataset_id):
         files = sorted(path for path in _data(dataset_id).rglob("*") if path.is_file())
-        return cached(
-            files, {"minari": dataset_id}, lambda: _read(dataset_id, about), enabled=cache
-        )
+        env = environment(about)  # which depends on what is installed: part of the cache's key
+        options = {"minari": dataset_id, "env": asdict(env)}
+        return cached(files, options, lambda: _read(dataset_id, about, env), enabled=cache)
 
 
 def metadata(dataset_id: str) -> dict[str, Any]:
@@ -54,12 +55,11 @@ def metadata(dataset_id: str) -> dict[str, Any]:
         return cast(dict[str, Any], about)
 
 
-def _read(dataset_id: str, about: dict[str, Any]) -> Trajectories:
+def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajectories:
     total = int(about["total_episodes"])
     data_format = str(about.get("data_format", "hdf5"))
     obs = _obs_parts(about, dataset_id)
     action, box = _action(about, dataset_id)
-    env = environment(about)
     folder = _data(dataset_id)
     if data_format == "hdf5":
         if not (folder / DATA_FILE).is_file():

@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from toys import data, episodes, register
@@ -282,3 +283,14 @@ def test_a_minari_set_comes_from_the_cache_until_it_is_another() -> None:
     about = minari.root() / "toy/a-v0" / "data" / "metadata.json"
     about.write_text(json.dumps(minari.metadata("toy/a-v0") | {"total_episodes": 1}))
     assert sources.load("toy/a-v0").num_episodes == 1
+
+
+def test_a_minari_set_is_read_again_where_another_environment_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env_id = register("ToyInstalled-v0", horizon=30)
+    minari.write("toy/b-v0", episodes([4, 2]), env_id=env_id, description="")
+    assert sources.load("toy/b-v0").env_kwargs == {}
+    monkeypatch.delitem(gymnasium.registry, env_id)  # as where its package is missing
+    assert sources.load("toy/b-v0").env_kwargs == {"horizon": 30}
+    assert len(entries()) == 2

@@ -91,11 +91,12 @@ def main(arguments: list[str] | None = None) -> None:
         seeds=[options.seed],
         checkpoint=", ".join(notes),
         env_kwargs=facts["env_kwargs"],
+        own=facts["reference"],
         memory=evaluation.describe_memory(window),
     )
     target = options.json or options.run / "evaluation.json"
-    checkpoint.write_json(target, report.as_json(results, facts["env_id"], protocol))
-    say(report.table(results, facts["env_id"], protocol))
+    checkpoint.write_json(target, report.as_json(results, protocol))
+    say(report.table(results, protocol))
     say(f"\nevery episode: {target}")
 
 

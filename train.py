@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     window = config.data.length if config.eval.memory == "window" else None
     world = {"env_kwargs": data.env_kwargs, "obs_keys": list(data.obs_keys)}
     facts = {"env_id": data.env_id, **world, "data": data.name, "targets": list(targets)}
-    facts["window"] = window
+    facts |= {"window": window, "reference": data.reference}
     for note in data.notes:
         say(f"note   {note}")
     if warning := evaluation.beyond_data(model, targets):
@@ -131,14 +131,15 @@ def main(arguments: list[str] | None = None) -> None:
             checkpoint=f"last: update {trainer.update}; best: update {best_update}, chosen by "
             f"{config.eval.quick_episodes} other episodes asked for {max(targets):g}",
             env_kwargs=data.env_kwargs,
+            own=data.reference,
             memory=evaluation.describe_memory(window),
             training_seed=config.seed,
         )
         title = f"{data.name} · {config.model.backbone} · seed {config.seed}"
         log.figure("calibration", plots.calibration(final, data.returns, title))
         log.figure("curve", plots.curve(read_metrics(folder), float(data.returns.max()), title))
-    checkpoint.write_json(folder / "results.json", report.as_json(final, data.env_id, protocol))
-    say(report.table(final, data.env_id, protocol))
+    checkpoint.write_json(folder / "results.json", report.as_json(final, protocol))
+    say(report.table(final, protocol))
     say(f"\n{folder}: checkpoints last/ best/, calibration.png, curve.png, results.json")
     say(f"python evaluate.py {folder} --targets {max(targets):g}")
 

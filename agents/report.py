@@ -11,7 +11,7 @@ from agents.evaluation import Result
 from envs import score
 
 
-def table(results: Mapping[str, Sequence[Result]], env_id: str, protocol: dict[str, Any]) -> str:
+def table(results: Mapping[str, Sequence[Result]], protocol: dict[str, Any]) -> str:
     """Return one table over all checkpoints (`last`, `best`, ...), and the protocol under it.
 
     With the share of successes where the environment reports them.
@@ -22,24 +22,21 @@ def table(results: Mapping[str, Sequence[Result]], env_id: str, protocol: dict[s
     rows = [header, "-" * len(header)]
     for name, swept in results.items():
         for result in swept:
-            normalised = score.normalized(result.mean, env_id, protocol.get("env_kwargs"))
+            normalised = _score(result, protocol)
             rate = "-" if result.success_rate is None else f"{100 * result.success_rate:.1f} %"
             rows.append(
                 f"{name:<12}{result.target:>9.1f}{result.mean:>9.1f}{result.returns.std():>8.1f}"
                 f"{result.returns.min():>9.1f}{result.returns.max():>9.1f}"
-                f"{'-' if normalised is None else format(float(normalised), '.1f'):>8}"
+                f"{'-' if normalised is None else format(normalised, '.1f'):>8}"
                 f"{f'{rate:>9}' if succeeds else ''}{result.lengths.mean():>7.0f}"
             )
     return "\n".join([*rows, "", score.protocol_text(protocol)])
 
 
-def as_json(
-    results: Mapping[str, Sequence[Result]], env_id: str, protocol: dict[str, Any]
-) -> dict[str, Any]:
+def as_json(results: Mapping[str, Sequence[Result]], protocol: dict[str, Any]) -> dict[str, Any]:
     """Return the results, every single episode included, as JSON types."""
 
     def row(result: Result) -> dict[str, Any]:
-        normalised = score.normalized(result.mean, env_id, protocol.get("env_kwargs"))
         low, high = score.bootstrap_interval(result.returns, np.mean)
         entries = {
             "target": result.target,
@@ -47,7 +44,7 @@ def as_json(
             "mean_interval_95": [low, high],
             "std": float(result.returns.std()),
             "iqm": float(score.iqm(result.returns)),
-            "score": None if normalised is None else float(normalised),
+            "score": _score(result, protocol),
             "returns": result.returns.tolist(),
             "lengths": result.lengths.tolist(),
         }
@@ -61,3 +58,8 @@ def as_json(
         "protocol": protocol,
         "results": {name: [row(r) for r in swept] for name, swept in results.items()},
     }
+
+
+def _score(result: Result, protocol: dict[str, Any]) -> float | None:
+    low, high = protocol["reference_min"], protocol["reference_max"]
+    return None if low is None else float(score.scaled(result.mean, low, high))

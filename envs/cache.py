@@ -101,6 +101,9 @@ def _load(folder: Path) -> Trajectories:
     fields = about["fields"]
     for name in ("obs_keys", "notes"):
         fields[name] = tuple(fields[name])
+    if fields.get("reference") is not None:
+        low, high, source = fields["reference"]
+        fields["reference"] = float(low), float(high), one_line(source)
     made = Trajectories(**arrays, **fields)
     _check(made)
     os.utime(folder)  # used now

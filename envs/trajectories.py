@@ -74,6 +74,8 @@ class Trajectories:
     """What gym.make needs beside env_id, fit for JSON."""
     notes: tuple[str, ...] = ()
     """One line for each repair that was made when the data was loaded."""
+    reference: tuple[float, float, str] | None = None
+    """Returns of a random policy and of an expert that the data set itself names, and where."""
 
     @classmethod
     def from_episodes(

@@ -35,6 +35,7 @@ def combine(sets: Sequence[Trajectories], weights: Sequence[float] | None = None
     first = sets[0]
     for each in sets[1:]:
         _check_alike(first, each)
+    references = {each.reference for each in sets}
     offsets = np.cumsum([0, *(each.num_steps for each in sets)])
     starts = [each.starts[:-1] + offset for each, offset in zip(sets, offsets, strict=False)]
     return replace(
@@ -48,6 +49,7 @@ def combine(sets: Sequence[Trajectories], weights: Sequence[float] | None = None
         action_high=np.max([each.action_high for each in sets], axis=0),
         name=name,
         weights=shares,
+        reference=references.pop() if len(references) == 1 else None,
         notes=tuple(dict.fromkeys(note for each in sets for note in each.notes)),
     )
 

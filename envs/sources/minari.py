@@ -8,9 +8,10 @@ are read directly, which is several times faster than Minari's episode objects.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,7 +72,7 @@ def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajector
         raise UserError(
             f"{dataset_id} is stored as {data_format}, which is not known here; choose another"
         )
-    return made.finish(
+    found = made.finish(
         terminated=terminated,
         env_id=env.env_id,
         action_low=box.low,
@@ -80,6 +81,17 @@ def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajector
         env_kwargs=env.kwargs,
         notes=env.notes,
     )
+    return replace(found, reference=_reference(about))
+
+
+def _reference(about: dict[str, Any]) -> tuple[float, float, str] | None:
+    """Return the reference returns that Minari's own score is made with, None where it has none."""
+    low, high = about.get("ref_min_score"), about.get("ref_max_score")
+    if not isinstance(low, int | float) or not isinstance(high, int | float):
+        return None
+    if not -math.inf < low < high < math.inf:
+        return None
+    return float(low), float(high), "the data set's own (ref_min_score, ref_max_score)"
 
 
 def _obs_parts(about: dict[str, Any], dataset_id: str) -> tuple[Part, ...]:

@@ -40,7 +40,11 @@ class Maker:
     def __init__(self) -> None:
         self.calls = 0
         self.made = replace(
-            data([5, 9, 1]), obs_keys=("b", "a"), env_kwargs={"maze": [[1, "g"]]}, notes=("a", "b")
+            data([5, 9, 1]),
+            obs_keys=("b", "a"),
+            env_kwargs={"maze": [[1, "g"]]},
+            notes=("a", "b"),
+            reference=(-1.5, 2.5, "its own"),
         )
 
     def __call__(self) -> Trajectories:

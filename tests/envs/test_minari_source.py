@@ -379,3 +379,22 @@ def test_a_termination_at_the_recordings_time_limit_is_none() -> None:
     found = sources.load(ID)
     assert found.terminated.tolist() == [True, False, False]
     assert "the time limit of 9 steps" in found.notes[0]
+
+
+def test_the_data_sets_own_reference_returns_are_read() -> None:
+    write()
+    assert sources.load(ID).reference is None
+    change(ref_min_score=-1.5, ref_max_score=20, num_episodes_average_score=100)
+    found = sources.load(ID).reference
+    assert found is not None
+    assert found[:2] == (-1.5, 20.0)
+    assert "ref_min_score" in found[2]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(1, None), (None, 1), ("a", "b"), (2, 1), (1, 1), (0, np.inf), (np.nan, 1)]
+)
+def test_reference_returns_of_no_use_are_as_good_as_none(low: Any, high: Any) -> None:
+    write()
+    change(ref_min_score=low, ref_max_score=high)
+    assert sources.load(ID).reference is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import d4rl_files
@@ -106,6 +107,14 @@ def test_several_are_laid_end_to_end() -> None:
         np.testing.assert_array_equal(getattr(both, field), expected)
     np.testing.assert_array_equal(both.returns, np.concatenate([one.returns, two.returns]))
     both.validate()
+
+
+def test_reference_returns_of_two_sets_count_where_they_are_the_same() -> None:
+    own, other = (0.0, 1.0, "own"), (0.0, 2.0, "own")
+    one, two = (replace(toys.data([n]), reference=own) for n in (3, 4))
+    assert combine([one, two]).reference == own
+    assert combine([one, replace(two, reference=other)]).reference is None
+    assert combine([one, replace(two, reference=None)]).reference is None
 
 
 def test_weights_are_shares_of_the_steps_that_are_drawn() -> None:

@@ -176,7 +176,7 @@ def test_data_that_does_not_fit_its_environment_is_refused(checkout, data, tmp_p
     name = "test/hopper/wrong-v0"
     minari.write(name, episodes, env_id="Walker2d-v5", algorithm="random", description="test")
     done = run(checkout, "train.py", "--env", name, "--run-dir", tmp_path / "r")
-    fails(done, 2, "Walker2d-v5", "17", "11")
+    fails(done, 2, "(17, 11)", "rows of 17")
     assert not (tmp_path / "r").exists()
 
 
@@ -185,7 +185,7 @@ def test_a_full_disk_stops_the_run_with_one_line(checkout, data, tmp_path):
     # The file system is full for every write of the run's folder behind /dev/full.
     code = (
         "import sys, errno, agents.checkpoint as c, train\n"
-        "from agents.script import run_script\n"
+        "from envs.script import run_script\n"
         "def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')\n"
         "c.save_file = full\n"
         f"flags = ['--preset', 'smoke', '--env', {data!r}, '--run-dir', {str(tmp_path / 'r')!r}]\n"

@@ -13,8 +13,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see train.py
 
 import tyro
 
-from agents.script import run_script
 from envs.errors import UserError
+from envs.script import run_script
 
 DESCRIPTION = """Play a run's checkpoints in its environment, asking for each target return.
 Prints one table with its protocol and writes the same, every episode included, as JSON."""

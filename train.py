@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import configs
-from agents.script import run_script
 from configs import cli
 from envs.errors import UserError
+from envs.script import run_script
 
 if TYPE_CHECKING:
     from envs.trajectories import Trajectories

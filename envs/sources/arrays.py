@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from envs.errors import UserError
 from envs.make import make_env
+from envs.script import run_script
 from envs.sources import minari
 from envs.sources.hdf5 import MAX_RATIO
 from envs.trajectories import Episode
@@ -174,25 +175,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--env-id", required=True, help="such as AdroitHandDoor-v1")
     parser.add_argument("--id", required=True, help="the new data set's id: NAME/SPACE-v0")
     args = parser.parse_args(argv)
-    try:
-        minari.check_new(args.id)
-        env = make_env(args.env_id)
-        env.close()
-        limit = None if env.spec is None else env.spec.max_episode_steps
-        episodes = read_npz(args.file, limit)
-        path = minari.write(
-            args.id,
-            episodes,
-            env_id=args.env_id,
-            author="unknown",
-            description=f"{len(episodes)} episodes of {args.file.name}",
-            code="envs/sources/arrays.py of the minrnn project",
-        )
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"{args.id}: {len(episodes)} episodes in {path}\n")
-    return 0
+    return run_script(lambda: _convert(args.file, args.env_id, args.id))
+
+
+def _convert(file: Path, env_id: str, dataset_id: str) -> None:
+    minari.check_new(dataset_id)
+    env = make_env(env_id)
+    env.close()
+    limit = None if env.spec is None else env.spec.max_episode_steps
+    episodes = read_npz(file, limit)
+    path = minari.write(
+        dataset_id,
+        episodes,
+        env_id=env_id,
+        author="unknown",
+        description=f"{len(episodes)} episodes of {file.name}",
+        code="envs/sources/arrays.py of the minrnn project",
+    )
+    sys.stdout.write(f"{dataset_id}: {len(episodes)} episodes in {path}\n")
 
 
 if __name__ == "__main__":

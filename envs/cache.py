@@ -57,21 +57,28 @@ def cached(
 
     key_files: what it is made of; another path, size or time of change makes it anew.
     options: what else it depends on, fit for JSON.
-    Arrays from the cache are read-only maps of files: only what is used is read.
+    Arrays are read-only, made just now or not; those from the cache are maps of files, of which
+    only what is used is read.
     """
     if not enabled:
-        return make()
+        return _frozen(make())
     folder: Path | None = None
     there = False
     with _warn("cannot be read"):
         folder = root() / _key(key_files, options)
         there = folder.is_dir()
         if there:
-            return _load(folder)
-    made = make()
+            return _frozen(_load(folder))
+    made = _frozen(make())
     if folder is not None and _size(made) >= MIN_BYTES:
         with _warn("cannot be written"):
             _store(made, folder, broken=there)
+    return made
+
+
+def _frozen(made: Trajectories) -> Trajectories:
+    for name in _ARRAYS:
+        getattr(made, name).setflags(write=False)
     return made
 
 
@@ -106,7 +113,8 @@ def _load(folder: Path) -> Trajectories:
         fields["reference"] = float(low), float(high), one_line(source)
     made = Trajectories(**arrays, **fields)
     _check(made)
-    os.utime(folder)  # used now
+    with suppress(OSError):  # another user's
+        os.utime(folder)  # used now
     return made
 
 
@@ -137,6 +145,7 @@ def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
         raise OSError(f"{size / 1e6:.0f} MB do not fit, {free / 1e6:.0f} MB are free")
     partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=base))
     try:
+        partial.chmod(0o755)  # mkdtemp makes it private; other users may share the cache
         sizes = {name: _write(partial / f"{name}.npy", getattr(made, name)) for name in _ARRAYS}
         fields = {
             field.name: getattr(made, field.name)

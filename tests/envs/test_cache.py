@@ -127,6 +127,31 @@ def test_what_has_changed_is_made_again(
     assert maker.calls == 2
 
 
+def test_what_was_made_just_now_cannot_be_written_either(source: Path) -> None:
+    for enabled in (False, True, True):
+        found = cache.cached([source], {}, Maker(), enabled=enabled)
+        with pytest.raises(ValueError, match="read-only"):
+            found.obs[0] = 0
+        with pytest.raises(ValueError, match="read-only"):
+            found.starts[0] = 1
+
+
+def test_another_user_reads_what_one_has_kept(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = Maker()
+    cache.cached([source], {}, maker)
+    (entry,) = entries()
+    assert entry.stat().st_mode & 0o555 == 0o555
+
+    def others(*args: object, **kwargs: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", others)
+    check_same(cache.cached([source], {}, maker), maker.made)
+    assert maker.calls == 1
+
+
 def test_small_sets_and_who_does_not_want_it_go_without(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         weights=config.data.weights,
         download=config.data.download,
         cache=config.data.cache,
+        evaluate=config.eval.episodes > 0,
     )
     if config.eval.episodes:
         sources.check_env(data)

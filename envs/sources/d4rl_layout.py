@@ -24,13 +24,20 @@ _BLOCK = 1 << 21  # numbers
 
 
 def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -> Trajectories:
-    """Read a file of this layout; the bounds of actions are -1 and 1 where none are given.
+    """Read a file of this layout.
 
+    The bounds of actions are -1 and 1 where none are given, with `open_bounds` those of the data.
     Raises UserError where the file cannot be used, or is not the data set of an Entry.
     """
     with open_hdf5(path) as file:
         if isinstance(layout, Entry):
             _sizes(file, path, layout)
+        width = _arrays(file, path)[1].shape[1]
+        if low_high is not None and len(low_high[0]) != width:
+            raise UserError(
+                f"{path} has actions of size {width}, {layout.env_id} takes {len(low_high[0])}; "
+                f"name the environment that the file is of with --data.env-id"
+            )
         made, episodes, env_kwargs = _fill(file, path, layout)
     notes = [*([layout.remark] if layout.remark else []), *episodes.notes]
     if made.obs.shape[1] == layout.leading:
@@ -42,11 +49,14 @@ def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -
         made.obs[:, : len(layout.shift)] += np.array(layout.shift, np.float32)
         amounts = ", ".join(f"{amount:g}" for amount in layout.shift)
         notes.append(f"positions moved by ({amounts}), to where {layout.env_id} has them")
+    low, high = low_high or (None, None)
+    if layout.open_bounds:
+        low, high = np.full(width, -np.inf), np.full(width, np.inf)
     return made.finish(
         terminated=terminated,
         env_id=layout.env_id,
-        action_low=None if low_high is None else low_high[0],
-        action_high=None if low_high is None else low_high[1],
+        action_low=low,
+        action_high=high,
         horizon=layout.horizon,
         obs_keys=layout.obs_keys,
         env_kwargs=env_kwargs,

@@ -35,8 +35,8 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def check_signature(path: Path) -> None:
-    """Raise UserError that says in plain words what a file is that is not HDF5."""
+def check_signature(path: Path, fix: str = _AGAIN) -> None:
+    """Raise UserError that says in plain words what a file is that is not HDF5, and the fix."""
     try:
         with open(path, "rb") as file:
             head = file.read(1024)
@@ -51,12 +51,12 @@ def check_signature(path: Path) -> None:
     if found:
         return
     if not head:
-        raise UserError(f"{path} is empty; {_AGAIN}")
+        raise UserError(f"{path} is empty; {fix}")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise UserError(f"{path} holds a web page, perhaps a server's error message; {_AGAIN}")
+        raise UserError(f"{path} holds a web page, perhaps a server's error message; {fix}")
     if head.startswith((b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
         raise UserError(f"{path} is an archive, not an HDF5 file; unpack it and name what is in it")
-    raise UserError(f"{path} is not an HDF5 file (it begins with {head[:8]!r}); {_AGAIN}")
+    raise UserError(f"{path} is not an HDF5 file (it begins with {head[:8]!r}); {fix}")
 
 
 @contextmanager

@@ -263,9 +263,10 @@ def test_an_unknown_id_names_near_matches(name: str, near: str) -> None:
     assert str(caught.value).split("did you mean ")[1].startswith(near)
 
 
-def test_an_id_like_nothing_names_all_that_is_known() -> None:
-    with pytest.raises(UserError, match=r"known here: .*, minrnn/halfcheetah/expert-v0, "):
+def test_an_id_like_nothing_names_the_families_that_are_known() -> None:
+    with pytest.raises(UserError, match=r"minrnn/halfcheetah, .* D4RL's ant, .*--help") as caught:
         sources.load("zzzz")
+    assert len(str(caught.value)) < 600
 
 
 def change(**fields: Any) -> None:

@@ -50,8 +50,46 @@ def test_a_file_is_read_with_the_environment_given(own: Path) -> None:
 
 
 def test_a_file_needs_an_environment(own: Path) -> None:
-    with pytest.raises(UserError, match=r"add it, as in --data\.env-id"):
-        sources.load(str(own))
+    with pytest.raises(UserError, match=r"add it, as in --data\.env-id.*--eval\.episodes 0"):
+        sources.load(str(own), evaluate=True)
+
+
+def test_without_evaluation_a_file_needs_no_environment(tmp_path: Path) -> None:
+    given = d4rl_files.arrays(toys.episodes([5, 9]))
+    given["actions"] *= 3
+    found = sources.load(str(d4rl_files.write(tmp_path / "own.hdf5", given)))
+    np.testing.assert_array_equal(found.action, given["actions"])  # not clipped
+    np.testing.assert_array_equal(found.action_high, given["actions"].max(axis=0))
+    assert (found.env_id, found.lengths.tolist()) == ("", [5, 9])
+    assert "no time limit is known" in found.notes[0]
+    with pytest.raises(UserError, match=r"no environment to evaluate in \(--data\.env-id"):
+        sources.check_env(found)
+
+
+def test_actions_of_another_environment_name_the_option(own: Path) -> None:
+    with pytest.raises(UserError, match=r"size 2, Hopper-v4 takes 3; .*--data\.env-id"):
+        sources.load(str(own), env_id="Hopper-v4")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.hdf5", "missing.hdf5 does not exist; check the path"),
+        ("missing.npz", "missing.npz does not exist; check the path"),
+        ("/no/such/folder/hopper-medium-v2", "does not exist; check the path"),
+        ("{}", "is a folder; name a file in it"),
+        ("{}/text.txt", r"is not an HDF5 file .*; name an HDF5 file"),
+        ("{}/empty.h5", r"is empty; name an HDF5 file"),
+    ],
+)
+def test_paths_that_lead_to_no_data_say_what_is_there(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text("once upon a time")
+    (tmp_path / "empty.h5").touch()
+    with pytest.raises(UserError, match=message) as caught:
+        sources.load(name.format(tmp_path))
+    assert "delete it" not in str(caught.value)
 
 
 def test_an_environment_is_for_files_only() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +14,10 @@ import toys
 
 from envs import sources
 from envs.errors import UserError
-from envs.sampler import WindowSampler
+from envs.sampler import PackedSampler, Sampler, WindowSampler
 from envs.sources import d4rl, minari
 from envs.sources.combine import combine
-from envs.trajectories import Trajectories
+from envs.trajectories import Episode, Trajectories
 
 
 def stored(name: str, lengths: list[int], seed: int = 0) -> str:
@@ -166,6 +168,59 @@ def test_weights_are_shares_of_the_steps_that_are_drawn() -> None:
     # Steps 100 to 999 are of the long set only: 90 % of it.
     assert abs(np.mean(np.array(drawn) >= 100) - 0.25 * 0.9) < 0.03
     assert abs(np.mean(np.array(plain) >= 100) - 1000 / 1100 * 0.9) < 0.03
+
+
+@pytest.mark.parametrize("sampler", [WindowSampler, PackedSampler])
+@pytest.mark.parametrize("lengths", [([10] * 50, [1000] * 5), ([5, 2000, 30] * 4, [64] * 100)])
+def test_the_shares_hold_for_episodes_of_any_length(
+    sampler: type[Sampler], lengths: tuple[list[int], list[int]]
+) -> None:
+    one, two = (
+        Trajectories.from_episodes(
+            [Episode(np.full((n, 1), tag), np.ones((n, 1)), np.ones(n), False) for n in each],
+            env_id="ToyWalk-v0",
+            name="walks",
+        )
+        for tag, each in enumerate(lengths)
+    )
+    drawer, steps, seconds = sampler(combine([one, two], [1, 3]), 64, 64, seed=0), 0, 0
+    for _ in range(300):
+        batch = drawer.sample()
+        steps += batch.mask.sum()
+        seconds += (batch.obs[..., 0] == 1)[batch.mask].sum()
+    assert abs(seconds / steps - 0.75) < 0.02
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_two_sets_take_no_more_memory_than_one_and_a_half_times_their_size(
+    checkout: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], cwd=checkout, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 1.6
+
+
+MEMORY = """
+import numpy as np
+from envs.sources.combine import combine
+from envs.trajectories import Episode, Trajectories
+
+def memory(field):
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+def made(steps=1_000_000):
+    obs, one = np.ones((steps, 12), np.float32), np.ones((steps, 1), np.float32)
+    starts, ends = np.arange(0, steps + 1, 1000), np.zeros(steps // 1000, bool)
+    low = np.full(1, -1, np.float32)
+    return Trajectories(obs, one, one[:, 0].copy(), starts, ends, "W-v0", "w", low, -low)
+
+before = memory("VmRSS")
+both = combine([made(), made()])
+size = both.obs.nbytes + both.action.nbytes + both.reward.nbytes
+print((memory("VmHWM") - before) / size)
+"""
 
 
 @pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, np.nan], [np.inf, 1]])

@@ -11,14 +11,17 @@ import math
 import operator
 import zlib
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
-from h5py import h5d, h5t, h5z  # type: ignore[attr-defined]  # compiled, without stubs
+from h5py import h5d, h5s, h5t, h5z  # type: ignore[attr-defined]  # compiled, without stubs
 from numpy.typing import NDArray
 
 KNOWN = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
 """The filters that are unpacked here: gzip, and what often goes with it."""
+MOST_CHUNKS = 100_000
+"""That are looked for one by one."""
 
 
 def is_packed(data: Any) -> bool:
@@ -42,20 +45,43 @@ def read_packed(data: Any, out: NDArray[Any], first: int = 0) -> None:
     last, size = first + len(out), math.prod(chunk) * dtype.itemsize
     with np.errstate(over="ignore", invalid="ignore"):
         out[...] = fill
-        for start in _stored_chunks(data):
+        for start in _stored_chunks(data, shape, chunk):
             if start[0] >= last or start[0] + chunk[0] <= first:
                 continue
             if any(map(operator.mod, start, chunk)):
                 raise ValueError(f"a chunk lies at {start}, chunks are of {chunk}")
-            mask, raw = data.read_direct_chunk(start)
+            found = _raw(data, start)
+            if found is None:
+                continue
+            mask, raw = found
             values = np.frombuffer(_unpack(raw, mask, filters, size), dtype).reshape(chunk)
             _place(values, start, out, first, shape)
 
 
-def _stored_chunks(data: Any) -> list[tuple[int, ...]]:
-    starts: list[tuple[int, ...]] = []
-    data.chunk_iter(lambda info: starts.append(info.chunk_offset))
-    return starts
+def _stored_chunks(
+    data: Any, shape: tuple[int, ...], chunk: tuple[int, ...]
+) -> list[tuple[int, ...]]:
+    """Return where chunks begin: all that are in the file, and maybe others."""
+    limits = data.get_space().get_simple_extent_dims(True)
+    if h5s.UNLIMITED not in limits[1:]:
+        starts: list[tuple[int, ...]] = []
+        data.chunk_iter(lambda info: starts.append(info.chunk_offset))
+        return starts
+    # Where another dimension than the first may grow, HDF5 2.0 tells wrong places.
+    grid = [range(0, side, step) for side, step in zip(shape, chunk, strict=True)]
+    if math.prod(map(len, grid)) > MOST_CHUNKS:
+        raise ValueError(f"it has more than {MOST_CHUNKS:,} chunks; repack it with larger ones")
+    return list(product(*grid))
+
+
+def _raw(data: Any, start: tuple[int, ...]) -> tuple[int, bytes] | None:
+    """Return the filters' mask and the bytes of a chunk, None where it is not in the file."""
+    try:
+        return data.read_direct_chunk(start)
+    except RuntimeError as error:
+        if "not allocated" in str(error):
+            return None
+        raise
 
 
 def _place(

@@ -231,11 +231,13 @@ def test_filters_that_hdf5_would_unpack_are_refused(tmp_path: Path, packing: str
         {"compression": "gzip", "shuffle": True, "fletcher32": True},
     ],
 )
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("grows", ["none", "all", "last"])
 def test_what_is_unpacked_here_is_what_hdf5_unpacks(
-    tmp_path: Path, dtype: str, options: dict[str, Any]
+    tmp_path: Path, dtype: str, options: dict[str, Any], libver: str, grows: str
 ) -> None:
     rng = np.random.default_rng(0)
-    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+    with h5py.File(tmp_path / "x.hdf5", "w", libver=libver) as file:
         for i, (shape, chunk) in enumerate(
             [
                 ((23, 3), (5, 2)),
@@ -245,7 +247,7 @@ def test_what_is_unpacked_here_is_what_hdf5_unpacks(
                 ((3,), (50,)),
             ]
         ):
-            free = (None,) * len(shape)
+            free = {"none": shape, "all": (None,) * len(shape), "last": (*shape[:-1], None)}[grows]
             values = (rng.normal(size=shape) * 50).astype(dtype)
             made = file.create_dataset(
                 f"full{i}", data=values, chunks=chunk, maxshape=free, **options

@@ -79,7 +79,7 @@ def _raw(data: Any, start: tuple[int, ...]) -> tuple[int, bytes] | None:
     try:
         return data.read_direct_chunk(start)
     except RuntimeError as error:
-        if "not allocated" in str(error):
+        if any(text in str(error) for text in ("not allocated", "address isn't defined")):
             return None
         raise
 

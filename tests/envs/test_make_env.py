@@ -55,6 +55,14 @@ def test_sizes_are_those_of_the_spaces(env_id: str, sizes: tuple[int, int]) -> N
     assert env_sizes(env_id) == sizes
 
 
+@pytest.fixture
+def nothing_left_open() -> Iterator[None]:
+    Walk.live = 0
+    yield
+    assert Walk.live == 0
+
+
+@pytest.mark.usefixtures("nothing_left_open")
 def test_spaces_that_are_not_flat_boxes_are_refused() -> None:
     class Discrete(Walk):
         def __init__(self) -> None:
@@ -63,9 +71,9 @@ def test_spaces_that_are_not_flat_boxes_are_refused() -> None:
 
     with pytest.raises(UserError, match="action space Discrete"):
         env_sizes(Discrete)
-    assert Walk.live == 0
 
 
+@pytest.mark.usefixtures("nothing_left_open")
 @pytest.mark.parametrize("space", [gym.spaces.Discrete(2), gym.spaces.Box(-1, 1, (2, 2))])
 def test_bounds_are_of_vectors_of_actions_only(space: gym.Space) -> None:
     class Other(Walk):
@@ -75,7 +83,6 @@ def test_bounds_are_of_vectors_of_actions_only(space: gym.Space) -> None:
 
     with pytest.raises(UserError, match="Other has the action space"):
         action_bounds(Other)
-    assert Walk.live == 0
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from envs.errors import UserError
 from envs.make import make_env
 from envs.script import run_script
 from envs.sources import minari
-from envs.sources.hdf5 import MAX_RATIO
+from envs.sources.hdf5 import MAX_RATIO, SMALL
 from envs.trajectories import Episode
 
 _BROKEN = (
@@ -95,7 +95,7 @@ def _members(path: Path) -> dict[str, NDArray[Any]]:
     """
     given: dict[str, NDArray[Any]] = {}
     try:
-        left = max(64 * 2**20, MAX_RATIO * path.stat().st_size)
+        left = max(SMALL, MAX_RATIO * path.stat().st_size)
         with zipfile.ZipFile(path) as file:
             for member in file.infolist():
                 name = member.filename.removesuffix(".npy")

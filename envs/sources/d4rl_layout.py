@@ -16,7 +16,7 @@ from envs.errors import UserError
 from envs.repair import drop_episodes
 from envs.sources.d4rl_split import Episodes, Flags, goal_runs, split
 from envs.sources.d4rl_table import Entry, Layout
-from envs.sources.hdf5 import MAX_RATIO, has, numeric, open_hdf5, read_into
+from envs.sources.hdf5 import check_claim, has, numeric, open_hdf5, read_into
 from envs.sources.hdf5 import read as read_rows
 from envs.trajectories import Trajectories
 
@@ -102,12 +102,8 @@ def _fill(
     """Read the episodes as the file has them; return the arguments of their environment, too."""
     obs, action, reward = _arrays(file, path)
     steps, sizes = len(obs), (obs.shape[1], action.shape[1])
-    needed, stored = 4 * steps * (sum(sizes) + 1), path.stat().st_size
-    if needed > max(MAX_RATIO * stored, 64 * 2**20):  # small numbers become larger here
-        raise UserError(
-            f"{path} claims {needed:,} bytes of which it has {stored:,}, fewer than any "
-            f"compression leaves; delete it and download or make it again"
-        )
+    # All arrays together: small numbers become larger here.
+    check_claim(4 * steps * (sum(sizes) + 1), path.stat().st_size, str(path))
     timeout = _flags(file, "timeouts", steps, path) if has(file, "timeouts") else None
     terminal = _flags(file, "terminals", steps, path)
     episodes = split(terminal, timeout, layout.limit, lambda: _breaks(file, obs))

@@ -6,7 +6,7 @@ A file may be an error page, cut off, or made to exhaust memory. What is wrong i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from envs.sources.hdf5_unpack import KNOWN, is_packed, read_packed
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _AGAIN = "delete it and download or make it again"
 _MAX_CHUNK = 256 * 2**20  # bytes; HDF5 unpacks a chunk as a whole
-_SMALL = 64 * 2**20  # bytes that may be had without asking how they are stored
+SMALL = 64 * 2**20  # bytes that may be had without asking how they are stored
 MAX_RATIO = 1100  # deflate packs at most 1032 : 1
 
 
@@ -89,7 +89,7 @@ def numeric(group: h5py.Group, key: str, *, ndim: int | None = None) -> h5py.Dat
     Raises UserError where it is missing, holds no numbers, lies outside of the file, or claims a
     size that its bytes in the file cannot unpack to.
     """
-    where = f"{group.file.filename}: {_full_name(group, key)}"
+    where = place(group, key)
     found = _follow(group, key, where)
     if not isinstance(found, h5py.Dataset):
         raise UserError(f"{where} is a group, not an array; {_there(found)}")
@@ -99,8 +99,17 @@ def numeric(group: h5py.Group, key: str, *, ndim: int | None = None) -> h5py.Dat
     if (len(shape) == 0) if ndim is None else (len(shape) != ndim):
         wanted = "one dimension or more" if ndim is None else f"{ndim} dimension{'s'[: ndim - 1]}"
         raise UserError(f"{where} has shape {shape}; store an array of {wanted}")
-    _check_storage(found, math.prod(shape) * dtype.itemsize, where)
+    check_storage(found.id, dtype, found.file.id.get_filesize(), lambda: where)
     return found
+
+
+def check_claim(needed: int, stored: int, where: str, fix: str = _AGAIN) -> None:
+    """Raise UserError where so many stored bytes cannot have been as many as are needed."""
+    if needed > max(SMALL, MAX_RATIO * stored):
+        raise UserError(
+            f"{where} claims {needed:,} bytes of which there are {stored:,}, fewer than any "
+            f"compression leaves; {fix}"
+        )
 
 
 def read(data: h5py.Dataset, rows: slice = slice(None)) -> NDArray[Any]:
@@ -144,48 +153,51 @@ def _follow(group: h5py.Group, key: str, where: str) -> h5py.Group | h5py.Datase
     return found
 
 
-def _check_storage(data: h5py.Dataset, size: int, where: str) -> None:
-    """Refuse what another file holds, what no filter here can unpack, and a size out of bounds."""
-    plist, codes = data.id.get_create_plist(), set[int]()
-    if plist.get_layout() == h5d.VIRTUAL or plist.get_external_count():
-        raise UserError(f"{where} lies in another file; store the array itself in this one")
+def check_storage(data: Any, dtype: np.dtype[Any], there: int, where: Callable[[], str]) -> bool:
+    """Refuse what another file holds, what no filter here can unpack, and a size out of bounds.
+
+    data: an array of h5py's low level, in a file of `there` bytes. where: for the messages.
+    Returns whether it is in chunks that are packed.
+    """
+    plist, codes = data.get_create_plist(), set[int]()
+    layout = plist.get_layout()
+    if layout == h5d.VIRTUAL or plist.get_external_count():
+        raise UserError(f"{where()} lies in another file; store the array itself in this one")
     for i in range(plist.get_nfilters()):
         code, _, _, name = plist.get_filter(i)
         if code in codes:  # twice deflated is a million times smaller
             raise UserError(
-                f"{where} is packed twice with one filter; repack the file (h5repack -f GZIP=4 "
+                f"{where()} is packed twice with one filter; repack the file (h5repack -f GZIP=4 "
                 f"OLD NEW)"
             )
         codes.add(code)
         if code not in KNOWN:
             label = name.decode(errors="replace") or code
             raise UserError(
-                f"{where} is packed with the filter {label}, which is not read here; repack the "
+                f"{where()} is packed with the filter {label}, which is not read here; repack the "
                 f"file with gzip (h5repack -f GZIP=4 OLD NEW)"
             )
-    if plist.get_layout() == h5d.CHUNKED:
-        chunk = math.prod(plist.get_chunk()) * data.dtype.itemsize
+    chunked = layout == h5d.CHUNKED
+    if chunked:
+        chunk = math.prod(plist.get_chunk()) * dtype.itemsize
         if chunk > _MAX_CHUNK:
             raise UserError(
-                f"{where} has chunks of {chunk:,} bytes, the limit is {_MAX_CHUNK:,}; repack the "
+                f"{where()} has chunks of {chunk:,} bytes, the limit is {_MAX_CHUNK:,}; repack the "
                 f"file (h5repack -l CHUNK=1000x1 OLD NEW)"
             )
-        there = data.file.id.get_filesize()
-        if (claimed := data.id.get_storage_size()) > there:  # HDF5 takes memory for all of it
+        if (claimed := data.get_storage_size()) > there:  # HDF5 takes memory for all of it
             raise UserError(
-                f"{where} claims {claimed:,} bytes of the file, which has {there:,}; {_AGAIN}"
+                f"{where()} claims {claimed:,} bytes of the file, which has {there:,}; {_AGAIN}"
             )
-    if size > _SMALL:
-        stored = min(data.id.get_storage_size(), data.file.id.get_filesize())
-        if size > MAX_RATIO * stored:
-            raise UserError(
-                f"{where} claims {size:,} bytes of which the file has {stored:,}, fewer than any "
-                f"compression leaves; {_AGAIN}"
-            )
+    if (size := math.prod(data.shape) * dtype.itemsize) > SMALL:
+        check_claim(size, min(data.get_storage_size(), there), where())
+    return chunked and bool(codes)
 
 
-def _full_name(group: h5py.Group, key: str) -> str:
-    return f"{group.name or ''}/{key}".lstrip("/")
+def place(group: h5py.Group, key: str) -> str:
+    """Return what messages call an entry of a group: its file and its path there."""
+    path = f"{group.name or ''}/{key}".lstrip("/")
+    return f"{group.file.filename}: {path}"
 
 
 def _there(group: h5py.Group) -> str:

@@ -20,12 +20,10 @@ from numpy.typing import NDArray
 from envs.assembly import Assembly
 from envs.errors import UserError
 from envs.flat import Part
-from envs.sources.hdf5 import numeric, open_hdf5, read
-from envs.sources.hdf5_unpack import KNOWN, read_packed
+from envs.sources.hdf5 import check_claim, check_storage, numeric, open_hdf5, place, read
+from envs.sources.hdf5_unpack import read_packed
 
-_MAX_CHUNK = 256 * 2**20  # bytes, as envs.sources.hdf5 has it
 _SCRATCH = 4 * 2**20  # bytes read at a time, before they become float32
-_MAX_RATIO = 1100  # no filter packs better
 _CACHE = 2**20
 
 
@@ -52,12 +50,7 @@ def read_hdf5(
     with open_hdf5(path) as opened, np.errstate(over="ignore", invalid="ignore"):
         file = _File(opened)
         lengths = np.empty(0, np.int64) if episodes < 1 else file.lengths(episodes)
-        needed, stored = 4 * int(lengths.sum()) * (sum(widths) + 1), path.stat().st_size
-        if needed > max(_MAX_RATIO * stored, 64 * 2**20):
-            raise UserError(
-                f"{name} claims {needed:,} bytes of which {path} has {stored:,}, fewer than any "
-                f"compression leaves; delete it and make or download it again"
-            )
+        check_claim(4 * int(lengths.sum()) * (sum(widths) + 1), path.stat().st_size, str(path))
         made = Assembly(name, lengths, *widths)
         terminated = np.zeros(episodes, np.bool_)
         for i in range(episodes):
@@ -96,7 +89,7 @@ def _check_rows(data: _Array, episode: int, name: str, part: Part, steps: int, e
 
 
 class _File:
-    """Opens and reads the arrays of a file, after the checks that `numeric` makes.
+    """Opens and reads the arrays of a file, after the same checks as `numeric` makes.
 
     Arrays are read by way of a small buffer, where they become float32 faster than in HDF5.
     """
@@ -156,23 +149,12 @@ class _File:
         if data is None:
             raise self._refusal(group, last)
         shape, (_, dtype, kind) = data.shape, self._kind(data, path)
-        plist = data.get_create_plist()
-        layout, size = plist.get_layout(), dtype.itemsize
-        filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
-        if (
-            dtype.kind not in "biuf"
-            or size > 8
-            or not shape
-            or layout == h5d.VIRTUAL
-            or plist.get_external_count()
-            or not KNOWN.issuperset(filters)
-            or len(set(filters)) < len(filters)
-            or (layout == h5d.CHUNKED and math.prod(plist.get_chunk()) * size > _MAX_CHUNK)
-            or (layout == h5d.CHUNKED and data.get_storage_size() > self._size)
-            or math.prod(shape) * size > 64 * 2**20
-        ):
-            numeric(h5py.Group(group), last.decode())  # which may find nothing wrong, but slowly
-        return _Array(data, shape, dtype, kind, bool(filters) and layout == h5d.CHUNKED)
+        if dtype.kind not in "biuf" or dtype.itemsize > 8 or not shape:
+            raise self._refusal(group, last)
+        packed = check_storage(
+            data, dtype, self._size, lambda: place(h5py.Group(group), last.decode())
+        )
+        return _Array(data, shape, dtype, kind, packed)
 
     def blocks(self, data: _Array, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield (row, values) of the first rows, in blocks that fit into the buffer if possible."""

@@ -157,7 +157,7 @@ def test_a_size_that_the_file_cannot_hold_is_refused(
 ) -> None:
     declare(path, (10**9, 1000), chunks)
     assert path.stat().st_size < 50_000
-    fails(path, "big", r"big claims 4,000,000,000,000 bytes of which the file has 0, fewer")
+    fails(path, "big", r"big claims 4,000,000,000,000 bytes of which there are 0, fewer")
 
 
 def test_a_chunk_that_does_not_fit_memory_is_refused(path: Path) -> None:

@@ -144,7 +144,7 @@ def test_numbers_that_are_hardly_stored_are_refused_in_d4rl_files(tmp_path: Path
         for name in ("rewards", "terminals"):
             file.create_dataset(name, (30_000_000,), "i1", chunks=True)
     with pytest.raises(UserError, match="claims 360,000,000 bytes"):
-        sources.load(str(tmp_path / "x.hdf5"), env_id=register())
+        sources.load(str(tmp_path / "x.hdf5"))
 
 
 def test_a_bomb_of_two_packings_is_refused(tmp_path: Path) -> None:

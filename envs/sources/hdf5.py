@@ -18,6 +18,7 @@ from h5py import h5d, h5l  # type: ignore[attr-defined]  # compiled, without stu
 from numpy.typing import NDArray
 
 from envs.errors import UserError
+from envs.sources.hdf5_probe import probe
 from envs.sources.hdf5_unpack import KNOWN, is_packed, read_packed
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -30,26 +31,31 @@ MAX_RATIO = 1100  # deflate packs at most 1032 : 1
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open a file for reading; whatever HDF5 raises inside the `with` becomes a UserError."""
-    check_signature(path)
+    start = check_signature(path)
+    if not probe(path, start):
+        raise UserError(f"{path} has an index that HDF5 cannot read safely; {_AGAIN}")
     with hdf5_errors(path), h5py.File(path, "r", locking=False) as file:
         yield file
 
 
-def check_signature(path: Path, fix: str = _AGAIN) -> None:
-    """Raise UserError that says in plain words what a file is that is not HDF5, and the fix."""
+def check_signature(path: Path, fix: str = _AGAIN) -> int:
+    """Return where the signature of HDF5 stands in a file: at 0, or behind a user block.
+
+    Raises UserError that says in plain words what a file is that is not HDF5, and the fix.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(1024)
-            offset, found = 512, head.startswith(SIGNATURE)
-            while not found and file.seek(offset) is not None and (at := file.read(8)):
-                found, offset = at == SIGNATURE, 2 * offset  # behind a user block
+            offset, found = 0, head.startswith(SIGNATURE)
+            while not found and file.seek(2 * offset or 512) and (at := file.read(8)):
+                found, offset = at == SIGNATURE, 2 * offset or 512
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path") from None
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{path} cannot be opened ({reason}); name a file to read") from error
     if found:
-        return
+        return offset
     if not head:
         raise UserError(f"{path} is empty; {fix}")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):

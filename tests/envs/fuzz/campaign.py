@@ -19,7 +19,7 @@ MEMORY = 512 * 2**20
 """Bytes that reading one case may take beyond those of the process."""
 _ROOM = 4 * 2**30
 GOOD = ("read", "repaired", "refused")
-"""The outcomes that have to be. "known" is HDF5's own: see _in_index."""
+"""The outcomes that have to be."""
 SECONDS = 5.0
 """Of the processor; a worker that only waits may take 12 times as long."""
 _HERE = Path(__file__).resolve().parent
@@ -155,8 +155,6 @@ def run(seed: int, indices: list[int], keep: Path) -> Iterator[Result]:
                 worker = None
             if result.outcome == "allocation":
                 result = _with_room(seed, index, keep)
-            if result.outcome not in GOOD and _in_index(result):
-                result.outcome = "known"
             if result.outcome not in GOOD:
                 _keep(keep, index)
             yield result
@@ -178,17 +176,6 @@ def _with_room(seed: int, index: int, keep: Path) -> Result:
     elif result.outcome == "allocation":
         result.outcome = "refused"
     return result
-
-
-def _in_index(result: Result) -> bool:
-    """Return whether HDF5 failed in the index of an array's chunks as its newest format has it.
-
-    That has checksums: nothing gets there but a file made to harm. Only another process could
-    read it safely. Files of D4RL and of Minari are in the oldest format.
-    """
-    crafted = "latest" in result.base or result.base == "d4rl/ant-medium-v2"
-    place = "_check_storage" in result.details or "Unable to get storage size" in result.details
-    return crafted and result.way.endswith("summed") and place
 
 
 def _keep(keep: Path, index: int) -> None:

@@ -260,6 +260,7 @@ def test_a_file_with_another_content_than_the_hub_says_is_refused(
     assert not minari.exists(SMALL)
 
 
+@pytest.mark.usefixtures("nothing_is_collected")
 @pytest.mark.parametrize("broken", ["metadata", "deep", "table", "data", "episodes", "missing"])
 def test_what_is_no_data_set_is_refused_and_cleared(
     hub: Hub, own: Path, minari_folder: Path, broken: str
@@ -361,6 +362,7 @@ def test_a_login_page_instead_of_an_answer_is_recognised(
         download(SMALL, progress=False)
 
 
+@pytest.mark.usefixtures("nothing_is_collected")
 def test_an_answer_that_nests_without_end_is_recognised(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,8 +13,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see train.py
 
 import tyro
 
-from agents.script import run_script
 from envs.errors import UserError
+from envs.script import run_script
 
 if TYPE_CHECKING:
     from agents.runs import Checkpoint

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import configs
-from agents.script import run_script
 from configs import cli
 from envs.errors import UserError
+from envs.script import run_script
 
 if TYPE_CHECKING:
     from envs.trajectories import Trajectories
@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         weights=config.data.weights,
         download=config.data.download,
         cache=config.data.cache,
+        evaluate=config.eval.episodes > 0,
     )
     if config.eval.episodes:
         sources.check_env(data)
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     window = config.data.length if config.eval.memory == "window" else None
     world = {"env_kwargs": data.env_kwargs, "obs_keys": list(data.obs_keys)}
     facts = {"env_id": data.env_id, **world, "data": data.name, "targets": list(targets)}
-    facts["window"] = window
+    facts |= {"window": window, "reference": data.reference}
     for note in data.notes:
         say(f"note   {note}")
     if warning := evaluation.beyond_data(model, targets):
@@ -133,30 +134,28 @@ def main(arguments: list[str] | None = None) -> None:
             checkpoint=f"last: update {trainer.update}; best: update {best_update}, chosen by "
             f"{config.eval.quick_episodes} other episodes asked for {max(targets):g}",
             env_kwargs=data.env_kwargs,
+            own=data.reference,
             memory=evaluation.describe_memory(window),
             training_seed=config.seed,
         )
         title = f"{data.name} · {config.model.backbone} · seed {config.seed}"
         log.figure("calibration", plots.calibration(final, data.returns, title))
         log.figure("curve", plots.curve(read_metrics(folder), float(data.returns.max()), title))
-    checkpoint.write_json(folder / "results.json", report.as_json(final, data.env_id, protocol))
-    say(report.table(final, data.env_id, protocol))
+    checkpoint.write_json(folder / "results.json", report.as_json(final, protocol))
+    say(report.table(final, protocol))
     say(f"\n{folder}: checkpoints last/ best/, calibration.png, curve.png, results.json")
     say(f"python evaluate.py {folder} --targets {max(targets):g}")
 
 
 def resolve(config: configs.Config, data: Trajectories) -> configs.Config:
     """Make every choice that depends on the data."""
-    import gymnasium
+    from envs.make import time_limit
 
-    limit = data.env_kwargs.get("max_episode_steps")
-    if limit is None and data.env_id in gymnasium.registry:
-        limit = gymnasium.spec(data.env_id).max_episode_steps
     info = configs.DataInfo(
         env_id=data.env_id,
         returns=tuple(data.returns.tolist()),
         max_length=int(data.lengths.max()),
-        horizon=limit,
+        horizon=time_limit(data.env_id, data.env_kwargs),
     )
     try:
         return configs.resolve(config, info)

@@ -24,7 +24,7 @@ from envs.errors import UserError
 FORMAT = 1
 FACTS = {"format", "model", "env_id", "data", "targets", "update", "window"}
 """What `agent.json` holds: the model's configuration, and all that evaluate.py needs to know."""
-LATER_FACTS: dict[str, Any] = {"env_kwargs": {}, "obs_keys": []}
+LATER_FACTS: dict[str, Any] = {"env_kwargs": {}, "obs_keys": [], "reference": None}
 """What checkpoints of old do not hold, and what it was for them."""
 
 

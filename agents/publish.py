@@ -54,10 +54,7 @@ def as_json(
     videos: Mapping[str, Sequence[Video]],
 ) -> report.Report:
     """Return what report.json holds."""
-    results = {
-        line.name: [report.row(r, line.env_id, line.env_kwargs) for r in line.results]
-        for line in lines
-    }
+    results = {line.name: [report.row(r, line.protocol) for r in line.results] for line in lines}
     entries: dict[str, Any] = {
         "protocol": report.merge({line.name: line.protocol for line in lines}),
         "results": results,

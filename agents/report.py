@@ -14,17 +14,15 @@ Report = dict[str, Any]
 """{"protocol": ..., "results": {name of a line: [one row for each target]}}"""
 
 
-def as_json(
-    results: Mapping[str, Sequence[Result]], env_id: str, protocol: dict[str, Any]
-) -> Report:
+def as_json(results: Mapping[str, Sequence[Result]], protocol: dict[str, Any]) -> Report:
     """Return the results, every single episode included, as JSON types."""
-    kwargs = protocol.get("env_kwargs")
-    rows = {name: [row(r, env_id, kwargs) for r in swept] for name, swept in results.items()}
+    rows = {name: [row(r, protocol) for r in swept] for name, swept in results.items()}
     return {"protocol": protocol, "results": rows}
 
 
-def row(result: Result, env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def row(result: Result, protocol: Mapping[str, Any]) -> dict[str, Any]:
     """Return what came of one target: statistics, raw and normalised, and every episode."""
+    low, high = protocol["reference_min"], protocol["reference_max"]
     entries: dict[str, Any] = {
         "target": result.target,
         "mean": result.mean,
@@ -36,7 +34,7 @@ def row(result: Result, env_id: str, env_kwargs: Mapping[str, Any] | None = None
         "max": float(result.returns.max()),
     }
     normalised = {
-        name: score.normalized(entries[of], env_id, env_kwargs)
+        name: None if low is None else score.scaled(entries[of], low, high)
         for name, of in (
             ("score", "mean"),
             ("score_interval_95", "mean_interval_95"),
@@ -68,9 +66,9 @@ def merge(protocols: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def table(results: Mapping[str, Sequence[Result]], env_id: str, protocol: dict[str, Any]) -> str:
+def table(results: Mapping[str, Sequence[Result]], protocol: dict[str, Any]) -> str:
     """Return one table over all lines (`last`, `best`, ...), and the protocol under it."""
-    return text(as_json(results, env_id, protocol))
+    return text(as_json(results, protocol))
 
 
 def text(report: Report) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ class RunLog:
         self.folder = folder
         self._started = time.perf_counter()
         self._lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        threading.excepthook = _quiet_about_the_disk
         self._board = SummaryWriter(str(folder / "tensorboard"))
         self._bar = tqdm(total=total, desc="train", unit="step", dynamic_ncols=True, smoothing=0.1)
 
@@ -71,6 +73,12 @@ class RunLog:
         figure.savefig(image, format="png", dpi=150)
         write_file(self.folder / f"{name}.png", image.getvalue())
         self._board.add_figure(name, figure, close=False)
+
+
+def _quiet_about_the_disk(arguments: threading.ExceptHookArgs) -> None:
+    """Leave it to the main thread, which meets the error of TensorBoard's writer thread too."""
+    if not isinstance(arguments.exc_value, OSError):
+        threading.__excepthook__(arguments)
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -158,6 +158,7 @@ def _protocol(
         seeds=[plan.seed],
         checkpoint=f"{members[0].name} (update {updates})",
         env_kwargs=facts["env_kwargs"],
+        own=facts["reference"],
         memory=evaluation.describe_memory(window),
         backbone=members[0].backbone,
         training_seeds=[m.seed for m in members if m.seed is not None],

@@ -86,7 +86,8 @@ class DataConfig:
     batch_size: int = 20
     """Rows in a batch."""
     env_id: str | None = None
-    """The environment of a file of one's own, such as Hopper-v4; other data sets know theirs."""
+    """The environment of a file of one's own, such as Hopper-v4, or my_package:My-v0; other data
+    sets know theirs. Needed unless --eval.episodes is 0."""
     weights: tuple[float, ...] | None = None
     """With several data sets: the share of training steps that each is to have, in any unit.
     Default: every step counts the same."""
@@ -141,7 +142,8 @@ class EvalConfig:
     lies beyond the data's returns is taken for the nearest there."""
     episodes: int = 20
     """Episodes for each target at the end; every one of them counts. 0 trains without evaluation,
-    and without the environment."""
+    and without the environment: that of a file of one's own may then stay unnamed, which leaves it
+    the bounds of the data's actions, and no time limit."""
     num_envs: int = 120
     """Environments stepped together; it does not change which episodes are played."""
     every: int = 1000

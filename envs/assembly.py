@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.bounds import Float32, bounds
-from envs.errors import UserError
+from envs.errors import UserError, one_line
 from envs.repair import clip_actions, end_at_time_limit, leave_out_broken
 from envs.trajectories import Trajectories
 
@@ -112,7 +112,8 @@ class Assembly:
         )
         made.validate()
         clipped = clip_actions(made.action, low, high)
-        return replace(made, notes=(*notes, *broken, *clipped, *late))
+        told = (*notes, *broken, *clipped, *late)
+        return replace(made, notes=tuple(one_line(note) for note in told))
 
 
 def _memory() -> float:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.errors import one_line
 from envs.trajectories import Trajectories
 
 VERSION = 1
@@ -32,6 +33,8 @@ MIN_BYTES = 16_000_000
 MAX_BYTES = 20_000_000_000
 """What all sets may take together; those not used for longest go first."""
 _ARRAYS = ("obs", "action", "reward", "starts", "terminated", "action_low", "action_high")
+_LARGE = ("obs", "action", "reward")
+_TYPES = {"starts": np.int64, "terminated": np.bool_}  # the others are float32
 _PARTIAL = ".minrnn-partial-"
 _NAME = re.compile("[0-9a-f]{32}")  # nothing else is ever deleted
 _ABANDONED = 24 * 3600.0  # seconds after which a partial folder is of a process that was killed
@@ -54,21 +57,28 @@ def cached(
 
     key_files: what it is made of; another path, size or time of change makes it anew.
     options: what else it depends on, fit for JSON.
-    Arrays from the cache are read-only maps of files: only what is used is read.
+    Arrays are read-only, made just now or not; those from the cache are maps of files, of which
+    only what is used is read.
     """
     if not enabled:
-        return make()
+        return _frozen(make())
     folder: Path | None = None
     there = False
     with _warn("cannot be read"):
         folder = root() / _key(key_files, options)
         there = folder.is_dir()
         if there:
-            return _load(folder)
-    made = make()
+            return _frozen(_load(folder))
+    made = _frozen(make())
     if folder is not None and _size(made) >= MIN_BYTES:
         with _warn("cannot be written"):
             _store(made, folder, broken=there)
+    return made
+
+
+def _frozen(made: Trajectories) -> Trajectories:
+    for name in _ARRAYS:
+        getattr(made, name).setflags(write=False)
     return made
 
 
@@ -86,20 +96,41 @@ def _size(made: Trajectories) -> int:
 
 
 def _load(folder: Path) -> Trajectories:
-    """Map a data set; OSError, ValueError or KeyError where it is not whole."""
+    """Map a data set; raise some exception where it is not whole."""
     about = json.loads((folder / "about.json").read_text())
     arrays: dict[str, Any] = {}
     for name in _ARRAYS:
         path = folder / f"{name}.npy"
         if path.stat().st_size != about["sizes"][name]:
             raise ValueError(f"{path.name} has another size than was written")
-        mapped = np.load(path, mmap_mode="r" if name in ("obs", "action", "reward") else None)
+        mapped = np.load(path, mmap_mode="r" if name in _LARGE else None)
         arrays[name] = np.asarray(mapped)
     fields = about["fields"]
     for name in ("obs_keys", "notes"):
         fields[name] = tuple(fields[name])
-    os.utime(folder)  # used now
-    return Trajectories(**arrays, **fields)
+    if fields.get("reference") is not None:
+        low, high, source = fields["reference"]
+        fields["reference"] = float(low), float(high), one_line(source)
+    made = Trajectories(**arrays, **fields)
+    _check(made)
+    with suppress(OSError):  # another user's
+        os.utime(folder)  # used now
+    return made
+
+
+def _check(made: Trajectories) -> None:
+    """Raise ValueError, TypeError or UserError where what was mapped is no data set.
+
+    The numbers of the large arrays are believed: to look at them takes as long as to read them.
+    """
+    for name in _ARRAYS:
+        values, wanted = getattr(made, name), _TYPES.get(name, np.float32)
+        if values.dtype != wanted or not values.flags.c_contiguous:
+            raise ValueError(f"{name} is of type {values.dtype}")
+    texts = (made.env_id, made.name, *made.obs_keys, *made.notes)
+    if not isinstance(made.env_kwargs, dict) or any(one_line(text) != text for text in texts):
+        raise ValueError("about.json has other fields than were written")
+    made.validate(numbers=False)
 
 
 def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
@@ -114,6 +145,7 @@ def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
         raise OSError(f"{size / 1e6:.0f} MB do not fit, {free / 1e6:.0f} MB are free")
     partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=base))
     try:
+        partial.chmod(0o755)  # mkdtemp makes it private; other users may share the cache
         sizes = {name: _write(partial / f"{name}.npy", getattr(made, name)) for name in _ARRAYS}
         fields = {
             field.name: getattr(made, field.name)
@@ -164,7 +196,7 @@ def _drop_least_recent(base: Path, keep: Path) -> None:
 def _warn(what: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError) as error:
+    except Exception as error:  # whatever is wrong, the data's source is still there
         warnings.warn(
             f"the cache in {root()} {what} ({' '.join(str(error).split())}); reading the data from "
             f"its source. MINRNN_CACHE names another folder",

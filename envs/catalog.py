@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ _MAZE2D = "D4RL infos.py; measured on maze2d, whose goal is fixed and 0.5 wide (
 _ANTMAZE = "D4RL infos.py: the share of episodes that reach the goal; D4RL's ant is another one"
 _KITCHEN = "D4RL infos.py: the number of tasks done, of four"
 
-_DEFAULTS = {"continuing_task": True, "max_episode_steps": None}
+_DEFAULTS = {"continuing_task": True, "remove_task_when_completed": True}
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Reference:
     pattern: str
     """Regular expression of the environment ids."""
     source: str
-    needs: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """What arguments of the environment may be; with others the returns mean something else."""
+    needs: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
+    """What arguments of the environment may be, None where they are not given and have no default
+    in _DEFAULTS; with others the returns mean something else."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,14 @@ class EnvSpec:
     """Where the reference numbers come from."""
 
 
+def _among(*allowed: Any) -> Callable[[Any], bool]:
+    return lambda value: value in allowed
+
+
+def _four(tasks: Any) -> bool:
+    return isinstance(tasks, list | tuple) and len(set(map(str, tasks))) == 4
+
+
 def _maze2d(maze: str, minimum: float, maximum: float, horizon: int, default: int) -> Reference:
     """Name D4RL's numbers for a maze whose time limit today is `default`.
 
@@ -57,7 +66,7 @@ def _maze2d(maze: str, minimum: float, maximum: float, horizon: int, default: in
     episode that goes on at the goal.
     """
     steps = (horizon, None) if horizon == default else (horizon,)
-    needs = {"continuing_task": (True,), "max_episode_steps": steps}
+    needs = {"continuing_task": _among(True), "max_episode_steps": _among(*steps)}
     family = f"maze2d-{maze.lower().replace('dense', '-dense')}"
     pattern = rf"PointMaze_{maze}-v\d+"
     return Reference(family, minimum, maximum, horizon, pattern, _MAZE2D, needs)
@@ -68,7 +77,11 @@ REFERENCES = (
     Reference("halfcheetah", -280.178953, 12135.0, 1000, r"HalfCheetah-v\d+", _LOCOMOTION),
     Reference("walker2d", 1.629008, 4592.3, 1000, r"Walker2d-v\d+", _LOCOMOTION),
     Reference("ant", -325.6, 3879.7, 1000, r"Ant-v\d+", _LOCOMOTION),
-    Reference("pen", 96.262799, 3076.8331017826877, 200, r"AdroitHandPen-v\d+", _D4RL),
+    # Of 100 steps, in which every one can be rewarded; AdroitHandPen-v1 has 200.
+    Reference(
+        *("pen", 96.262799, 3076.8331017826877, 100, r"AdroitHandPen-v\d+", _D4RL),
+        {"max_episode_steps": _among(100)},
+    ),
     Reference("door", -56.512833, 2880.5693087298737, 200, r"AdroitHandDoor-v\d+", _D4RL),
     Reference("hammer", -274.856578, 12794.134825156867, 200, r"AdroitHandHammer-v\d+", _D4RL),
     Reference("relocate", -6.425911, 4233.877797728884, 200, r"AdroitHandRelocate-v\d+", _D4RL),
@@ -81,13 +94,19 @@ REFERENCES = (
     _maze2d("MediumDense", 44.264742, 297.4552547777125, 600, 600),
     _maze2d("LargeDense", 30.569041, 303.4857382709002, 800, 800),
     *(
-        Reference("antmaze", 0.0, 1.0, horizon, pattern, _ANTMAZE, {"continuing_task": (False,)})
+        Reference(
+            *("antmaze", 0.0, 1.0, horizon, pattern, _ANTMAZE),
+            {"continuing_task": _among(False)},
+        )
         for horizon, pattern in (
             (700, r"AntMaze_UMaze-v\d+"),
             (1000, r"AntMaze_(Medium|Large)(_Diverse_GR?)?-v\d+"),
         )
     ),
-    Reference("kitchen", 0.0, 4.0, 280, r"FrankaKitchen-v\d+", _KITCHEN),
+    Reference(
+        *("kitchen", 0.0, 4.0, 280, r"FrankaKitchen-v\d+", _KITCHEN),
+        {"tasks_to_complete": _four, "remove_task_when_completed": _among(True)},
+    ),
 )
 
 LOCAL_DATA = {
@@ -103,7 +122,7 @@ def lookup(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> EnvSpec 
     """
     given = {**_DEFAULTS, **(env_kwargs or {})}
     for row in REFERENCES:
-        fits = all(given[name] in allowed for name, allowed in row.needs.items())
-        if fits and re.fullmatch(row.pattern, env_id):
+        usable = all(fits(given.get(name)) for name, fits in row.needs.items())
+        if usable and re.fullmatch(row.pattern, env_id):
             return EnvSpec(env_id, row.family, row.horizon, row.minimum, row.maximum, row.source)
     return None

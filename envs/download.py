@@ -79,17 +79,19 @@ def download(
     title: str = "",
     progress: bool = True,
     stall_s: float = 30.0,
+    limit: float = math.inf,
 ) -> None:
     """Download as `fetch` does, for a caller that holds a lock of its own.
 
     headers: for the server of the URL only, not for one it redirects to.
     version: what names the bytes themselves, such as a checksum that `check` looks at; the rest of
     them may then come from anywhere. title: of the progress bar, the file's name by default.
+    limit: bytes; of a larger file no more than that is taken.
     """
     part = Unfinished(url, target, version)
     for last in (False, True):
         resumed = _complete(
-            part, headers or {}, (title or target.name) if progress else None, stall_s
+            part, headers or {}, (title or target.name) if progress else None, stall_s, limit
         )
         try:
             if check is not None:
@@ -106,14 +108,14 @@ def download(
 
 
 def _complete(
-    part: Unfinished, headers: Mapping[str, str], title: str | None, stall_s: float
+    part: Unfinished, headers: Mapping[str, str], title: str | None, stall_s: float, limit: float
 ) -> bool:
     """Receive until the part is whole; return whether any of it was there before."""
     best, failures, resumed, answered = part.size, 0, part.size > 0, False
     while True:
         pause = 0.0
         try:
-            _receive(part, headers, title, stall_s)
+            _receive(part, headers, title, stall_s, limit)
             return resumed
         except urllib.error.HTTPError as error:
             error.close()
@@ -146,7 +148,7 @@ def _complete(
 
 
 def _receive(
-    part: Unfinished, headers: Mapping[str, str], title: str | None, stall_s: float
+    part: Unfinished, headers: Mapping[str, str], title: str | None, stall_s: float, limit: float
 ) -> None:
     """Ask once for what is missing, and append it."""
     request = urllib.request.Request(part.url, headers={"User-Agent": "minrnn"} | part.asks())
@@ -167,6 +169,8 @@ def _receive(
         with bar, part.writer() as write:
             since, came = time.monotonic(), 0
             while chunk := response.read1(_CHUNK):
+                if part.size + len(chunk) > limit:
+                    raise DownloadError(part, f"sends more than {limit:,} bytes")
                 write(chunk)
                 bar.update(len(chunk))
                 came += len(chunk)

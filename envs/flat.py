@@ -107,9 +107,19 @@ class FlatObservation(gym.ObservationWrapper[NDArray[np.float64], Any, Any]):
 
     Example:
         >>> from gymnasium import spaces
-        >>> space = spaces.Dict(goal=spaces.Box(-1, 1, (2,)), at=spaces.Box(-1, 1, (3,)))
-        >>> [(part.name, part.width) for part in parts(space, where="a world")]
-        [('at', 3), ('goal', 2)]
+        >>> class Here(gym.Env):
+        ...     action_space = spaces.Box(-1, 1, (1,))
+        ...     observation_space = spaces.Dict(
+        ...         goal=spaces.Box(-1, 1, (2,)), at=spaces.Box(-1, 1, (3,))
+        ...     )
+        ...
+        ...     def reset(self, *, seed=None, options=None):
+        ...         return {"goal": np.full(2, 0.5), "at": np.zeros(3)}, {}
+        >>> env = FlatObservation(Here(), (), "here")
+        >>> [part.name for part in env.parts], env.observation_space.shape
+        (['at', 'goal'], (5,))
+        >>> env.reset()[0].tolist()
+        [0.0, 0.0, 0.0, 0.5, 0.5]
     """
 
     def __init__(self, env: gym.Env[Any, Any], keys: Sequence[str], where: str) -> None:

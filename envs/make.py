@@ -13,7 +13,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import (
+    EnvSpec,
+    find_highest_version,
+    get_env_id,
+    parse_env_id,
+)
 from numpy.typing import NDArray
 
 from envs.errors import UserError
@@ -96,10 +101,7 @@ def env_sizes(
         sizes: list[int] = []
         for kind, space in (("observation", made.observation_space), ("action", made.action_space)):
             if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-                raise UserError(
-                    f"{_name(env, made)} has the {kind} space {space}; only flat Box spaces and "
-                    f"Dicts of them are supported, wrap it or choose another environment"
-                )
+                raise UserError(_unusable(_name(env, made), kind, space))
             sizes.append(int(space.shape[0]))
         return sizes[0], sizes[1]
     finally:
@@ -109,14 +111,15 @@ def env_sizes(
 def action_bounds(
     env: EnvLike, *, env_kwargs: Mapping[str, Any] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the least and the greatest actions (A,) of an environment with a flat Box of them.
+    """Return the least and the greatest actions (A,) of an environment.
 
-    Raises UserError where they have no bounds.
+    Raises UserError where they are not vectors of numbers, or have no bounds.
     """
     made = make_raw(env, env_kwargs=env_kwargs)
     try:
         space = made.action_space
-        assert isinstance(space, spaces.Box)
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise UserError(_unusable(_name(env, made), "action", space))
         if unlimited(space.low).any() or unlimited(space.high).any():
             raise UserError(
                 f"{_name(env, made)} has actions without bounds ({space}), and policies are scaled "
@@ -128,13 +131,32 @@ def action_bounds(
 
 
 def registered(env_id: str) -> EnvSpec | None:
-    """Return how gymnasium makes an id, None where it or the package that has it is not there."""
-    if env_id.startswith(_ROBOTICS):
-        try:
-            _register_robotics(env_id)
-        except UserError:
-            return None
-    return gym.registry.get(env_id)
+    """Return how gymnasium makes an id, None where it or the package that has it is not there.
+
+    As in gym.make, what stands before a colon is a module that registers it, to be imported, and
+    an id without a version is that of the latest.
+    """
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        elif name.startswith(_ROBOTICS):
+            _register_robotics(name)
+        space, plain, number = parse_env_id(name)
+    except (ImportError, UserError, gym.error.Error):
+        return None
+    if number is None and name not in gym.registry:
+        name = get_env_id(space, plain, find_highest_version(space, plain))
+    return gym.registry.get(name)
+
+
+def time_limit(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> int | None:
+    """Return the steps after which an environment made with these arguments is cut, if any."""
+    steps = (env_kwargs or {}).get("max_episode_steps")
+    if steps is None:
+        spec = registered(env_id)
+        steps = None if spec is None else spec.max_episode_steps
+    return steps if steps and steps > 0 else None  # -1 is none, too
 
 
 def _register_robotics(env_id: str) -> None:
@@ -170,6 +192,13 @@ def _quiet_deprecations() -> Iterator[None]:
         yield
     finally:
         mujoco.set_mju_user_warning(before)
+
+
+def _unusable(name: str, kind: str, space: spaces.Space[Any]) -> str:
+    return (
+        f"{name} has the {kind} space {space}; only flat Box spaces and Dicts of them are "
+        f"supported, wrap it or choose another environment"
+    )
 
 
 def _name(env: EnvLike, made: gym.Env[Any, Any]) -> str:

@@ -191,6 +191,8 @@ class WindowSampler(Sampler):
     steps alone, which shows the first step, where every rollout begins, `length` times less often
     than others. A window that reaches past the end is padded on the right, with mask = False
     there. The first step has resets = True.
+    With weights, an episode has as many of the steps that are shown as its weight times its length
+    says, whatever the share of padding in its windows.
 
     Example:
         >>> import numpy as np
@@ -212,7 +214,12 @@ class WindowSampler(Sampler):
     ) -> None:
         super().__init__(trajectories, batch_size, length, seed, weights)
         self._windows = self._lengths + length - 1
-        mass = self._windows * (1.0 if self.weights is None else self.weights)
+        mass = self._windows.astype(np.float64)
+        if self.weights is not None:
+            full = np.minimum(self._lengths, length)
+            # Steps in all windows of an episode: those at its first step, full ones, those cut off.
+            shown = (length - 1) * full + (self._lengths - full) * length + full * (full + 1) // 2
+            mass *= self.weights * self._lengths / shown
         self._chance = np.cumsum(mass) / np.sum(mass)
         self._chance[np.flatnonzero(mass)[-1] :] = 1.0  # rounding must not leave a gap below 1
         self._offsets = np.arange(length)

@@ -22,15 +22,34 @@ CONVENTION = (
 )
 
 
+OWN = "Reference constants are those of the data set itself, for its own environment."
+NONE = "No reference constants: raw returns only."
+
+
+def reference(
+    env_id: str,
+    env_kwargs: Mapping[str, Any] | None = None,
+    own: tuple[float, float, str] | None = None,
+) -> tuple[float, float, str] | None:
+    """Return the returns of a random policy and of an expert, and their source; None for unknown.
+
+    own: what the data set itself names, which comes before the catalogue's.
+    """
+    spec = None if own else lookup(env_id, env_kwargs)
+    return own if spec is None else (spec.reference_min, spec.reference_max, spec.source)
+
+
+def scaled(returns: ArrayLike, minimum: float, maximum: float) -> NDArray[np.float64]:
+    """Return normalised scores: 0 for the minimum, 100 for the maximum."""
+    return 100.0 * (np.asarray(returns, np.float64) - minimum) / (maximum - minimum)
+
+
 def normalized(
     returns: ArrayLike, env_id: str, env_kwargs: Mapping[str, Any] | None = None
 ) -> NDArray[np.float64] | None:
     """Return D4RL's normalised scores, 0 random to 100 expert; None for an unknown environment."""
-    spec = lookup(env_id, env_kwargs)
-    if spec is None:
-        return None
-    span = spec.reference_max - spec.reference_min
-    return 100.0 * (np.asarray(returns, np.float64) - spec.reference_min) / span
+    found = reference(env_id, env_kwargs)
+    return None if found is None else scaled(returns, *found[:2])
 
 
 def iqm(scores: ArrayLike) -> float:
@@ -146,15 +165,16 @@ def protocol(
     seeds: Sequence[int],
     checkpoint: str = "last",
     env_kwargs: Mapping[str, Any] | None = None,
+    own: tuple[float, float, str] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """Return what a score has to be printed with, fit for JSON.
 
     data: the data set's id. targets: the returns asked for. episodes: how many for each target.
     seeds: of training or, for one run, of the first episode. checkpoint: last or best.
-    env_kwargs: arguments of the environment beside its id.
+    env_kwargs: arguments of the environment beside its id. own: as `reference` takes it.
     """
-    spec = lookup(env_id, env_kwargs)
+    low, high, source = reference(env_id, env_kwargs, own) or (None, None, None)
     arguments = {"env_kwargs": dict(env_kwargs)} if env_kwargs else {}
     return {
         "data": data,
@@ -166,10 +186,10 @@ def protocol(
         "episodes": int(episodes),
         "seeds": [int(seed) for seed in seeds],
         "checkpoint": checkpoint,
-        "reference_min": None if spec is None else spec.reference_min,
-        "reference_max": None if spec is None else spec.reference_max,
-        "reference_source": None if spec is None else spec.source,
-        "note": CONVENTION if spec is not None else "No reference constants: raw returns only.",
+        "reference_min": low,
+        "reference_max": high,
+        "reference_source": source,
+        "note": NONE if source is None else OWN if own else CONVENTION,
         **more,
     }
 

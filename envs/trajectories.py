@@ -74,6 +74,8 @@ class Trajectories:
     """What gym.make needs beside env_id, fit for JSON."""
     notes: tuple[str, ...] = ()
     """One line for each repair that was made when the data was loaded."""
+    reference: tuple[float, float, str] | None = None
+    """Returns of a random policy and of an expert that the data set itself names, and where."""
 
     @classmethod
     def from_episodes(
@@ -206,8 +208,11 @@ class Trajectories:
             weights=None if self.weights is None else self.weights[chosen],
         )
 
-    def validate(self) -> None:
-        """Raise UserError naming the episode and the defect, if there is one."""
+    def validate(self, *, numbers: bool = True) -> None:
+        """Raise UserError naming the episode and the defect, if there is one.
+
+        numbers: whether to look for NaN and infinity, too, which takes reading all of it.
+        """
         name, steps = self.name, self.num_steps
         if self.num_episodes < 1 or steps == 0:
             raise UserError(f"{name}: the data set has no episodes; delete it and make it again")
@@ -224,7 +229,7 @@ class Trajectories:
                 raise UserError(f"{name}: {label} has shape {values.shape} for {steps} steps")
             if values.ndim == 2 and values.shape[1] == 0:
                 raise UserError(f"{name}: {label} has no numbers in it; choose another data set")
-            if not all(np.isfinite(part).all() for part in self._parts(values)):
+            if numbers and not all(np.isfinite(part).all() for part in self._parts(values)):
                 self._raise_not_finite(label, values)
         if self.weights is not None and self.weights.shape != (self.num_episodes,):
             raise UserError(

@@ -102,7 +102,7 @@ class Unfinished:
     def _stored(self) -> str:
         try:
             about = json.loads(self._about.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return ""
         if not isinstance(about, dict):
             return ""

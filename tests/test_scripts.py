@@ -162,7 +162,7 @@ def test_data_that_does_not_fit_its_environment_is_refused(checkout, data, tmp_p
     name = "test/hopper/wrong-v0"
     minari.write(name, episodes, env_id="Walker2d-v5", algorithm="random", description="test")
     done = run(checkout, "train.py", "--env", name, "--run-dir", tmp_path / "r")
-    fails(done, 2, "Walker2d-v5", "17", "11")
+    fails(done, 2, "(17, 11)", "rows of 17")
     assert not (tmp_path / "r").exists()
 
 
@@ -171,7 +171,7 @@ def test_a_full_disk_stops_the_run_with_one_line(checkout, data, tmp_path):
     # The file system is full for every write of the run's folder behind /dev/full.
     code = (
         "import sys, errno, agents.checkpoint as c, train\n"
-        "from agents.script import run_script\n"
+        "from envs.script import run_script\n"
         "def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')\n"
         "c.save_file = full\n"
         f"flags = ['--preset', 'smoke', '--env', {data!r}, '--run-dir', {str(tmp_path / 'r')!r}]\n"
@@ -210,11 +210,12 @@ def test_a_file_of_ones_own_is_trained_on_and_its_repairs_are_told(checkout, own
 
 
 def test_training_alone_needs_no_environment(checkout, own, tmp_path):
-    arguments = ["--preset", "smoke", "--env", own, "--data.env-id", "Hopper-v5"]
+    arguments = ["--preset", "smoke", "--env", own]
     arguments += ["--eval.episodes", "0", "--run-dir", tmp_path / "run"]
     done = run(checkout, "train.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert "not evaluated" in done.stdout
+    assert "note   --data.env-id does not say" in done.stdout
     assert (tmp_path / "run" / "last").is_dir()
     assert not (tmp_path / "run" / "results.json").exists()
 

@@ -23,6 +23,7 @@ from envs.behaviour.policy import Policy, fit_bounds, load_policy
 from envs.errors import UserError
 from envs.make import action_bounds, env_sizes
 from envs.rollout import Progress, rollout
+from envs.script import run_script
 from envs.trajectories import Episode
 
 
@@ -158,8 +159,6 @@ def _bar(total: int, title: str, unit: str, show: bool) -> tqdm[Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run as python -m envs.behaviour.generate."""
-    from envs.sources import minari
-
     parser = argparse.ArgumentParser(
         description="Roll out a folder of policies, in the order of their file names, into a "
         "Minari data set. Two file formats are read, see envs/behaviour/policy.py."
@@ -172,29 +171,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-envs", type=int, default=16)
     args = parser.parse_args(argv)
-    try:
-        folder: Path = args.policies
-        files = [folder] if folder.is_file() else sorted(folder.glob(args.pattern))
-        if not files:
-            raise UserError(f"no {args.pattern} in {folder}; give the folder that has the policies")
-        minari.check_new(args.id)
-        episodes = generate_from(
-            files, args.env_id, args.steps, seed=args.seed, num_envs=args.num_envs
-        )
-        path = minari.write(
-            args.id,
-            episodes,
-            env_id=args.env_id,
-            algorithm="sampled policies",
-            description=f"{len(episodes)} episodes of {len(files)} policies, in the order of their "
-            f"file names ({files[0].stem} to {files[-1].stem}), seed {args.seed}.",
-        )
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    return run_script(lambda: _generate(args))
+
+
+def _generate(args: argparse.Namespace) -> None:
+    from envs.sources import minari
+
+    folder: Path = args.policies
+    files = [folder] if folder.is_file() else sorted(folder.glob(args.pattern))
+    if not files:
+        raise UserError(f"no {args.pattern} in {folder}; give the folder that has the policies")
+    minari.check_new(args.id)
+    episodes = generate_from(files, args.env_id, args.steps, seed=args.seed, num_envs=args.num_envs)
+    path = minari.write(
+        args.id,
+        episodes,
+        env_id=args.env_id,
+        algorithm="sampled policies",
+        description=f"{len(episodes)} episodes of {len(files)} policies, in the order of their "
+        f"file names ({files[0].stem} to {files[-1].stem}), seed {args.seed}.",
+    )
     steps = sum(len(episode.reward) for episode in episodes)
     sys.stdout.write(f"{args.id}: {len(episodes)} episodes, {steps} steps in {path}\n")
-    return 0
 
 
 if __name__ == "__main__":

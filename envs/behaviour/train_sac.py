@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from envs.errors import UserError
 from envs.make import make_env
+from envs.script import run_script
 
 EVERY = 25_000
 EARLY = (5_000, 10_000)
@@ -101,12 +102,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
     args = parser.parse_args()
-    try:
-        train(args.env_id, args.steps, args.seed, args.out)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+    return run_script(lambda: train(args.env_id, args.steps, args.seed, args.out))
 
 
 if __name__ == "__main__":

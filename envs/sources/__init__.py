@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from envs.catalog import LOCAL_DATA
@@ -10,6 +10,7 @@ from envs.errors import UserError
 from envs.make import env_sizes
 from envs.sources import d4rl, local, minari
 from envs.sources.combine import combine
+from envs.sources.hdf5 import check_signature
 from envs.sources.names import closest
 from envs.trajectories import Trajectories
 
@@ -27,19 +28,22 @@ def load(
     download: bool = True,
     cache: bool = True,
     progress: bool = True,
+    evaluate: bool = False,
 ) -> Trajectories:
     """Load a data set, or several, separated by commas.
 
     name: one of the project's own, a Minari id, a name of D4RL's, or the path of an HDF5 file in
-    D4RL's layout, whose environment `env_id` names. What is not on the disk is rolled out or
-    downloaded; with download=False, the latter is an error.
+    D4RL's layout, whose environment `env_id` names (see `evaluate`). What is not on the disk is
+    rolled out or downloaded; with download=False, the latter is an error.
     weights: the share of training steps that each of several data sets gets; by default all steps
     are alike.
     seed: of the rollouts, for the project's own sets; others do not depend on it.
     cache: keep a copy of large sets that later starts map into memory.
+    evaluate: whether an environment is needed: a file without one is refused before it is read.
     Raises UserError for an unknown id (with near matches) and for data that cannot be used.
     """
     options = {"seed": seed, "download": download, "cache": cache, "progress": progress}
+    options["evaluate"] = evaluate
     names = [name] if _exists(name) else [part.strip() for part in name.split(",")]
     if not all(names):
         raise UserError(f"{name!r} names an empty data set; separate names by single commas")
@@ -49,12 +53,19 @@ def load(
 
 
 def _load(
-    name: str, env_id: str | None, *, seed: int, download: bool, cache: bool, progress: bool
+    name: str,
+    env_id: str | None,
+    *,
+    seed: int,
+    download: bool,
+    cache: bool,
+    progress: bool,
+    evaluate: bool,
 ) -> Trajectories:
     if name in LOCAL_DATA:
         return local.load(name, seed=seed, progress=progress, cache=cache)
     if _is_file(name):
-        return _load_file(Path(name).expanduser(), env_id, cache)
+        return _load_file(Path(name).expanduser(), env_id, cache, evaluate)
     if minari.exists(name):
         return minari.read(name, cache=cache)
     if name in d4rl.names():
@@ -66,31 +77,53 @@ def _load(
 
         minari_remote.download(name, progress=progress)
         return minari.read(name, cache=cache)
-    near = near_matches(name)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known here: {', '.join(_known())}"
-    raise UserError(f"{name} is not a data set on this disk ({minari.root()}); {hint}")
+    raise _unknown(name)
 
 
-def _load_file(path: Path, env_id: str | None, cache: bool) -> Trajectories:
-    if path.suffix == ".npz":
+def _unknown(name: str) -> UserError:
+    near, folder = near_matches(name), _exists(name, Path.is_dir)
+    if folder and (_is_path(name) or not near):
+        return UserError(f"{name} is a folder; name a file in it, or the id of a data set")
+    if _is_path(name):
+        return UserError(f"{name} does not exist; check the path")
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    else:
+        own = sorted({each.rsplit("/", 1)[0] for each in LOCAL_DATA})
+        d4rl_families = sorted({each.split("-", 1)[0] for each in d4rl.names()})
+        hint = (
+            f"name a file, a Minari id, one of {', '.join(own)} (and /...), or D4RL's "
+            f"{', '.join(d4rl_families)} (and -...); `python train.py --help` has more of it"
+        )
+    return UserError(f"{name} is not a data set on this disk ({minari.root()}); {hint}")
+
+
+def _load_file(path: Path, env_id: str | None, cache: bool, evaluate: bool) -> Trajectories:
+    if path.suffix == ".npz" and path.exists():
         raise UserError(
             f"{path} has to become a data set first: python -m envs.sources.arrays {path} "
             f"--env-id ENV --id me/name-v0, then --env me/name-v0"
         )
-    if env_id is None:
+    check_signature(path, "name an HDF5 file")
+    if evaluate and not env_id:
         raise UserError(
-            f"{path} does not say which environment it is of; add it, as in --data.env-id Hopper-v4"
+            f"{path} does not say which environment it is of; add it, as in --data.env-id "
+            f"Hopper-v4, or train without evaluation: --eval.episodes 0"
         )
     return d4rl.read_file(path, name=str(path), env_id=env_id, cache=cache)
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", "./", "../", "~"))
 
 
 def _is_file(name: str) -> bool:
     return name.endswith(_FILES) or _exists(name)
 
 
-def _exists(name: str) -> bool:
+def _exists(name: str, kind: Callable[[Path], bool] = Path.is_file) -> bool:
     try:
-        return Path(name).expanduser().is_file()
+        return kind(Path(name).expanduser())
     except (OSError, RuntimeError):  # too long for a path, or nobody's home
         return False
 

@@ -6,20 +6,33 @@ python -m envs.sources.arrays FILE.npz --env-id AdroitHandDoor-v1 --id me/door/h
 from __future__ import annotations
 
 import argparse
+import lzma
+import math
+import struct
 import sys
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import UserError
 from envs.make import make_env
+from envs.script import run_script
 from envs.sources import minari
+from envs.sources.hdf5 import MAX_RATIO, SMALL
 from envs.trajectories import Episode
 
+_BROKEN = (
+    *(OSError, EOFError, RuntimeError, ArithmeticError, MemoryError, NotImplementedError),
+    *(TypeError, ValueError, AttributeError, LookupError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, struct.error),
+)
+"""What zipfile and NumPy raise over a broken file."""
 _NAMES = {
     "obs": ("observations", "observation", "obs"),
     "action": ("actions", "action"),
@@ -39,11 +52,7 @@ def read_npz(path: Path, time_limit: int | None) -> list[Episode]:
     whatever the file says: many recorders store `done` as `terminal`.
     Raises UserError naming what is missing or does not fit.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            given = {key: file[key] for key in file.files}
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as .npz ({error})") from error
+    given = _members(path)
     found = {name: _find(given, names) for name, names in _NAMES.items()}
     obs, action, reward = (
         _need(found[name], _NAMES[name], given, path) for name in ("obs", "action", "reward")
@@ -77,6 +86,47 @@ def read_npz(path: Path, time_limit: int | None) -> list[Episode]:
             )
         )
     return episodes
+
+
+def _members(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the arrays of a .npz file, after a look at what each claims to be.
+
+    Raises UserError where one cannot be read, or claims more than the file can hold.
+    """
+    given: dict[str, NDArray[Any]] = {}
+    try:
+        left = max(SMALL, MAX_RATIO * path.stat().st_size)
+        with zipfile.ZipFile(path) as file:
+            for member in file.infolist():
+                name = member.filename.removesuffix(".npy")
+                if name == member.filename:
+                    continue
+                with file.open(member) as stored:
+                    shape, dtype = _header(stored)
+                    size = math.prod(shape) * dtype.itemsize
+                    left -= size
+                    if left < 0 or size > member.file_size:
+                        raise ValueError(f"{name} claims {size:,} bytes, more than the file holds")
+                with file.open(member) as stored:
+                    given[name] = np.lib.format.read_array(stored, allow_pickle=False)
+    except _BROKEN as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(
+            f"{path} cannot be read as .npz ({reason}); make or download it again"
+        ) from error
+    return given
+
+
+def _header(stored: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and the type that a .npy file begins with."""
+    version = np.lib.format.read_magic(stored)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stored)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(stored)
+    else:  # 3.0 is for names that numbers have not
+        raise ValueError(f"an array is stored in the .npy format {version[0]}.{version[1]}")
+    return shape, dtype
 
 
 def _ends(lengths: NDArray[Any] | None, over: NDArray[np.bool_], path: Path) -> tuple[int, ...]:
@@ -125,25 +175,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--env-id", required=True, help="such as AdroitHandDoor-v1")
     parser.add_argument("--id", required=True, help="the new data set's id: NAME/SPACE-v0")
     args = parser.parse_args(argv)
-    try:
-        minari.check_new(args.id)
-        env = make_env(args.env_id)
-        env.close()
-        limit = None if env.spec is None else env.spec.max_episode_steps
-        episodes = read_npz(args.file, limit)
-        path = minari.write(
-            args.id,
-            episodes,
-            env_id=args.env_id,
-            author="unknown",
-            description=f"{len(episodes)} episodes of {args.file.name}",
-            code="envs/sources/arrays.py of the minrnn project",
-        )
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write(f"{args.id}: {len(episodes)} episodes in {path}\n")
-    return 0
+    return run_script(lambda: _convert(args.file, args.env_id, args.id))
+
+
+def _convert(file: Path, env_id: str, dataset_id: str) -> None:
+    minari.check_new(dataset_id)
+    env = make_env(env_id)
+    env.close()
+    limit = None if env.spec is None else env.spec.max_episode_steps
+    episodes = read_npz(file, limit)
+    path = minari.write(
+        dataset_id,
+        episodes,
+        env_id=env_id,
+        author="unknown",
+        description=f"{len(episodes)} episodes of {file.name}",
+        code="envs/sources/arrays.py of the minrnn project",
+    )
+    sys.stdout.write(f"{dataset_id}: {len(episodes)} episodes in {path}\n")
 
 
 if __name__ == "__main__":

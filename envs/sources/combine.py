@@ -11,8 +11,11 @@ from envs.errors import UserError
 from envs.trajectories import Trajectories
 
 
-def combine(sets: Sequence[Trajectories], weights: Sequence[float] | None = None) -> Trajectories:
-    """Return the episodes of all data sets, one set after the other.
+def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) -> Trajectories:
+    """Return the episodes of all data sets, one set after the other; the list is emptied.
+
+    Each set is dropped as soon as it is copied, so that no more memory is needed than for the
+    result and the largest of them.
 
     weights: the share of training steps that each is to have, in any unit; None leaves every step
     alike, so that larger sets have larger shares.
@@ -32,24 +35,31 @@ def combine(sets: Sequence[Trajectories], weights: Sequence[float] | None = None
     shares = _shares(weights, sets, name)
     if len(sets) == 1:
         return sets[0]
-    first = sets[0]
     for each in sets[1:]:
-        _check_alike(first, each)
+        _check_alike(sets[0], each)
+    references = {each.reference for each in sets}
     offsets = np.cumsum([0, *(each.num_steps for each in sets)])
     starts = [each.starts[:-1] + offset for each, offset in zip(sets, offsets, strict=False)]
-    return replace(
-        first,
-        obs=np.concatenate([each.obs for each in sets]),
-        action=np.concatenate([each.action for each in sets]),
-        reward=np.concatenate([each.reward for each in sets]),
+    steps = int(offsets[-1])
+    made = replace(
+        sets[0],
+        obs=np.empty((steps, sets[0].obs_dim), np.float32),
+        action=np.empty((steps, sets[0].action_dim), np.float32),
+        reward=np.empty(steps, np.float32),
         starts=np.concatenate([*starts, offsets[-1:]]),
         terminated=np.concatenate([each.terminated for each in sets]),
         action_low=np.min([each.action_low for each in sets], axis=0),
         action_high=np.max([each.action_high for each in sets], axis=0),
         name=name,
         weights=shares,
+        reference=references.pop() if len(references) == 1 else None,
         notes=tuple(dict.fromkeys(note for each in sets for note in each.notes)),
     )
+    for first in offsets[:-1]:
+        each = sets.pop(0)
+        rows = slice(first, first + each.num_steps)
+        made.obs[rows], made.action[rows], made.reward[rows] = each.obs, each.action, each.reward
+    return made
 
 
 def _shares(weights: Sequence[float] | None, sets: Sequence[Trajectories], name: str):

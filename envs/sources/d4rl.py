@@ -14,11 +14,16 @@ from typing import Any
 from envs.bounds import Float32
 from envs.cache import cached
 from envs.download import fetch
-from envs.make import action_bounds, registered
+from envs.make import action_bounds, time_limit
 from envs.sources.d4rl_layout import check, read
 from envs.sources.d4rl_table import ENTRIES, Layout
 from envs.sources.hdf5 import check_signature
 from envs.trajectories import Trajectories
+
+_NAMELESS = (
+    "--data.env-id does not say which environment it is of: actions have the bounds of the data, "
+    "and no time limit is known"
+)
 
 
 def names() -> list[str]:
@@ -53,7 +58,7 @@ def read_file(
     path: Path,
     *,
     name: str,
-    env_id: str,
+    env_id: str | None,
     obs_keys: Sequence[str] = (),
     env_kwargs: Mapping[str, Any] | None = None,
     cache: bool = True,
@@ -62,13 +67,15 @@ def read_file(
 
     It has observations (N, O), actions (N, A), rewards (N,) or (N, 1) and terminals (N,), and may
     have timeouts (N,) and next_observations (N, O). The environment gives the bounds of the actions
-    and the time limit. Raises UserError where the file cannot be used.
+    and the time limit; without one, the bounds are those of the data, and a note says so.
+    Raises UserError where the file cannot be used.
     """
+    if not env_id:
+        layout = Layout(name=name, env_id="", limit=None, open_bounds=True, remark=_NAMELESS)
+        return _cached(path, layout, None, cache)
     kwargs = dict(env_kwargs or {})
     low_high = action_bounds(env_id, env_kwargs=kwargs)
-    spec = registered(env_id)
-    limit = kwargs.get("max_episode_steps") or (spec and spec.max_episode_steps)
-    limit = limit if limit and limit > 0 else None  # -1 is none, too
+    limit = time_limit(env_id, kwargs)
     layout = Layout(
         name=name,
         env_id=env_id,

@@ -16,20 +16,28 @@ from envs.errors import UserError
 from envs.repair import drop_episodes
 from envs.sources.d4rl_split import Episodes, Flags, goal_runs, split
 from envs.sources.d4rl_table import Entry, Layout
-from envs.sources.hdf5 import has, numeric, open_hdf5, read_into
+from envs.sources.hdf5 import check_claim, has, numeric, open_hdf5, read_into
+from envs.sources.hdf5 import read as read_rows
 from envs.trajectories import Trajectories
 
 _BLOCK = 1 << 21  # numbers
 
 
 def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -> Trajectories:
-    """Read a file of this layout; the bounds of actions are -1 and 1 where none are given.
+    """Read a file of this layout.
 
+    The bounds of actions are -1 and 1 where none are given, with `open_bounds` those of the data.
     Raises UserError where the file cannot be used, or is not the data set of an Entry.
     """
     with open_hdf5(path) as file:
         if isinstance(layout, Entry):
             _sizes(file, path, layout)
+        width = _arrays(file, path)[1].shape[1]
+        if low_high is not None and len(low_high[0]) != width:
+            raise UserError(
+                f"{path} has actions of size {width}, {layout.env_id} takes {len(low_high[0])}; "
+                f"name the environment that the file is of with --data.env-id"
+            )
         made, episodes, env_kwargs = _fill(file, path, layout)
     notes = [*([layout.remark] if layout.remark else []), *episodes.notes]
     if made.obs.shape[1] == layout.leading:
@@ -41,11 +49,14 @@ def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -
         made.obs[:, : len(layout.shift)] += np.array(layout.shift, np.float32)
         amounts = ", ".join(f"{amount:g}" for amount in layout.shift)
         notes.append(f"positions moved by ({amounts}), to where {layout.env_id} has them")
+    low, high = low_high or (None, None)
+    if layout.open_bounds:
+        low, high = np.full(width, -np.inf), np.full(width, np.inf)
     return made.finish(
         terminated=terminated,
         env_id=layout.env_id,
-        action_low=None if low_high is None else low_high[0],
-        action_high=None if low_high is None else low_high[1],
+        action_low=low,
+        action_high=high,
         horizon=layout.horizon,
         obs_keys=layout.obs_keys,
         env_kwargs=env_kwargs,
@@ -57,7 +68,7 @@ def check(path: Path, entry: Entry) -> None:
     """Raise UserError where a file is not this data set: keys, sizes, and the last rows of all."""
     with open_hdf5(path) as file:
         for data in _sizes(file, path, entry):
-            data[-1:]
+            read_rows(data, slice(-1, None))
 
 
 def _sizes(file: h5py.File, path: Path, entry: Entry) -> list[h5py.Dataset]:
@@ -91,6 +102,8 @@ def _fill(
     """Read the episodes as the file has them; return the arguments of their environment, too."""
     obs, action, reward = _arrays(file, path)
     steps, sizes = len(obs), (obs.shape[1], action.shape[1])
+    # All arrays together: small numbers become larger here.
+    check_claim(4 * steps * (sum(sizes) + 1), path.stat().st_size, str(path))
     timeout = _flags(file, "timeouts", steps, path) if has(file, "timeouts") else None
     terminal = _flags(file, "terminals", steps, path)
     episodes = split(terminal, timeout, layout.limit, lambda: _breaks(file, obs))
@@ -124,7 +137,7 @@ def _flags(file: h5py.File, key: str, steps: int, path: Path) -> Flags:
     data = numeric(file, key)
     if data.shape not in ((steps,), (steps, 1)):
         raise UserError(f"{path}: {key} has shape {data.shape} for {steps} steps; store one each")
-    values = data[()].reshape(steps)
+    values = read_rows(data).reshape(steps)
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise UserError(f"{path}: {key} has NaN; store 0 or 1 for every step")
     return values.astype(np.bool_)

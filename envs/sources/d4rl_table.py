@@ -13,7 +13,8 @@ stand in envs/catalog.py. What is of today was compared with D4RL's environments
 - antmaze: likewise. But today's ant is another: 5 times the torque, half the time step.
 - kitchen: FrankaKitchen-v1 has velocities instead of the goal, 59 numbers instead of 60.
 
-Left out are the sets of Minigrid, Flow, CARLA and PyBullet, and the superseded maze2d-*-v0.
+Left out are the sets of Minigrid, Flow, CARLA and PyBullet, the superseded maze2d-*-v0 and
+ant-random-expert-v0, maze2d-eval-*, antmaze-eval-* and antmaze-ultra-*.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Layout:
     """env_kwargs where they are not."""
     goal_runs: bool = False
     """Every step at the goal is marked as terminal: only the first of them ends the episode."""
+    open_bounds: bool = False
+    """Actions reach as far as the data's do: the environment that would say is not known."""
     remark: str = ""
     """What the user has to know of the environment."""
 

@@ -37,6 +37,8 @@ def environment(about: dict[str, Any]) -> Environment:
     evaluated = _table(about.get("eval_env_spec"), "eval_env_spec")
     spec = evaluated or recorded
     env_id = str(spec.get("id") or "")
+    if ":" in env_id:  # gym.make would import what stands before it
+        raise ValueError(f"the environment {env_id} names a module")
     plain = registered(env_id)
     kwargs = _other_kwargs(spec, plain)
     notes: list[str] = []

@@ -20,6 +20,7 @@ from envs.download import download
 from envs.errors import UserError
 
 STALL_S = 30.0  # a hub that is silent for so long is given up
+LARGEST_ANSWER = 64 * 2**20  # bytes of JSON
 
 
 @dataclass(frozen=True)
@@ -117,10 +118,11 @@ class Hub:
                 headers=self.headers(),
                 progress=False,
                 stall_s=STALL_S,
+                limit=LARGEST_ANSWER,
             )
             try:
                 return json.loads(target.read_bytes())
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"{self.endpoint}{path} answers with something other than JSON; check that the "
                     f"network needs no login, and HF_ENDPOINT"

@@ -8,8 +8,10 @@ are read directly, which is several times faster than Minari's episode objects.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +20,7 @@ from gymnasium import spaces
 from envs.cache import cached
 from envs.errors import UserError
 from envs.flat import Part, parts
-from envs.sources.env_spec import environment
+from envs.sources.env_spec import Environment, environment
 from envs.sources.folder import check_new, exists, is_id, list_ids, root
 from envs.sources.minari_arrow import FORMATS, read_arrow
 from envs.sources.minari_hdf5 import read_hdf5
@@ -40,9 +42,9 @@ def read(dataset_id: str, *, cache: bool = True) -> Trajectories:
     about = metadata(dataset_id)
     with _read_errors(dataset_id):
         files = sorted(path for path in _data(dataset_id).rglob("*") if path.is_file())
-        return cached(
-            files, {"minari": dataset_id}, lambda: _read(dataset_id, about), enabled=cache
-        )
+        env = environment(about)  # which depends on what is installed: part of the cache's key
+        options = {"minari": dataset_id, "env": asdict(env)}
+        return cached(files, options, lambda: _read(dataset_id, about, env), enabled=cache)
 
 
 def metadata(dataset_id: str) -> dict[str, Any]:
@@ -54,12 +56,11 @@ def metadata(dataset_id: str) -> dict[str, Any]:
         return cast(dict[str, Any], about)
 
 
-def _read(dataset_id: str, about: dict[str, Any]) -> Trajectories:
+def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajectories:
     total = int(about["total_episodes"])
     data_format = str(about.get("data_format", "hdf5"))
     obs = _obs_parts(about, dataset_id)
     action, box = _action(about, dataset_id)
-    env = environment(about)
     folder = _data(dataset_id)
     if data_format == "hdf5":
         if not (folder / DATA_FILE).is_file():
@@ -71,7 +72,7 @@ def _read(dataset_id: str, about: dict[str, Any]) -> Trajectories:
         raise UserError(
             f"{dataset_id} is stored as {data_format}, which is not known here; choose another"
         )
-    return made.finish(
+    found = made.finish(
         terminated=terminated,
         env_id=env.env_id,
         action_low=box.low,
@@ -80,6 +81,17 @@ def _read(dataset_id: str, about: dict[str, Any]) -> Trajectories:
         env_kwargs=env.kwargs,
         notes=env.notes,
     )
+    return replace(found, reference=_reference(about))
+
+
+def _reference(about: dict[str, Any]) -> tuple[float, float, str] | None:
+    """Return the reference returns that Minari's own score is made with, None where it has none."""
+    low, high = about.get("ref_min_score"), about.get("ref_max_score")
+    if not isinstance(low, int | float) or not isinstance(high, int | float):
+        return None
+    if not -math.inf < low < high < math.inf:
+        return None
+    return float(low), float(high), "the data set's own (ref_min_score, ref_max_score)"
 
 
 def _obs_parts(about: dict[str, Any], dataset_id: str) -> tuple[Part, ...]:

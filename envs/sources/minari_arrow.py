@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from envs.assembly import Assembly
 from envs.errors import UserError
 from envs.flat import Part
+from envs.sources.hdf5 import check_claim
 
 FORMATS = ("arrow", "parquet")
-_MAX_RATIO = 1100  # as envs.sources.hdf5 has it
 
 
 def read_arrow(
@@ -30,13 +30,8 @@ def read_arrow(
     files = [_files(folder / str(i), data_format) for i in range(episodes)]
     rows = [sum(_rows(file, data_format) for file in parts) for parts in files]
     widths = sum(part.width for part in obs), action.width
-    needed = 4 * sum(rows) * (sum(widths) + 1)
     stored = sum(file.stat().st_size for parts in files for file in parts)
-    if needed > max(_MAX_RATIO * stored, 64 * 2**20):
-        raise UserError(
-            f"{name} claims {needed:,} bytes of which its files have {stored:,}, fewer than any "
-            f"compression leaves; delete {folder.parent} and make or download it again"
-        )
+    check_claim(4 * sum(rows) * (sum(widths) + 1), stored, str(folder.parent))
     made = Assembly(name, np.array(rows, np.int64) - 1, *widths)
     terminated = np.zeros(episodes, np.bool_)
     with np.errstate(over="ignore", invalid="ignore"):

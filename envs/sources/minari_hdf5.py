@@ -14,17 +14,16 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5l, h5s, h5t, h5z  # type: ignore[attr-defined]  # compiled, without stubs
+from h5py import h5d, h5g, h5l, h5s, h5t  # type: ignore[attr-defined]  # compiled, without stubs
 from numpy.typing import NDArray
 
 from envs.assembly import Assembly
 from envs.errors import UserError
 from envs.flat import Part
-from envs.sources.hdf5 import numeric, open_hdf5
+from envs.sources.hdf5 import check_claim, check_storage, numeric, open_hdf5, place, read
+from envs.sources.hdf5_unpack import read_packed
 
-_MAX_CHUNK = 256 * 2**20  # bytes, as envs.sources.hdf5 has it
 _SCRATCH = 4 * 2**20  # bytes read at a time, before they become float32
-_MAX_RATIO = 1100  # no filter packs better
 _CACHE = 2**20
 
 
@@ -36,6 +35,7 @@ class _Array(NamedTuple):
     dtype: np.dtype[Any]
     kind: Any
     """dtype as HDF5 has it"""
+    packed: bool
 
 
 def read_hdf5(
@@ -50,12 +50,7 @@ def read_hdf5(
     with open_hdf5(path) as opened, np.errstate(over="ignore", invalid="ignore"):
         file = _File(opened)
         lengths = np.empty(0, np.int64) if episodes < 1 else file.lengths(episodes)
-        needed, stored = 4 * int(lengths.sum()) * (sum(widths) + 1), path.stat().st_size
-        if needed > max(_MAX_RATIO * stored, 64 * 2**20):
-            raise UserError(
-                f"{name} claims {needed:,} bytes of which {path} has {stored:,}, fewer than any "
-                f"compression leaves; delete it and make or download it again"
-            )
+        check_claim(4 * int(lengths.sum()) * (sum(widths) + 1), path.stat().st_size, str(path))
         made = Assembly(name, lengths, *widths)
         terminated = np.zeros(episodes, np.bool_)
         for i in range(episodes):
@@ -94,13 +89,13 @@ def _check_rows(data: _Array, episode: int, name: str, part: Part, steps: int, e
 
 
 class _File:
-    """Opens and reads the arrays of a file, after the checks that `numeric` makes.
+    """Opens and reads the arrays of a file, after the same checks as `numeric` makes.
 
     Arrays are read by way of a small buffer, where they become float32 faster than in HDF5.
     """
 
     def __init__(self, file: h5py.File) -> None:
-        self._file = file
+        self._file, self._size = file, file.id.get_filesize()
         self._scratch = np.empty(_SCRATCH, np.uint8)
         self._kinds: dict[tuple[str | int, ...], tuple[Any, np.dtype[Any], Any]] = {}
         config = file.id.get_mdc_config()
@@ -154,21 +149,12 @@ class _File:
         if data is None:
             raise self._refusal(group, last)
         shape, (_, dtype, kind) = data.shape, self._kind(data, path)
-        plist = data.get_create_plist()
-        layout, size = plist.get_layout(), dtype.itemsize
-        filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
-        if (
-            dtype.kind not in "biuf"
-            or size > 8
-            or not shape
-            or layout == h5d.VIRTUAL
-            or plist.get_external_count()
-            or not all(map(h5z.filter_avail, filters))
-            or (layout == h5d.CHUNKED and math.prod(plist.get_chunk()) * size > _MAX_CHUNK)
-            or math.prod(shape) * size > 64 * 2**20
-        ):
-            numeric(h5py.Group(group), last.decode())  # which may find nothing wrong, but slowly
-        return _Array(data, shape, dtype, kind)
+        if dtype.kind not in "biuf" or dtype.itemsize > 8 or not shape:
+            raise self._refusal(group, last)
+        packed = check_storage(
+            data, dtype, self._size, lambda: place(h5py.Group(group), last.decode())
+        )
+        return _Array(data, shape, dtype, kind, packed)
 
     def blocks(self, data: _Array, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield (row, values) of the first rows, in blocks that fit into the buffer if possible."""
@@ -186,6 +172,10 @@ class _File:
         space = data.id.get_space()
         for row in range(0, rows, block):
             values = buffer[: min(block, rows - row)]
+            if data.packed:
+                read_packed(data.id, values, row)
+                yield row, values
+                continue
             space.select_hyperslab((row, *(0 for _ in shape)), values.shape)
             data.id.read(h5s.create_simple(values.shape), space, values, data.kind)
             yield row, values
@@ -194,12 +184,15 @@ class _File:
         """Return the last of an episode's flags, False where there is none."""
         count = math.prod(data.shape)
         if not 0 < count * data.dtype.itemsize <= len(self._scratch):
-            return bool(count) and bool(h5py.Dataset(data.id)[-1].any())
+            return bool(count) and bool(read(h5py.Dataset(data.id), slice(-1, None)).any())
         return bool(self._whole(data, count * data.dtype.itemsize)[-1].any())
 
     def _whole(self, data: _Array, size: int) -> NDArray[Any]:
         values = self._scratch[:size].view(data.dtype).reshape(data.shape)
-        data.id.read(h5s.ALL, h5s.ALL, values, data.kind)
+        if data.packed:
+            read_packed(data.id, values)
+        else:
+            data.id.read(h5s.ALL, h5s.ALL, values, data.kind)
         return values
 
     def _kind(self, data: Any, path: tuple[str | int, ...]) -> tuple[Any, np.dtype[Any], Any]:

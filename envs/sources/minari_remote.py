@@ -46,8 +46,7 @@ def download(dataset_id: str, *, progress: bool = True) -> None:
     hub = Hub.of_minari()
     with _explained(dataset_id):
         files = _files(hub, dataset_id)
-    name = dataset_id.replace("/", ".")
-    lock, staging = root() / f".lock-{name}", root() / f".download-{name}"
+    lock, staging = root() / f".lock-{dataset_id.replace('/', '.')}", _staging(dataset_id)
     fix = "point MINARI_DATASETS_PATH to a folder that can be written"
     with one_at_a_time(lock, f"downloads {dataset_id}", fix=fix, progress=progress):
         if not exists(dataset_id):
@@ -55,6 +54,14 @@ def download(dataset_id: str, *, progress: bool = True) -> None:
                 _fill(staging, files, dataset_id, hub.headers(), progress)
             _check(staging, dataset_id, hub)
             _name(staging, dataset_id)
+
+
+def _staging(dataset_id: str) -> Path:
+    return root() / f".download-{dataset_id.replace('/', '.')}"
+
+
+def _came(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0 and not path.name.endswith(".part.json")
 
 
 def list_remote() -> list[str]:
@@ -158,7 +165,10 @@ def _check(staging: Path, dataset_id: str, hub: Hub) -> None:
             found = sum(path.is_dir() for path in data.iterdir())
         if found < total:
             raise ValueError(f"{found} episodes of {total}")
-    except (OSError, ValueError, TypeError, AttributeError, LookupError, UserError) as error:
+    except (
+        *(OSError, ValueError, TypeError, AttributeError, LookupError),
+        *(RecursionError, UserError),
+    ) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise UserError(
             f"{dataset_id} on {hub} is no data set that can be read "
@@ -187,9 +197,11 @@ def _explained(what: str) -> Iterator[None]:
     except DownloadError as error:
         fix = "start again when the network and the hub are well"
         if _VERSION.search(what):
+            if any(_came(path) for path in _staging(what).rglob("*")):
+                fix += " (what has come is kept)"
             fix += (
-                f" (what has come is kept), or run `minari download {what}` on another machine and "
-                f"copy the folder that it makes to {root() / what}"
+                f", or run `minari download {what}` on another machine and copy the folder that it "
+                f"makes to {root() / what}"
             )
         raise UserError(
             f"{what} cannot be downloaded: {error.url} {error.problem}; {fix}"

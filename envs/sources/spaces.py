@@ -15,39 +15,69 @@ from gymnasium import spaces
 _MAX_SIZE = 10_000_000  # numbers in one observation
 
 
+class _Room:
+    """Counts down the numbers that all parts of a space may have together."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_SIZE
+
+    def shape(self, given: Any, name: str) -> tuple[int, ...]:
+        """Return a shape if there is room for it."""
+        shape = tuple(int(size) for size in given)
+        if any(size < 0 for size in shape):
+            raise ValueError(f"{name} has the shape {list(shape)}")
+        self._take(math.prod(shape), name)
+        return shape
+
+    def size(self, given: Any, name: str) -> int:
+        """Return a size, 1 or more, if there is room for it."""
+        size = int(given)
+        if size < 1:
+            raise ValueError(f"{name} has the size {size}")
+        self._take(size, name)
+        return size
+
+    def _take(self, count: int, name: str) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise ValueError(f"{name} makes more than {_MAX_SIZE:,} numbers")
+
+
 def read_space(text: str | None, name: str) -> spaces.Space[Any]:
     """Return the space that JSON describes. Raises ValueError or TypeError where it is no space."""
     if not text:
         raise ValueError(f"the metadata has no {name}")
-    return _space(json.loads(text), name)
+    return _space(json.loads(text), name, _Room())
 
 
-def _space(found: Any, name: str) -> spaces.Space[Any]:
+def _space(found: Any, name: str, room: _Room) -> spaces.Space[Any]:
     if not isinstance(found, dict) or "type" not in found:
         raise ValueError(f"{name} holds no space")
     kind = found["type"]
     if kind == "Box":
-        return _box(found, name)
+        return _box(found, name, room)
     if kind == "Dict":
         parts = found["subspaces"].items()
-        return spaces.Dict({str(key): _space(part, f"{name}/{key}") for key, part in parts})
+        return spaces.Dict({str(key): _space(part, f"{name}/{key}", room) for key, part in parts})
     if kind == "Tuple":
         parts = enumerate(found["subspaces"])
-        return spaces.Tuple([_space(part, f"{name}/{i}") for i, part in parts])
+        return spaces.Tuple([_space(part, f"{name}/{i}", room) for i, part in parts])
     if kind == "Discrete":
-        return spaces.Discrete(_size(found["n"], name), start=int(found.get("start", 0)))
+        return spaces.Discrete(room.size(found["n"], name), start=int(found.get("start", 0)))
     if kind == "MultiBinary":
         n = found["n"]
-        return spaces.MultiBinary(_shape(n, name) if isinstance(n, list) else _size(n, name))
+        return spaces.MultiBinary(
+            room.shape(n, name) if isinstance(n, list) else room.size(n, name)
+        )
     if kind == "MultiDiscrete":
         return spaces.MultiDiscrete(np.asarray(found["nvec"], np.int64))
     if kind == "Text":
-        return spaces.Text(_size(found["max_length"], name))
+        return spaces.Text(room.size(found["max_length"], name))
     raise ValueError(f"{name} is a space of the unknown kind {kind}")
 
 
-def _box(found: dict[str, Any], name: str) -> spaces.Box:
-    shape = _shape(found["shape"], name)
+def _box(found: dict[str, Any], name: str, room: _Room) -> spaces.Box:
+    shape = room.shape(found["shape"], name)
     dtype = np.dtype(found["dtype"])
     if dtype.kind not in "biuf":
         raise ValueError(f"{name} is of type {dtype}")
@@ -62,17 +92,3 @@ def _box(found: dict[str, Any], name: str) -> spaces.Box:
     box = spaces.Box(-np.inf, np.inf, shape, np.float64)
     box.low, box.high = (np.broadcast_to(side, shape) for side in sides)
     return box
-
-
-def _shape(given: Any, name: str) -> tuple[int, ...]:
-    shape = tuple(int(size) for size in given)
-    if any(size < 0 for size in shape) or math.prod(shape) > _MAX_SIZE:
-        raise ValueError(f"{name} has the shape {list(shape)}")
-    return shape
-
-
-def _size(given: Any, name: str) -> int:
-    size = int(given)
-    if not 0 < size <= _MAX_SIZE:
-        raise ValueError(f"{name} has the size {size}")
-    return size

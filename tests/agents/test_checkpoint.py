@@ -15,7 +15,7 @@ from agents.policy import Policy
 from envs.errors import UserError
 
 FACTS = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": [1.0], "update": 3, "window": None}
-FACTS |= {"env_kwargs": {"speed": 2}, "obs_keys": ["a"]}
+FACTS |= {"env_kwargs": {"speed": 2}, "obs_keys": ["a"], "reference": [1.0, 2.0, "its own"]}
 
 
 @pytest.mark.parametrize("tokens", ["fused", "interleaved"])

@@ -79,8 +79,8 @@ def reported(**kwargs: Any) -> tuple[str, dict[str, Any]]:
         data="a/b-v0", env_id="Line-v0", targets=[5, 2], episodes=3, seeds=[10], env_kwargs=kwargs
     )
     results = {"last": evaluate(env_kwargs=kwargs)}
-    table = report.table(results, "Line-v0", protocol)
-    return table, report.as_json(results, "Line-v0", protocol)
+    table = report.table(results, protocol)
+    return table, report.as_json(results, protocol)
 
 
 def test_the_report_has_the_rate_where_there_is_one():
@@ -98,6 +98,23 @@ def test_and_nothing_of_it_where_there_is_none():
     table, entries = reported(speaks=False)
     assert "success" not in table
     assert not [key for key in entries["results"]["last"][0] if "success" in key]
+
+
+def test_the_data_sets_own_reference_returns_make_the_score():
+    protocol = score.protocol(
+        data="a/b-v0",
+        env_id="Hopper-v5",
+        targets=[5, 2],
+        episodes=3,
+        seeds=[10],
+        own=(2.0, 12.0, "its own"),
+    )
+    results = {"last": evaluate()}  # 4 each
+    assert report.as_json(results, protocol)["results"]["last"][0]["score"] == pytest.approx(20)
+    table = report.table(results, protocol)
+    assert table.splitlines()[2].split()[6] == "20.0"
+    assert "its own" in table
+    assert "D4RL" not in table
 
 
 def test_columns_line_up_with_their_headings():

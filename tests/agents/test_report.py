@@ -21,6 +21,9 @@ def result(target=3.0, returns=(1.0, 2.0, 3.0, 4.0), **more):
     return Result(target, values, np.arange(1, len(values) + 1), **more)
 
 
+HOPPER = score.protocol(data="a/b-v0", env_id="Hopper-v5", targets=[1], episodes=4, seeds=[0])
+
+
 def line(tmp_path, name="last", **more):
     facts = {"data": "a/<b>-v0", "env_id": "Hopper-v5", "env_kwargs": {}}
     member = Checkpoint("last", tmp_path / "run-a", tiny_model(), facts, {"seed": 3})
@@ -66,16 +69,17 @@ def test_row_statistics_are_those_of_single_rows():
 
 
 def test_a_row_has_raw_and_normalised_statistics_and_every_episode():
-    row = report.row(result(), "Hopper-v5")
+    row = report.row(result(), HOPPER)
     assert (row["mean"], row["iqm"], row["min"], row["max"]) == (2.5, 2.5, 1.0, 4.0)
     assert row["score"] == pytest.approx(score.normalized(2.5, "Hopper-v5"))
     low, high = row["score_interval_95"]
     assert low < row["score"] < high
     assert row["returns"] == [1, 2, 3, 4]
     assert row["lengths"] == [1, 2, 3, 4]
-    assert report.row(result(), "Unknown-v0")["score_iqm_interval_95"] is None
+    unknown = {"reference_min": None, "reference_max": None}
+    assert report.row(result(), unknown)["score_iqm_interval_95"] is None
     pooled = evaluation.pool([result(), result(returns=[5.0, 6.0, 7.0, 8.0])])
-    assert report.row(pooled, "Hopper-v5")["mean_of_each_run"] == [2.5, 6.5]
+    assert report.row(pooled, HOPPER)["mean_of_each_run"] == [2.5, 6.5]
 
 
 def test_protocols_are_merged_where_they_agree():

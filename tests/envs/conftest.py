@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,3 +16,12 @@ def minari_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
     monkeypatch.setenv("MINRNN_CACHE", str(tmp_path / "cache"))
     return folder
+
+
+@pytest.fixture
+def nothing_is_collected() -> Iterator[None]:
+    """Keep the garbage of other tests: where recursion ends, its finalisers would fail."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

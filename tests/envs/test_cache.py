@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from toys import data, episodes, register
@@ -39,7 +40,11 @@ class Maker:
     def __init__(self) -> None:
         self.calls = 0
         self.made = replace(
-            data([5, 9, 1]), obs_keys=("b", "a"), env_kwargs={"maze": [[1, "g"]]}, notes=("a", "b")
+            data([5, 9, 1]),
+            obs_keys=("b", "a"),
+            env_kwargs={"maze": [[1, "g"]]},
+            notes=("a", "b"),
+            reference=(-1.5, 2.5, "its own"),
         )
 
     def __call__(self) -> Trajectories:
@@ -120,6 +125,31 @@ def test_what_has_changed_is_made_again(
         monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
     cache.cached([source], options, maker)
     assert maker.calls == 2
+
+
+def test_what_was_made_just_now_cannot_be_written_either(source: Path) -> None:
+    for enabled in (False, True, True):
+        found = cache.cached([source], {}, Maker(), enabled=enabled)
+        with pytest.raises(ValueError, match="read-only"):
+            found.obs[0] = 0
+        with pytest.raises(ValueError, match="read-only"):
+            found.starts[0] = 1
+
+
+def test_another_user_reads_what_one_has_kept(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = Maker()
+    cache.cached([source], {}, maker)
+    (entry,) = entries()
+    assert entry.stat().st_mode & 0o555 == 0o555
+
+    def others(*args: object, **kwargs: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", others)
+    check_same(cache.cached([source], {}, maker), maker.made)
+    assert maker.calls == 1
 
 
 def test_small_sets_and_who_does_not_want_it_go_without(
@@ -282,3 +312,14 @@ def test_a_minari_set_comes_from_the_cache_until_it_is_another() -> None:
     about = minari.root() / "toy/a-v0" / "data" / "metadata.json"
     about.write_text(json.dumps(minari.metadata("toy/a-v0") | {"total_episodes": 1}))
     assert sources.load("toy/a-v0").num_episodes == 1
+
+
+def test_a_minari_set_is_read_again_where_another_environment_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env_id = register("ToyInstalled-v0", horizon=30)
+    minari.write("toy/b-v0", episodes([4, 2]), env_id=env_id, description="")
+    assert sources.load("toy/b-v0").env_kwargs == {}
+    monkeypatch.delitem(gymnasium.registry, env_id)  # as where its package is missing
+    assert sources.load("toy/b-v0").env_kwargs == {"horizon": 30}
+    assert len(entries()) == 2

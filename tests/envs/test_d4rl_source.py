@@ -10,10 +10,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import d4rl_files
+import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
 import toys
+from gymnasium.envs.registration import EnvSpec
 from loopback import Fault, Server, running
 from numpy.typing import NDArray
 
@@ -361,6 +363,20 @@ def test_a_file_of_ones_own_takes_bounds_and_limit_from_its_environment(tmp_path
     assert found.lengths.tolist() == [5, 40]
     assert found.terminated.tolist() == [True, False]
     assert (found.env_kwargs, found.name, found.env_id) == (kwargs, "own", env_id)
+
+
+def test_a_module_before_the_id_does_not_hide_the_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = EnvSpec("ToyShort-v0", "toys:Walk", max_episode_steps=20)
+    monkeypatch.setitem(gym.registry, "ToyShort-v0", spec)
+    given: dict[str, Any] = d4rl_files.arrays(toys.episodes([20, 20, 20]))
+    del given["timeouts"], given["next_observations"]
+    given["terminals"][:] = np.arange(60) == 59
+    path = d4rl_files.write(tmp_path / "own.hdf5", given)
+    found = d4rl.read_file(path, name="own", env_id="toys:ToyShort-v0")
+    assert found.lengths.tolist() == [20, 20, 20]
+    assert not found.terminated.any()
 
 
 def test_a_file_in_which_nothing_ends_is_one_episode(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def check_environment(entry: Entry) -> None:
     env = make_env(entry.env_id, obs_keys=entry.obs_keys, env_kwargs=kwargs)
     assert env.spec is not None
     assert env.spec.max_episode_steps == entry.limit == entry.reference.horizon or (
-        entry.family in ("pen", "antmaze")
+        entry.family == "antmaze"
     )
     env.close()
     spec = lookup(entry.env_id, kwargs)
@@ -162,4 +162,21 @@ def test_scores_of_mazes_depend_on_how_the_environment_is_made() -> None:
     assert normalized(1.0, "AntMaze_UMaze-v4") is None
     np.testing.assert_allclose(normalized(1.0, "AntMaze_UMaze-v4", once), 100)
     np.testing.assert_allclose(normalized(1.0, "AntMaze_Large_Diverse_GR-v5", once), 100)
-    np.testing.assert_allclose(normalized(3.0, "FrankaKitchen-v1"), 75)
+
+
+def test_scores_of_pen_need_its_hundred_steps() -> None:
+    assert normalized(3000.0, "AdroitHandPen-v1") is None  # 200 steps: twice the return
+    np.testing.assert_allclose(
+        normalized([96.262799, 3076.8331017826877], "AdroitHandPen-v1", {"max_episode_steps": 100}),
+        [0, 100],
+    )
+
+
+@pytest.mark.parametrize("tasks", [None, ["kettle"], list("abcdefg"), ["a", "a", "b", "c"], "four"])
+def test_scores_of_the_kitchen_need_four_tasks(tasks: object) -> None:
+    four = {"tasks_to_complete": ["microwave", "kettle", "light switch", "slide cabinet"]}
+    np.testing.assert_allclose(normalized(3.0, "FrankaKitchen-v1", four), 75)
+    stays = {**four, "remove_task_when_completed": False}  # a reward at every step
+    assert normalized(3.0, "FrankaKitchen-v1", stays) is None
+    other = {} if tasks is None else {"tasks_to_complete": tasks}
+    assert normalized(3.0, "FrankaKitchen-v1", other) is None

@@ -14,6 +14,7 @@ import pytest
         "envs.assembly",
         "envs.behaviour.pointmaze",
         "envs.flat",
+        "envs.histogram",
         "envs.trajectories",
         "envs.sampler",
         "envs.rollout",

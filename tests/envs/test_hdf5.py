@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from envs.errors import UserError
-from envs.sources.hdf5 import has, numeric, open_hdf5, read_into
+from envs.sources.hdf5 import has, numeric, open_hdf5, read, read_into
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_a_size_that_the_file_cannot_hold_is_refused(
 ) -> None:
     declare(path, (10**9, 1000), chunks)
     assert path.stat().st_size < 50_000
-    fails(path, "big", r"big claims 4,000,000,000,000 bytes of which the file has 0, fewer")
+    fails(path, "big", r"big claims 4,000,000,000,000 bytes of which there are 0, fewer")
 
 
 def test_a_chunk_that_does_not_fit_memory_is_refused(path: Path) -> None:
@@ -254,3 +255,27 @@ def test_a_byte_changed_anywhere_is_read_or_refused(path: Path) -> None:
     assert read > 0
     assert len(errors) > 0
     assert not any("\n" in error for error in errors)
+
+
+def test_a_file_of_the_newest_format_is_asked_in_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "new.hdf5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file.create_dataset("a/b", data=np.arange(6.0), maxshape=(None,), chunks=(2,))
+        file["a/up"] = file["/"]  # a cycle
+        file["gone"] = h5py.SoftLink("/nowhere")
+    with open_hdf5(path) as file:
+        np.testing.assert_array_equal(read(numeric(file, "a/b")), np.arange(6.0))
+
+
+def test_a_file_that_the_other_process_does_not_survive_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = tmp_path / "old.hdf5", tmp_path / "new.hdf5"
+    for path, libver in ((old, "earliest"), (new, "latest")):
+        with h5py.File(path, "w", libver=libver) as file:
+            file["a"] = np.zeros(3)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with open_hdf5(old):  # of the oldest format, and not asked
+        pass
+    with pytest.raises(UserError, match="cannot read safely"), open_hdf5(new):
+        pass

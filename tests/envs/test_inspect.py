@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import toys
 
-from envs import inspect
+from envs import facts, histogram, inspect, sources
 from envs.sources import minari
 from envs.trajectories import Episode, Trajectories
 
@@ -30,7 +31,7 @@ def test_it_prints_what_the_data_is(
         assert expected in text
     assert f"best {data.returns.max():,.1f}" in text
     assert "repaired      nothing" in text
-    assert "#" * inspect.WIDTH in text
+    assert "#" * histogram.WIDTH in text
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -47,7 +48,7 @@ def test_scores_and_constant_observations_are_told(capsys: pytest.CaptureFixture
     obs = np.random.default_rng(0).normal(size=(4, 11))
     obs[:, 3] = 7.0
     hop = Episode(obs, np.zeros((3, 3)), np.full(3, 3234.3 / 3), True)
-    about = inspect.describe(Trajectories.from_episodes([hop], env_id="Hopper-v5", name="hop"))
+    about = facts.describe(Trajectories.from_episodes([hop], env_id="Hopper-v5", name="hop"))
     assert about["reference"]["best_score"] == pytest.approx(100.0)
     assert about["constant_observations"] == [3]
     text = inspect.report(about)
@@ -57,7 +58,7 @@ def test_scores_and_constant_observations_are_told(capsys: pytest.CaptureFixture
 
 def test_data_of_another_environment_is_a_defect() -> None:
     data = Trajectories.from_episodes(toys.episodes([4]), env_id="Hopper-v5", name="wrong")
-    about = inspect.describe(data)
+    about = facts.describe(data)
     assert "Hopper-v5 has 11 and 3" in about["defect"]
     assert "defect" in inspect.report(about)
 
@@ -75,7 +76,46 @@ def test_a_plot_that_cannot_be_written_is_one_line(
     assert "choose another --plot" in capsys.readouterr().err
 
 
+def test_data_that_is_cut_at_each_success_has_no_score() -> None:
+    maze = "PointMaze_UMaze-v3"  # its reference returns are of 300 steps, and stays at the goal
+    cut = [replace(e, terminated=False) for e in toys.episodes([20, 300, 70])]
+    about = facts.describe(Trajectories.from_episodes(cut, env_id=maze, name="cut"))
+    assert about["reference"] is None
+    assert "2 of 3 episodes were cut before the time limit of 300" in inspect.report(about)
+    whole = [replace(e, terminated=False) for e in toys.episodes([300, 300, 70])]
+    about = facts.describe(Trajectories.from_episodes(whole, env_id=maze, name="whole"))
+    assert about["reference"]["expert"] == 161.86
+
+
+def test_the_data_sets_own_reference_returns_are_shown() -> None:
+    data = replace(toys.data([4, 4]), reference=(0.0, 1.0, "its own"))
+    text = inspect.report(facts.describe(data))
+    assert f"best {100 * data.returns.max():.1f}" in text
+    assert "100: 1; its own" in text
+
+
+def test_options_may_be_spelled_as_train_py_has_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect.main(["hopper-medium-v2", "--data.no-download", "--data.no-cache"]) == 2
+    assert "--data.no-download forbids it" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_it_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sources, "load", interrupted)
+    assert inspect.main([ID]) == 130
+    assert capsys.readouterr().err == "\ninterrupted: what was saved before stays\n"
+
+
+def test_a_histogram_of_equal_values_shows_the_value() -> None:
+    assert histogram.text(np.ones(2714), width=3).split() == ["1", "###", "2714"]
+    assert histogram.text(np.full(2, -3234.5), width=3).split() == ["-3,234.5", "###", "2"]
+
+
 @pytest.mark.parametrize("values", [[5.0], [1.0, 1.0], [-3e6, 2e7, 4e7], [1e-9, 2e-9]])
 def test_a_histogram_counts_every_value(values: list[float]) -> None:
-    lines = inspect.histogram(np.array(values)).splitlines()
+    lines = histogram.text(np.array(values)).splitlines()
     assert sum(int(line.split()[-1]) for line in lines) == len(values)

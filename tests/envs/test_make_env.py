@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
@@ -7,7 +9,7 @@ import pytest
 from toys import Walk
 
 from envs.errors import UserError
-from envs.make import env_sizes, make_env
+from envs.make import action_bounds, env_sizes, make_env, registered, time_limit
 
 
 def test_an_unknown_environment_names_near_matches() -> None:
@@ -53,6 +55,14 @@ def test_sizes_are_those_of_the_spaces(env_id: str, sizes: tuple[int, int]) -> N
     assert env_sizes(env_id) == sizes
 
 
+@pytest.fixture
+def nothing_left_open() -> Iterator[None]:
+    Walk.live = 0
+    yield
+    assert Walk.live == 0
+
+
+@pytest.mark.usefixtures("nothing_left_open")
 def test_spaces_that_are_not_flat_boxes_are_refused() -> None:
     class Discrete(Walk):
         def __init__(self) -> None:
@@ -61,7 +71,48 @@ def test_spaces_that_are_not_flat_boxes_are_refused() -> None:
 
     with pytest.raises(UserError, match="action space Discrete"):
         env_sizes(Discrete)
-    assert Walk.live == 0
+
+
+@pytest.mark.usefixtures("nothing_left_open")
+@pytest.mark.parametrize("space", [gym.spaces.Discrete(2), gym.spaces.Box(-1, 1, (2, 2))])
+def test_bounds_are_of_vectors_of_actions_only(space: gym.Space) -> None:
+    class Other(Walk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = space  # type: ignore[assignment]
+
+    with pytest.raises(UserError, match="Other has the action space"):
+        action_bounds(Other)
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module of one's own that registers an environment when it is imported."""
+    name = "toy_package_of_ones_own"
+    for version, steps in ((0, 30), (1, 50)):
+        with (tmp_path / f"{name}.py").open("a") as file:
+            file.write(
+                f"import gymnasium\n"
+                f"gymnasium.register('ToyOwn-v{version}', 'toys:Walk', max_episode_steps={steps})\n"
+            )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield name
+    sys.modules.pop(name, None)
+    for version in (0, 1):
+        gym.registry.pop(f"ToyOwn-v{version}", None)
+
+
+def test_the_limit_of_an_environment_that_its_module_registers_is_found(module: str) -> None:
+    assert time_limit(f"{module}:ToyOwn-v0") == 30
+    assert time_limit(f"{module}:ToyOwn") == 50  # the latest, as gym.make has it
+    assert time_limit(f"{module}:ToyOwn-v0", {"max_episode_steps": 7}) == 7
+    assert time_limit(f"{module}:ToyOwn-v0", {"max_episode_steps": -1}) is None
+
+
+@pytest.mark.parametrize("env_id", ["", "nobody_has_this:ToyOwn-v0", "not an id", "toys:Nobody"])
+def test_what_is_not_registered_is_not_found(env_id: str) -> None:
+    assert registered(env_id) is None
+    assert time_limit(env_id) is None
 
 
 def test_making_halfcheetah_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -58,6 +58,8 @@ def record(env_id: str, lengths: list[int], data_format: str = "hdf5", **changes
             )
         )
         expected.append(np.array(vectors[:-1], np.float32))
+    raw.close()
+    flat.close()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         minari_package.create_dataset_from_buffers(

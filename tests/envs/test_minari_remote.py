@@ -15,7 +15,7 @@ import minari as minari_package
 import numpy as np
 import pytest
 from hub import ORGANISATION, Hub
-from loopback import Fault, running
+from loopback import Answer, Fault, running
 from toys import register
 
 from envs import download as download_module
@@ -243,7 +243,7 @@ def test_a_hub_that_goes_silent_ends_in_time(
 
 def test_a_truncated_file_is_noticed(hub: Hub, minari_folder: Path) -> None:
     hub.faults, hub.ranges = [Fault("/cdn/", cut=1000)], False
-    with pytest.raises(UserError, match=r"it ended after 1000 of \d+ bytes.*start again"):
+    with pytest.raises(UserError, match=r"it ended after 1000 of \d+ bytes.*what has come is kept"):
         download(SMALL, progress=False)
     assert minari.list_ids() == []
     hub.faults = []
@@ -260,7 +260,8 @@ def test_a_file_with_another_content_than_the_hub_says_is_refused(
     assert not minari.exists(SMALL)
 
 
-@pytest.mark.parametrize("broken", ["metadata", "table", "data", "episodes", "missing"])
+@pytest.mark.usefixtures("nothing_is_collected")
+@pytest.mark.parametrize("broken", ["metadata", "deep", "table", "data", "episodes", "missing"])
 def test_what_is_no_data_set_is_refused_and_cleared(
     hub: Hub, own: Path, minari_folder: Path, broken: str
 ) -> None:
@@ -268,6 +269,8 @@ def test_what_is_no_data_set_is_refused_and_cleared(
     metadata, data = (own / SMALL / "data" / name for name in ("metadata.json", "main_data.hdf5"))
     if broken == "metadata":
         metadata.write_text("{")
+    elif broken == "deep":
+        metadata.write_text("[" * 200_000)
     elif broken == "table":
         metadata.write_text("[]")
     elif broken == "data":
@@ -330,6 +333,7 @@ def test_no_network_says_what_to_do(
             download(SMALL, progress=False)
     assert time.monotonic() - begin < 5
     assert "cannot be reached (Connection refused)" in str(caught.value)
+    assert "is kept" not in str(caught.value)  # nothing has come
     assert f"run `minari download {SMALL}` on another machine" in str(caught.value)
     assert str(minari_folder / SMALL) in str(caught.value)
 
@@ -355,6 +359,26 @@ def test_a_login_page_instead_of_an_answer_is_recognised(
 ) -> None:
     hub.faults = [Fault("/api/", status=203)]
     with pytest.raises(UserError, match="something other than JSON; check that the network"):
+        download(SMALL, progress=False)
+
+
+@pytest.mark.usefixtures("nothing_is_collected")
+def test_an_answer_that_nests_without_end_is_recognised(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "answer", lambda _: Answer(b"[" * 200_000))
+    with pytest.raises(UserError, match="something other than JSON"):
+        download(SMALL, progress=False)
+
+
+@pytest.mark.parametrize("sizes", [True, False])
+def test_an_answer_without_end_is_not_taken(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, sizes: bool
+) -> None:
+    hub.sizes = sizes
+    monkeypatch.setattr(hub_module, "LARGEST_ANSWER", 1000)
+    monkeypatch.setattr(hub, "answer", lambda _: Answer(b"[" * 2000))
+    with pytest.raises(UserError, match="sends more than 1,000 bytes"):
         download(SMALL, progress=False)
 
 

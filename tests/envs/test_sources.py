@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import d4rl_files
@@ -11,10 +14,10 @@ import toys
 
 from envs import sources
 from envs.errors import UserError
-from envs.sampler import WindowSampler
+from envs.sampler import PackedSampler, Sampler, WindowSampler
 from envs.sources import d4rl, minari
 from envs.sources.combine import combine
-from envs.trajectories import Trajectories
+from envs.trajectories import Episode, Trajectories
 
 
 def stored(name: str, lengths: list[int], seed: int = 0) -> str:
@@ -49,8 +52,46 @@ def test_a_file_is_read_with_the_environment_given(own: Path) -> None:
 
 
 def test_a_file_needs_an_environment(own: Path) -> None:
-    with pytest.raises(UserError, match=r"add it, as in --data\.env-id"):
-        sources.load(str(own))
+    with pytest.raises(UserError, match=r"add it, as in --data\.env-id.*--eval\.episodes 0"):
+        sources.load(str(own), evaluate=True)
+
+
+def test_without_evaluation_a_file_needs_no_environment(tmp_path: Path) -> None:
+    given = d4rl_files.arrays(toys.episodes([5, 9]))
+    given["actions"] *= 3
+    found = sources.load(str(d4rl_files.write(tmp_path / "own.hdf5", given)))
+    np.testing.assert_array_equal(found.action, given["actions"])  # not clipped
+    np.testing.assert_array_equal(found.action_high, given["actions"].max(axis=0))
+    assert (found.env_id, found.lengths.tolist()) == ("", [5, 9])
+    assert "no time limit is known" in found.notes[0]
+    with pytest.raises(UserError, match=r"no environment to evaluate in \(--data\.env-id"):
+        sources.check_env(found)
+
+
+def test_actions_of_another_environment_name_the_option(own: Path) -> None:
+    with pytest.raises(UserError, match=r"size 2, Hopper-v4 takes 3; .*--data\.env-id"):
+        sources.load(str(own), env_id="Hopper-v4")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.hdf5", "missing.hdf5 does not exist; check the path"),
+        ("missing.npz", "missing.npz does not exist; check the path"),
+        ("/no/such/folder/hopper-medium-v2", "does not exist; check the path"),
+        ("{}", "is a folder; name a file in it"),
+        ("{}/text.txt", r"is not an HDF5 file .*; name an HDF5 file"),
+        ("{}/empty.h5", r"is empty; name an HDF5 file"),
+    ],
+)
+def test_paths_that_lead_to_no_data_say_what_is_there(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "text.txt").write_text("once upon a time")
+    (tmp_path / "empty.h5").touch()
+    with pytest.raises(UserError, match=message) as caught:
+        sources.load(name.format(tmp_path))
+    assert "delete it" not in str(caught.value)
 
 
 def test_an_environment_is_for_files_only() -> None:
@@ -108,6 +149,14 @@ def test_several_are_laid_end_to_end() -> None:
     both.validate()
 
 
+def test_reference_returns_of_two_sets_count_where_they_are_the_same() -> None:
+    own, other = (0.0, 1.0, "own"), (0.0, 2.0, "own")
+    one, two = (replace(toys.data([n]), reference=own) for n in (3, 4))
+    assert combine([one, two]).reference == own
+    assert combine([one, replace(two, reference=other)]).reference is None
+    assert combine([one, replace(two, reference=None)]).reference is None
+
+
 def test_weights_are_shares_of_the_steps_that_are_drawn() -> None:
     names = [stored("me/long-v0", [50] * 20), stored("me/short-v0", [10] * 10, seed=1)]
     both = sources.load(",".join(names), weights=[1, 3])
@@ -119,6 +168,59 @@ def test_weights_are_shares_of_the_steps_that_are_drawn() -> None:
     # Steps 100 to 999 are of the long set only: 90 % of it.
     assert abs(np.mean(np.array(drawn) >= 100) - 0.25 * 0.9) < 0.03
     assert abs(np.mean(np.array(plain) >= 100) - 1000 / 1100 * 0.9) < 0.03
+
+
+@pytest.mark.parametrize("sampler", [WindowSampler, PackedSampler])
+@pytest.mark.parametrize("lengths", [([10] * 50, [1000] * 5), ([5, 2000, 30] * 4, [64] * 100)])
+def test_the_shares_hold_for_episodes_of_any_length(
+    sampler: type[Sampler], lengths: tuple[list[int], list[int]]
+) -> None:
+    one, two = (
+        Trajectories.from_episodes(
+            [Episode(np.full((n, 1), tag), np.ones((n, 1)), np.ones(n), False) for n in each],
+            env_id="ToyWalk-v0",
+            name="walks",
+        )
+        for tag, each in enumerate(lengths)
+    )
+    drawer, steps, seconds = sampler(combine([one, two], [1, 3]), 64, 64, seed=0), 0, 0
+    for _ in range(300):
+        batch = drawer.sample()
+        steps += batch.mask.sum()
+        seconds += (batch.obs[..., 0] == 1)[batch.mask].sum()
+    assert abs(seconds / steps - 0.75) < 0.02
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_two_sets_take_no_more_memory_than_one_and_a_half_times_their_size(
+    checkout: Path,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], cwd=checkout, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 1.6
+
+
+MEMORY = """
+import numpy as np
+from envs.sources.combine import combine
+from envs.trajectories import Episode, Trajectories
+
+def memory(field):
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+def made(steps=1_000_000):
+    obs, one = np.ones((steps, 12), np.float32), np.ones((steps, 1), np.float32)
+    starts, ends = np.arange(0, steps + 1, 1000), np.zeros(steps // 1000, bool)
+    low = np.full(1, -1, np.float32)
+    return Trajectories(obs, one, one[:, 0].copy(), starts, ends, "W-v0", "w", low, -low)
+
+before = memory("VmRSS")
+both = combine([made(), made()])
+size = both.obs.nbytes + both.action.nbytes + both.reward.nbytes
+print((memory("VmHWM") - before) / size)
+"""
 
 
 @pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, np.nan], [np.inf, 1]])

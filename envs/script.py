@@ -1,10 +1,9 @@
-"""How both scripts end: a problem the user can mend is one line on stderr, never a traceback."""
+"""How every script ends: a problem the user can mend is one line on stderr, never a traceback."""
 
 from __future__ import annotations
 
 import errno
 import sys
-import threading
 from collections.abc import Callable
 
 from envs.errors import UserError
@@ -12,7 +11,6 @@ from envs.errors import UserError
 
 def run_script(main: Callable[[], None]) -> int:
     """Run `main`, return the exit code: 0, 2 for a UserError, 1 for a failing disk, 130 for ^C."""
-    threading.excepthook = _quiet_about_the_disk
     try:
         main()
     except UserError as error:
@@ -30,12 +28,6 @@ def run_script(main: Callable[[], None]) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted: what was saved last is in the run's folder\n")
+        sys.stderr.write("\ninterrupted: what was saved before stays\n")
         return 130
     return 0
-
-
-def _quiet_about_the_disk(arguments: threading.ExceptHookArgs) -> None:
-    """Leave it to the main thread, which meets the error of TensorBoard's writer thread too."""
-    if not isinstance(arguments.exc_value, OSError):
-        threading.__excepthook__(arguments)

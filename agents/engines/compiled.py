@@ -47,7 +47,8 @@ class Compiled(PackedEngine):
     name = "compiled"
 
     def __init__(self, library: Any, sizes: Sizes) -> None:
-        self._library = library
+        # Calling the library itself would parse a description of its arguments at every step.
+        self._call = library.loader.boxed_run
         super().__init__(sizes)
 
     def _bind(self, state: Floats) -> None:
@@ -61,7 +62,7 @@ class Compiled(PackedEngine):
     def _run(self) -> Floats:
         if not len(self._state):
             return np.empty((0, self._sizes.action_dim), np.float32)
-        action, self._state = self._library(*self._tensors, self._state)
+        action, self._state = self._call([*self._tensors, self._state])
         return action.numpy()
 
 

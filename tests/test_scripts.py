@@ -179,7 +179,7 @@ def test_a_full_disk_stops_the_run_with_one_line(checkout, data, tmp_path):
     )
     fails(run(checkout, "-c", code), 2, "No space left on device", "another folder")
     left = {path.name for path in (tmp_path / "r").iterdir()}
-    assert left <= {"config.json", "metrics.jsonl", "tensorboard"}
+    assert left <= {"config.json", "data.json", "metrics.jsonl", "tensorboard"}
 
 
 @pytest.fixture(scope="module")

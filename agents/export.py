@@ -29,11 +29,10 @@ FACTS = ("env_id", "env_kwargs", "obs_keys", "data", "targets", "update")
 """What is taken from a checkpoint's facts."""
 
 OPSET = 18
-"""ONNX Runtime 1.14 (2023) and later read it, and it is what the exporter writes by itself: later
-ones are conversions. It has LayerNormalization, and ReduceSum and Split as in later ones."""
+"""The exporter's own: it converts to all others. ONNX Runtime 1.14 (2023) and later read it."""
 
 PACKAGES = ("onnx", "onnxscript")
-INSTALL = 'pip install "minrnn[onnx]", or: pip install onnx onnxscript onnxruntime'
+INSTALL = "pip install onnx onnxscript onnxruntime"
 
 
 def export_onnx(model: DecisionModel, path: Path, facts: Mapping[str, Any] | None = None) -> None:
@@ -58,8 +57,8 @@ def export_pt2(model: DecisionModel, path: Path, facts: Mapping[str, Any] | None
 def onnx_bytes(model: DecisionModel, facts: Mapping[str, Any]) -> bytes:
     """Return the ONNX file that `export_onnx` writes.
 
-    By the exporter that starts from torch.export: the older one, which traces, makes constants of
-    batch sizes (attention then works for one batch alone).
+    By the exporter that starts from torch.export. The older one, which traces, is thirty times as
+    fast, but torch gives it up, and it refuses the steps of mLSTM, sLSTM and S4D.
     """
     if reason := missing(*PACKAGES):
         raise UserError(f"--export onnx: {reason}")

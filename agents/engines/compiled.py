@@ -1,8 +1,9 @@
 """The step compiled ahead of time by torch (AOTInductor): any backbone, on one core.
 
-Takes a C++ compiler and about twenty seconds at `make`, for any number of rows. Left as it is by
-default: with frozen weights oneDNN multiplies a few rows at a time three times slower, and with
-max_autotune 80 seconds of compiling make one row 25 % faster, and sixteen slower.
+Takes a C++ compiler and ten seconds or more at `make`, for any number of rows. One row is as fast
+as with ONNX Runtime, or up to twice as fast (S4D); sixteen rows are up to five times as fast (S4D),
+but slower where most of the work is products (GRU, LSTM, Aaren). With frozen weights oneDNN
+multiplies a few rows three times slower; max_autotune takes 80 s to make one row a quarter faster.
 """
 
 from __future__ import annotations

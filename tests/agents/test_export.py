@@ -296,4 +296,4 @@ def test_the_readme_has_this_example(checkout):
     text = (checkout / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     shown = [block for block in blocks if "onnxruntime" in block]
-    assert not shown or shown == [EXAMPLE]
+    assert shown == [EXAMPLE]

@@ -1,10 +1,12 @@
 """The policy keeps state and return-to-go of each row right, whatever the queue does."""
 
 import numpy as np
+import pytest
 import torch
 from tests_support import tiny_model
 
 from agents.policy import Policy
+from envs.rollout import rollout
 
 OBS = 4
 
@@ -74,3 +76,16 @@ def test_window_memory_equals_the_model_over_the_last_steps():
             torch.tensor([[True, False, False]]),
         )
     np.testing.assert_allclose(taken[-1], actions[:, -1].numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_with_numba_episodes_in_mujoco_are_the_same_for_any_number_of_environments():
+    pytest.importorskip("numba")
+    model = tiny_model(11, 3, prev_action=True)
+    played = [
+        rollout("Hopper-v5", Policy(model, range(20), engine="numba"), range(20), num_envs=count)
+        for count in (1, 7, 16)
+    ]
+    for other in played[1:]:
+        np.testing.assert_array_equal(played[0].returns, other.returns)
+        np.testing.assert_array_equal(played[0].lengths, other.lengths)
+    assert len(set(played[0].returns)) == 20

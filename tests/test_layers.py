@@ -57,3 +57,16 @@ def test_the_library_needs_torch_alone(checkout):
         "minrnn.check_mixer\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
+
+
+def test_the_library_waits_for_no_compiler(checkout):
+    # torch._dynamo takes longer to import than all else together.
+    code = (
+        "import sys, minrnn, torch\n"
+        "x, resets = torch.zeros(1, 3, 8), torch.tensor([[True, False, True]])\n"
+        "for name in minrnn.available():\n"
+        "    stack = minrnn.Stack(minrnn.StackConfig(dim=8, backbone=name))\n"
+        "    stack(x, resets=resets)[0].sum().backward()\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from minrnn.checks import check_inputs, check_state
+from minrnn.compiling import uncompiled
 from minrnn.interface import SequenceMixer, State, state_dtype
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def _uncompiled(function: Function) -> Function:
-    # Where episodes start decides the shapes, which no graph can hold.
-    return cast(Any, torch.compiler).disable(function)
 
 
 class FusedCell(SequenceMixer):
@@ -107,7 +100,7 @@ class FusedCell(SequenceMixer):
             return [leaf.masked_fill(mask, 0.0) for leaf in leaves]
         return [torch.where(mask, f, p) for f, p in zip(self.initial, leaves, strict=True)]
 
-    @_uncompiled
+    @uncompiled  # where episodes start decides the shapes, which no graph can hold.
     def _run(
         self, x: Tensor, previous: list[Tensor], resets: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:

@@ -12,18 +12,16 @@ on to the end of its episode.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from minrnn.checks import spoilt
+from minrnn.compiling import uncompiled
 from minrnn.scan import scan
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 _LONGEST, _SHORTEST = 64, 8  # steps in a chunk
 
@@ -50,12 +48,7 @@ def diagonal_scan(
     return y, last.masked_fill(bad[:, -1, None, None, None], torch.nan)
 
 
-def _uncompiled(function: Function) -> Function:
-    # How often episodes start decides the shapes, which no graph can hold.
-    return cast(Any, torch.compiler).disable(function)
-
-
-@_uncompiled
+@uncompiled  # how often episodes start decides the shapes, which no graph can hold.
 def _ragged(
     u: Tensor,
     decay: Tensor,

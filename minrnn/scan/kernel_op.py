@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from minrnn.compiling import constant
 from minrnn.scan.backends import cpu_kernels
 from minrnn.scan.ops import traced
 
@@ -135,12 +136,9 @@ class _Eager(torch.autograd.Function):
         return None, *ctx.op.backward(*grad_outputs, *ctx.saved_tensors), None
 
 
-def _installed(module: str) -> bool:
+@constant  # a compiler is not to look into how numba is imported
+def _is_there(module: str) -> bool:
     return cpu_kernels(module) is not None
-
-
-# A compiler has to ask, not to look into how numba is imported.
-_is_there: Callable[[str], bool] = cast(Any, torch.compiler).assume_constant_result(_installed)
 
 
 # An op of one result returns it as it is.

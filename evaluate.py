@@ -48,8 +48,9 @@ class Options:
     """Episode i starts from `env.reset(seed=seed + i)`, the same for every target."""
     num_envs: int = 120
     """Environments stepped together; it does not change which episodes are played."""
-    num_procs: int = 1
-    """Processes that share those environments; as many as there are free cores is fastest."""
+    num_procs: int | None = None
+    """Processes that share those environments. Default: as many as pay, of the cores that there are
+    (one, unless the engine is numba, which acts the same whatever the processes)."""
     device: str = "cpu"
     """auto, cpu, cuda, ... Acting with so small a model is fastest on the CPU."""
     engine: str = "auto"

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from agents import engines
 from agents.decision import DecisionModel
 from agents.policy import Policy
 from envs import score
 from envs.errors import UserError
-from envs.make import env_sizes
+from envs.make import env_sizes, time_limit
+from envs.processes import worthwhile
 from envs.rollout import rollout
 
 
@@ -110,7 +112,7 @@ def evaluate(
     window: int | None = None,
     device: torch.device | str = "cpu",
     engine: str = "auto",
-    num_procs: int = 1,
+    num_procs: int | None = 1,
     record: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Result]:
@@ -119,7 +121,8 @@ def evaluate(
     Every queued episode counts, however long it takes. `env_kwargs` and `obs_keys` are those of the
     data (see envs.make.make_env). `window` re-runs that many last steps at each step instead of
     carrying the state, which `engine` does (see agents.engines). `num_envs` environments, in
-    `num_procs` processes, are stepped at once. `record` keeps the actions.
+    `num_procs` processes, are stepped at once; None takes as many processes as are soonest done,
+    where that cannot change a score. `record` keeps the actions.
     """
     asked = np.repeat(np.asarray(targets, dtype=np.float64), episodes)
     seeds = [seed + i for _ in targets for i in range(episodes)]
@@ -133,6 +136,10 @@ def evaluate(
     was_training = model.training
     try:
         policy = Policy(model, asked, window=window, device=device, engine=engine)
+        if num_procs is None:
+            limit = time_limit(env_id, env_kwargs) or 0
+            alike = policy.engine.name in engines.SAME_FOR_ANY_ROWS
+            num_procs = worthwhile(len(seeds) * limit) if alike else 1
         with exact_matmul():
             played = rollout(
                 env_id,

@@ -30,7 +30,7 @@ class Plan:
     episodes: int = 20
     seed: int = 10_000
     num_envs: int = 120
-    num_procs: int = 1
+    num_procs: int | None = None
     device: torch.device | str = "cpu"
     engine: str = "auto"
     record: bool = False

@@ -25,6 +25,14 @@ from envs.rollout import Actor, Played, World, play
 
 _LISTEN = 0.05
 """Seconds between looks at what the other processes sent."""
+_STEPS = 100_000
+"""Steps in MuJoCo that take longer than a process takes to start."""
+
+
+def worthwhile(steps: int) -> int:
+    """Return how many processes play so many steps soonest, with the cores that there are."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(cores or 1, steps // _STEPS))
 
 
 def spread(

@@ -22,6 +22,8 @@ _MODULES = ("numba", "compiled", "onnx", "eager")
 """Best first."""
 _AUTO = ("numba", "eager")
 """What "auto" chooses from: those that start within seconds."""
+SAME_FOR_ANY_ROWS = ("numba",)
+"""Those in which a row's actions are the same, to the last bit, whatever rows are beside it."""
 
 
 class Engine(Protocol):

@@ -142,3 +142,18 @@ def test_a_checkpoint_remembers_the_environment(tmp_path):
         obs_keys=loaded["obs_keys"],
     )
     assert played[0].lengths.tolist() == [7]
+
+
+@pytest.mark.parametrize(("engine", "procs"), [("numba", 3), ("eager", 1)])
+def test_processes_of_its_own_choice_cannot_change_a_score(monkeypatch, engine, procs):
+    taken = []
+    monkeypatch.setattr(evaluation, "worthwhile", lambda steps: 3)
+    play = evaluation.rollout
+
+    def alone(*given: Any, num_procs: int, **more: Any) -> Any:
+        taken.append(num_procs)
+        return play(*given, **more)
+
+    monkeypatch.setattr(evaluation, "rollout", alone)
+    evaluate(engine=engine, num_procs=None)
+    assert taken == [procs]

@@ -15,7 +15,7 @@ import pytest
 from toys import ACTION, Walk, register_goals
 
 from envs.errors import UserError
-from envs.processes import _Listener
+from envs.processes import _Listener, worthwhile
 from envs.rollout import Played, rollout
 
 
@@ -160,3 +160,8 @@ def test_all_that_the_others_sent_is_heard_at_once():
     there.send(None)
     listener.wait(None)
     assert listener.talking == []
+
+
+def test_processes_are_taken_where_the_queue_is_long_and_there_are_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    assert [worthwhile(steps) for steps in (0, 150_000, 250_000, 10**7)] == [1, 1, 2, 4]

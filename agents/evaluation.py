@@ -13,9 +13,11 @@ import torch
 from agents import engines
 from agents.decision import DecisionModel
 from agents.policy import Policy
+from configs import Stepper
 from envs import score
 from envs.errors import UserError
 from envs.make import env_sizes, time_limit
+from envs.pool import pool_rollout
 from envs.processes import worthwhile
 from envs.rollout import rollout
 
@@ -114,6 +116,7 @@ def evaluate(
     engine: str = "auto",
     num_procs: int | None = 1,
     record: bool = False,
+    stepper: Stepper = "gymnasium",
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Result]:
     """Play `episodes` episodes for each target, all in one queue; the same seeds for each target.
@@ -122,8 +125,12 @@ def evaluate(
     data (see envs.make.make_env). `window` re-runs that many last steps at each step instead of
     carrying the state, which `engine` does (see agents.engines). `num_envs` environments, in
     `num_procs` processes, are stepped at once; None takes as many processes as are soonest done,
-    where that cannot change a score. `record` keeps the actions.
+    where that cannot change a score. `record` keeps the actions. `stepper="envpool"` plays other
+    episodes, in one process with threads (see envs.pool): to choose by, not to report; `obs_keys`,
+    `num_procs` and `record` are for gymnasium.
     """
+    if stepper == "envpool" and (obs_keys or record or num_procs != 1):
+        raise ValueError("envpool takes no obs_keys, num_procs or record")
     asked = np.repeat(np.asarray(targets, dtype=np.float64), episodes)
     seeds = [seed + i for _ in targets for i in range(episodes)]
     fits = (model.obs_dim, model.action_dim)
@@ -140,18 +147,17 @@ def evaluate(
             limit = time_limit(env_id, env_kwargs) or 0
             alike = policy.engine.name in engines.SAME_FOR_ANY_ROWS
             num_procs = worthwhile(len(seeds) * limit) if alike else 1
+        shared: dict[str, Any] = {
+            "env_kwargs": env_kwargs,
+            "num_envs": num_envs,
+            "progress": progress,
+        }
         with exact_matmul():
-            played = rollout(
-                env_id,
-                policy,
-                seeds,
-                obs_keys=obs_keys,
-                env_kwargs=env_kwargs,
-                num_envs=num_envs,
-                num_procs=num_procs,
-                record=record,
-                progress=progress,
-            )
+            if stepper == "envpool":
+                played = pool_rollout(env_id, policy, seeds, **shared)
+            else:
+                more = {"obs_keys": obs_keys, "num_procs": num_procs, "record": record}
+                played = rollout(env_id, policy, seeds, **shared, **more)
     finally:
         model.train(was_training)
     actions = [episode.action for episode in played.episodes or ()]

@@ -137,7 +137,10 @@ def trace(model: DecisionModel) -> torch.export.ExportedProgram:
 
 def cannot_export(model: DecisionModel, error: Exception) -> UserError:
     """Return the error that says that this model's step is no graph, and why."""
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    first: BaseException = error  # what torch says last are steps of its own to take
+    while (before := first.__cause__) is not None:
+        first = before
+    reason = next(iter(str(first).strip().splitlines()), type(first).__name__)
     return UserError(
         f"the step of backbone {model.config.backbone!r} cannot be exported ({reason}); "
         "its cell's `step` has to be torch operations alone, with x.shape[0] in place of len(x)"

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minrnn.interface import state_dtype
+from minrnn.scan import one_step
 from minrnn.scan.backends import load
 
 # Name of the gates: the names of the inputs.
@@ -46,6 +47,9 @@ def run(
 ) -> tuple[Tensor, Tensor]:
     """Return h (B, T, D) and a copy of its last step (B, D), with gradients."""
     if traced((*inputs, h0, resets, init)):
+        if one_step.wanted(inputs):
+            h = one_step.forward(gates, candidate, inputs, h0, resets, init)
+            return h, h[:, -1]
         op = cast(Any, torch.ops.minrnn.scan)
         return op(list(inputs), h0, resets, init, gates, candidate, backend)
     # The op does the same, and costs 85 microseconds more to call.

@@ -224,6 +224,46 @@ def test_a_cell_whose_step_is_no_graph_is_one_line(monkeypatch):
         graph.trace(model)
 
 
+def test_a_cell_of_the_users_that_scans_is_exported_in_both_formats(tmp_path):
+    class Leaky(minrnn.SequenceMixer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.proj = torch.nn.Linear(16, 16)
+
+        def initial_state(self, batch_size, device=None, dtype=None):
+            return torch.zeros(batch_size, 16, device=device, dtype=dtype)
+
+        def forward(self, x, state=None, resets=None):
+            b = self.proj(x)
+            return minrnn.scan(torch.full_like(b, 0.9), b, state, resets)
+
+        def step(self, x, state=None, resets=None):
+            y, state = self(x[:, None], state, None if resets is None else resets[:, None])
+            return y[:, 0], state
+
+    model = tiny_model(3, 2)
+    for block in model.stack.blocks:
+        block.mixer = Leaky()
+    export.export_pt2(model, tmp_path / "step.pt2")
+    program = torch.export.load(tmp_path / "step.pt2")
+    assert "minrnn" not in str(program.graph)
+    assert_same(model, program.module(), rows=2, steps=60)
+    for package in export.PACKAGES:
+        pytest.importorskip(package)
+    assert_same(model, in_onnx_runtime(export.onnx_bytes(model, {})), rows=2, steps=60)
+
+
+def test_an_operation_that_onnx_has_not_is_named(monkeypatch):
+    for package in export.PACKAGES:
+        pytest.importorskip(package)
+    model = tiny_model()
+    cell = type(model.stack.blocks[0].mixer)
+    step = cell.coefficients
+    monkeypatch.setattr(cell, "coefficients", lambda self, x: step(self, torch.special.zeta(x, x)))
+    with pytest.raises(UserError, match=r"^[^\n\x1b]*No ONNX function found for [^\n\x1b]*zeta"):
+        export.onnx_bytes(model, {})
+
+
 EXAMPLE = """\
 import json
 import sys

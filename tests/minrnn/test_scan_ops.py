@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import minrnn
-from minrnn.scan import backends, mingru_scan, scan
+from minrnn.scan import backends, mingru_scan, minlstm_scan, scan
 from minrnn.scan.backends import load
 from minrnn.scan.ops import GATES
 
@@ -142,3 +142,24 @@ def test_a_stack_compiles_as_one_graph(backbone):
     x, resets = torch.randn(2, 7, 8), torch.rand(2, 7) < 0.3
     for state in (None, stack.initial_state(2)):
         torch.testing.assert_close(compiled(x, state, resets), stack(x, state, resets))
+
+
+@pytest.mark.parametrize("gates", GATES)
+@pytest.mark.parametrize("given", ["", "h0", "h0 resets", "h0 resets init", "resets init"])
+def test_an_exported_step_is_plain_torch(gates, given):
+    class Step(torch.nn.Module):
+        def forward(self, inputs, h0, resets, init):
+            call = {"linear": scan, "mingru": mingru_scan}.get(gates, minlstm_scan)
+            more = {"normalize": False} if gates == "minlstm-raw" else {}
+            return call(*inputs, h0, resets, init=init, **more)
+
+    torch.manual_seed(0)
+    optional = {"h0": torch.rand(4, 3), "resets": torch.rand(4, 1) < 0.5, "init": torch.rand(3)}
+    args = (
+        [torch.randn(4, 1, 3) for _ in GATES[gates]],
+        *(value if name in given.split() else None for name, value in optional.items()),
+    )
+    with torch.no_grad():
+        program = torch.export.export(Step(), args)
+    assert "minrnn" not in str(program.graph)
+    torch.testing.assert_close(program.module()(*args), Step()(*args))

@@ -1,0 +1,41 @@
+"""The scan of a single step as a graph of plain torch, for files that others than torch read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from minrnn.interface import state_dtype
+from minrnn.scan.gates import mingru_gates, minlstm_gates
+
+
+def wanted(inputs: Sequence[Tensor]) -> bool:
+    """Return whether a step is being exported, in which there can be no op of this library."""
+    ask = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
+    return inputs[0].shape[1] == 1 and not torch.is_grad_enabled() and ask is not None and ask()
+
+
+def forward(
+    gates: str,
+    candidate: str,
+    inputs: Sequence[Tensor],
+    h0: Tensor | None,
+    resets: Tensor | None,
+    init: Tensor | None,
+) -> Tensor:
+    """Compute h (B, 1, D) from inputs (B, 1, D); see `minrnn.scan.ops` for the arguments."""
+    if gates == "linear":
+        a, b = (x.to(state_dtype(x.dtype)) for x in inputs)
+    elif gates == "mingru":
+        a, b = mingru_gates(*inputs, kind=candidate)
+    else:
+        a, b = minlstm_gates(*inputs, kind=candidate, normalize=gates == "minlstm")
+    if h0 is None:
+        return b
+    before = a * h0[:, None]
+    if resets is not None:
+        fresh = torch.zeros_like(before) if init is None else a * init
+        before = torch.where(resets[..., None], fresh, before)
+    return before + b

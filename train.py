@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     from agents.decision import DecisionModel
     from agents.runlog import RunLog, episode_bar, read_metrics, say
     from agents.trainer import Trainer
-    from envs import score, sources
+    from envs import pool, score, sources
 
     runtime.configure(config.threads)
     device = runtime.select_device(config.device)
@@ -52,6 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     if config.eval.episodes:
         sources.check_env(data)
+        if config.eval.stepper == "envpool":
+            pool.check(data.env_id, obs_keys=data.obs_keys, env_kwargs=data.env_kwargs)
     config = resolve(config, data)
     torch.manual_seed(config.seed)
     model = build_model(config, data)
@@ -75,7 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
         say(f"note   targets {warning}")
     best_score, best_update = -float("inf"), 0
 
-    def play(acting: DecisionModel, episodes: int, seed: int) -> list[evaluation.Result]:
+    def play(
+        acting: DecisionModel, episodes: int, seed: int, stepper: configs.Stepper = "gymnasium"
+    ) -> list[evaluation.Result]:
         with episode_bar("evaluate", len(targets) * episodes) as progress:
             return evaluation.evaluate(
                 acting,
@@ -87,6 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
                 **world,
                 window=window,
                 device=device,
+                stepper=stepper,
                 progress=progress,
             )
 
@@ -106,7 +111,9 @@ def main(arguments: list[str] | None = None) -> None:
                 continue
             # Other episodes than those of the report: the best of several is lucky with its own.
             quick_seed = config.eval.seed + QUICK_SEEDS
-            results = play(trainer.acting_model, config.eval.quick_episodes, quick_seed)
+            results = play(
+                trainer.acting_model, config.eval.quick_episodes, quick_seed, config.eval.stepper
+            )
             asked = {f"return_asked_{r.target:g}": r.mean for r in results}
             top = max(results, key=lambda r: r.target)
             rates = {f"success_asked_{r.target:g}": r.success_rate for r in results}
@@ -125,6 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
         if best_update < trainer.update:
             best, _ = checkpoint.load_checkpoint(folder / "best")
             final["best"] = play(best, config.eval.episodes, config.eval.seed)
+        chooser = "" if config.eval.stepper == "gymnasium" else f" of {config.eval.stepper}'s"
         protocol = score.protocol(
             data=data.name,
             env_id=data.env_id,
@@ -132,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
             episodes=config.eval.episodes,
             seeds=[config.eval.seed],
             checkpoint=f"last: update {trainer.update}; best: update {best_update}, chosen by "
-            f"{config.eval.quick_episodes} other episodes asked for {max(targets):g}",
+            f"{config.eval.quick_episodes} other episodes{chooser} asked for {max(targets):g}",
             env_kwargs=data.env_kwargs,
             own=data.reference,
             memory=evaluation.describe_memory(window),

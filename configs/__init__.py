@@ -7,6 +7,7 @@ from configs.base import (
     EvalConfig,
     ModelConfig,
     OptimConfig,
+    Stepper,
     resolve,
     to_dict,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "EvalConfig",
     "ModelConfig",
     "OptimConfig",
+    "Stepper",
     "resolve",
     "to_dict",
 ]

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 Tokens = Literal["fused", "interleaved"]
 Memory = Literal["carry", "window"]
+Stepper = Literal["gymnasium", "envpool"]
 Preset = Literal[
     "default", "smoke", "paper-mingru", "paper-minlstm",
     "dt", "daaren", "ds4", "dmamba", "dxlstm", "drwkv", "dlstm", "dgru",
@@ -152,6 +153,10 @@ class EvalConfig:
     """Episodes for each target in the evaluations during training."""
     memory: Memory = "carry"
     """`carry` the state through the episode, or re-run a `window` of the last steps each time."""
+    stepper: Stepper = "gymnasium"
+    """What steps the environments in the evaluations during training, which choose the best
+    checkpoint. `envpool` does it in C++ threads, one for each core; where that is not the same
+    environment, training does not start. Scores that are reported are always gymnasium's."""
     seed: int = 10_000
     """Episode i starts from `env.reset(seed=seed + i)`, the same for every target. The episodes
     that choose the best checkpoint are others: theirs start at seed + 1,000,000."""

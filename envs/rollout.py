@@ -310,8 +310,12 @@ def _check_actions(
         raise UserError(f"the actor returned actions of shape {actions.shape}, not {shape}")
     if not np.isfinite(actions).all():
         row = alive[np.flatnonzero(~np.isfinite(actions).all(axis=1))[0]]
-        raise UserError(
-            f"episode {row.index} (seed {seeds[row.index]}), step {row.length}: the actor's action "
-            f"is not finite; its training has diverged, try a lower learning rate or an earlier "
-            f"checkpoint"
-        )
+        raise not_finite(row.index, seeds[row.index], row.length)
+
+
+def not_finite(index: int, seed: int, step: int) -> UserError:
+    """Return the error for an action that is no number: which episode of the queue, which step."""
+    return UserError(
+        f"episode {index} (seed {seed}), step {step}: the actor's action is not finite; its "
+        f"training has diverged, try a lower learning rate or an earlier checkpoint"
+    )

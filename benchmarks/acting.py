@@ -10,8 +10,10 @@
    of the closed loop MuJoCo has. The agent is not trained: Hopper's episodes go on when it falls,
    as otherwise they would be resets (--hopper: the folder of a run, whose episodes end as they do).
 4. The same over processes, on the clock: for a long queue, and how long the others take to start.
+5. An evaluation during training (six targets with eight episodes each), on the clock, by each
+   `--eval.stepper`.
 
-The last line is JSON. The peer is optional: pip install transformers.
+The last line is JSON. The peers are optional: pip install transformers envpool.
 """
 
 from __future__ import annotations
@@ -37,9 +39,10 @@ from benchmarks import timing
 from benchmarks.timing import Measuring, Timing
 from configs import ModelConfig
 from envs.make import env_sizes, make_env
-from envs.rollout import rollout
+from envs.pool import pool_rollout
+from envs.rollout import Rollout, rollout
 
-Part = Literal["steps", "late", "loops", "processes"]
+Part = Literal["steps", "late", "loops", "processes", "pool"]
 OBS, ACTION = 11, 3  # Hopper's
 BURST = 20  # steps in a timed call
 LATE = 10_000
@@ -52,8 +55,8 @@ WORLDS: dict[str, dict[str, Any]] = {"Hopper-v5": FALLING, "HalfCheetah-v5": {}}
 class Options(Measuring):
     """What to measure."""
 
-    parts: tuple[Part, ...] = ("steps", "late", "loops", "processes")
-    """Which of the four parts."""
+    parts: tuple[Part, ...] = ("steps", "late", "loops", "processes", "pool")
+    """Which of the five parts."""
     engines: tuple[str, ...] | None = None
     """Which engines. Default: all that there are here."""
     batches: tuple[int, ...] = (1, 16)
@@ -69,7 +72,7 @@ class Options(Measuring):
     num_procs: int = 2
     """Processes."""
     hopper: Path | None = None
-    """A run whose last checkpoint plays Hopper, asked for its best target."""
+    """A run whose last checkpoint plays Hopper, asked for its best target; in part 5 for all."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -82,6 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     late = lateness(options) if "late" in parts else None
     loops = {w: closed_loop(w, options) for w in WORLDS} if "loops" in parts else {}
     spread = over_processes(options) if "processes" in parts else None
+    pool = steppers(options) if "pool" in parts else None
     found = timing.aims(
         [
             ("one environment, fused tokens, µs <=", 30, _fastest(steps, "fused", 1)),
@@ -96,8 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
             ("2 processes over 1", 1.8, [spread["speedup"]] if spread else []),
         ]
     )
-    report = {"steps": steps, "late": late, "loops": loops, "processes": spread, "aims": found}
-    timing.finish({"machine": machine, **report}, options)
+    report = {"steps": steps, "late": late, "loops": loops, "processes": spread, "pool": pool}
+    timing.finish({"machine": machine, **report, "aims": found}, options)
 
 
 def agent(tokens: str, options: Options, obs: int = OBS, action: int = ACTION) -> DecisionModel:
@@ -360,6 +364,55 @@ def over_processes(options: Options) -> dict[str, float]:
     print(
         f"\n{100 * len(queue)} steps of HalfCheetah-v5: {alone:.1f} s in one process, "
         f"{together:.1f} s in {options.num_procs}; once all play, {found['speedup']:.2f} x as fast"
+    )
+    return found
+
+
+def steppers(options: Options) -> dict[str, dict[str, float]] | None:
+    """Time evaluations during training, in turns; seconds on the clock and of cores."""
+    if timing.optional("envpool", "envpool") is None:
+        return None
+    if options.hopper is None:
+        model, kwargs, targets = agent("fused", options), FALLING, [3000.0] * 6
+    else:
+        model, facts = load_checkpoint(options.hopper / "last")
+        kwargs, targets = facts["env_kwargs"], facts["targets"]
+    each = 1 if options.quick else 8
+    asked, seeds = np.repeat(targets, each), [*range(1_010_000, 1_010_000 + each)] * len(targets)
+    given: dict[str, Any] = {"env_kwargs": kwargs, "num_envs": 120}
+    cases: dict[str, Callable[[Policy], Rollout]] = {
+        "gymnasium": lambda actor: rollout("Hopper-v5", actor, seeds, **given),
+        **{
+            f"envpool, {n} thread(s)": lambda actor, n=n: pool_rollout(
+                "Hopper-v5", actor, seeds, num_threads=n, **given
+            )
+            for n in (1, 2)
+        },
+    }
+    times: dict[str, list[tuple[float, float, int]]] = {name: [] for name in cases}
+    for _ in range(1 if options.quick else 7):
+        for name, play in cases.items():
+            clock, cores = time.perf_counter(), time.process_time()
+            steps = int(play(Policy(model, asked)).lengths.sum())
+            spent = time.perf_counter() - clock, time.process_time() - cores
+            times[name].append((*spent, steps))
+    found: dict[str, dict[str, float]] = {}
+    for name, taken in times.items():
+        seconds, cores, steps = np.median(np.array(taken), axis=0).tolist()
+        found[name] = {"seconds": seconds, "core_seconds": cores, "steps": steps}
+    timing.table(
+        f"{len(seeds)} episodes of Hopper-v5",
+        ["stepped by", "s", "s of cores", "steps", "µs a step"],
+        (
+            [
+                name,
+                f"{row['seconds']:.2f}",
+                f"{row['core_seconds']:.2f}",
+                f"{row['steps']:.0f}",
+                f"{1e6 * row['seconds'] / row['steps']:.1f}",
+            ]
+            for name, row in found.items()
+        ),
     )
     return found
 

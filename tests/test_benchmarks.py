@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.timing import interleaved, parse_shape
 
-PEERS = ("accelerated_scan", "minGRU_pytorch", "transformers")
+PEERS = ("accelerated_scan", "envpool", "minGRU_pytorch", "transformers")
 SCAN = [
     *("--quick", "--shapes", "2x8x4", "--accuracy-shape", "1x32x4"),
     *("--lengths", "4", "16", "--width", "4"),
@@ -254,3 +254,15 @@ def test_acting_measures_steps_and_closed_loops(checkout):
     aims = {row["aim"]: row for row in found["aims"]}
     assert "one environment, fused tokens, µs <=" in aims
     assert "times as fast as Decision Transformer" not in aims
+
+
+def test_acting_times_envpool_where_it_is_installed(checkout):
+    flags = ["--quick", "--dim", "16", "--num-layers", "1", "--parts", "pool"]
+    done = run(checkout, "acting", *flags)
+    assert report(done)["pool"] is None
+    assert "left out: envpool" in done.stdout
+    pytest.importorskip("envpool")
+    found = report(run(checkout, "acting", *flags, peers=True))["pool"]
+    assert [*found] == ["gymnasium", "envpool, 1 thread(s)", "envpool, 2 thread(s)"]
+    assert {row["steps"] for row in found.values()} == {6000}
+    assert all(row["seconds"] > 0 for row in found.values())

@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from agents import runtime
 from envs.errors import UserError
 from envs.make import make_env, make_raw
 
@@ -116,6 +117,8 @@ def choose_backend(env_id: str) -> None:
     for name in ("egl", "osmesa"):
         if _works(name):
             os.environ["MUJOCO_GL"] = name
+            if name == "osmesa":
+                runtime.before_osmesa()
             return
     if not has_display():
         raise UserError(f"{env_id} cannot be drawn here, without a screen; {INSTALL}")

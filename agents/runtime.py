@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
+import os
 import sys
+from contextlib import suppress
 
 import torch
 
@@ -17,6 +20,17 @@ def configure(threads: int) -> None:
     # a GPU (and on CPUs with AMX) products use TF32 or bfloat16 with float32 sums.
     torch.set_float32_matmul_precision("medium")
     _keep_large_buffers()
+    if os.environ.get("MUJOCO_GL", "").lower() == "osmesa":  # MuJoCo loads it when imported
+        before_osmesa()
+
+
+def before_osmesa() -> None:
+    """Load triton, which torch's compiler and optimisers import, before OSMesa.
+
+    Both bring LLVM along: loaded after OSMesa, triton ends the process (segmentation fault).
+    """
+    with suppress(ImportError):
+        importlib.import_module("triton")
 
 
 def _keep_large_buffers() -> None:

@@ -225,3 +225,12 @@ def test_two_data_sets_are_trained_on_together(checkout, data, tmp_path):
     done = run(checkout, "train.py", *arguments, "--run-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert f"{data},{data}: 40 episodes" in done.stdout
+
+
+def test_training_survives_a_machine_that_draws_with_osmesa(checkout, data, tmp_path):
+    # MuJoCo loads OSMesa at its import, torch's optimisers triton: in this order LLVM crashes.
+    if run(checkout, "-c", "import OpenGL.osmesa", PYOPENGL_PLATFORM="osmesa").returncode:
+        pytest.skip("OSMesa is not installed")
+    flags = ["--preset", "smoke", "--env", data, "--run-dir", tmp_path / "run"]
+    done = run(checkout, "train.py", *flags, MUJOCO_GL="osmesa")
+    assert done.returncode == 0, done.stderr

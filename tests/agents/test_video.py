@@ -116,6 +116,7 @@ def test_a_missing_encoder_names_the_install_line(monkeypatch):
 
 
 def test_a_machine_without_screen_and_opengl_names_what_to_install(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "")  # to be put back as it was, whatever is set below
     for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(rendering.sys, "platform", "linux")
@@ -125,7 +126,6 @@ def test_a_machine_without_screen_and_opengl_names_what_to_install(monkeypatch):
     monkeypatch.setattr(rendering, "_works", lambda name: name == "osmesa")
     rendering.rendering_env("Hopper-v5").close()
     assert rendering.os.environ["MUJOCO_GL"] == "osmesa"
-    monkeypatch.delenv("MUJOCO_GL")
 
 
 def test_a_walker_stays_in_the_picture():

@@ -21,6 +21,7 @@ from envs.rollout import Played, rollout
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind():
+    Walk.live = 0
     yield
     assert not multiprocessing.active_children()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests_support import tiny_model
 
-from agents import checkpoint
+from agents import atomic, checkpoint, folders
 from agents.checkpoint import load_checkpoint, save_checkpoint, write_json
 from agents.policy import Policy
 from envs.errors import UserError
@@ -52,12 +52,12 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkey
     if fails == "os.rename":  # the new folder cannot take the place of the old one
         rename = os.rename
         monkeypatch.setattr(
-            checkpoint.os,
+            atomic.os,
             "rename",
             lambda a, b: full() if ".writing-" in str(a) else rename(a, b),
         )
     else:
-        monkeypatch.setattr(checkpoint, fails, full)
+        monkeypatch.setattr(folders if fails == "save_file" else atomic, fails, full)
     with pytest.raises(UserError, match=r"No space left on device.*free some space"):
         save_checkpoint(tmp_path / "last", model, {**FACTS, "update": 9})
     monkeypatch.undo()
@@ -127,5 +127,6 @@ def test_a_newer_format_is_named(tmp_path):
     save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
     file = tmp_path / "last" / "agent.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
+    (tmp_path / "last" / "SHA256SUMS").unlink()
     with pytest.raises(UserError, match="newer minrnn"):
         load_checkpoint(tmp_path / "last")

@@ -7,6 +7,7 @@ Folders appear whole or not at all (agents.atomic), and loading runs none of the
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch
 
 from agents.atomic import atomic_folder, write_file, write_json
 from agents.decision import DecisionModel, Spaces
+from agents.facts import check_facts, check_model
 from agents.folders import AGENT, STATE, Kind, load_folder, refused, save_folder
 from agents.tensorfile import Damaged, Layout, layout
-from configs import ModelConfig
 
 __all__ = [
     "AGENT",
@@ -35,14 +36,12 @@ __all__ = [
 ]
 
 FORMAT = AGENT.format
-FACTS = {"format", "model", "env_id", "data", "targets", "update", "window"}
-"""What `agent.json` holds: the model's configuration, and all that evaluate.py needs to know."""
-LATER_FACTS: dict[str, Any] = {"env_kwargs": {}, "obs_keys": [], "reference": None}
-"""What checkpoints of old do not hold, and what it was for them."""
+MARGIN = 64_000_000
+"""Bytes that a model may take beyond its file, in tables and in the state of one environment."""
 
 
 def save_checkpoint(folder: Path, model: DecisionModel, facts: dict[str, Any]) -> None:
-    """Write `model` and `facts` (see FACTS) to `folder`, atomically.
+    """Write `model` and `facts` (see agents.facts) to `folder`, atomically.
 
     Raises UserError where the disk is full or not writable; an older checkpoint then stays.
     """
@@ -57,35 +56,37 @@ def load_checkpoint(folder: Path) -> tuple[DecisionModel, dict[str, Any]]:
     """
     tensors, facts = load_folder(folder, AGENT, _expected)
     with refused(folder, AGENT):
-        config = _config(facts.pop("model"))
+        facts = check_facts(facts)
+        config = check_model(facts.pop("model"))
         stored: dict[str, Any] = {name: tensors[name].tolist() for name in Spaces._fields}
         with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and replaced
             model = DecisionModel(config, Spaces(**stored))
         model.load_state_dict(tensors)
-    return model.eval(), LATER_FACTS | facts
+    return model.eval(), facts
 
 
 def _expected(facts: dict[str, Any], found: Layout) -> Layout:
-    # The tensors of a model of this configuration, which is built without memory.
-    if missing := FACTS - facts.keys():
-        raise Damaged(f"{AGENT.facts} lacks {', '.join(sorted(missing))}")
-    shapes = [found[name][0] if name in found else () for name in ("obs_mean", "action_low")]
-    if any(len(shape) != 1 for shape in shapes):
+    """Return the tensors of the model that the facts describe, which is built without memory."""
+    config = check_model(check_facts(facts)["model"])
+    shapes: list[tuple[int, ...]] = [
+        found[name][0] if name in found else () for name in ("obs_mean", "action_low")
+    ]
+    if any(len(shape) != 1 or shape[0] < 1 for shape in shapes):
         raise Damaged("it has no sizes of observation and action")
-    (num_obs,), (num_actions,) = shapes
-    obs, action = [0.0] * num_obs, [0.0] * num_actions
+    if config.num_layers > len(found):
+        raise Damaged(f"{config.num_layers} layers are more than it has tensors")
+    obs, action = ([0.0] * shape[0] for shape in shapes)
     spaces = Spaces(obs, obs, action, action, 1.0, 0.0, 0.0)
-    config = _config(facts["model"])
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             model = DecisionModel(config, spaces)
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise Damaged(f"no such model: {error}") from None
-    return layout(model.state_dict())
-
-
-def _config(model: Any) -> ModelConfig:
-    try:
-        return ModelConfig(**model)
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError) as error:
+        raise Damaged(f"agent.json describes no model: {error}") from None
     except (TypeError, ValueError) as error:
-        raise Damaged(f"model of {AGENT.facts}: {error}") from None
+        raise Damaged(f"agent.json: {error}") from None
+    wanted = layout(model.state_dict())
+    beside = [buffer for name, buffer in model.named_buffers() if name not in wanted]
+    more = 4 * model.stack.state_size + sum(buffer.nbytes for buffer in beside)
+    if more > MARGIN + sum(math.prod(shape) * dtype.itemsize for shape, dtype in found.values()):
+        raise Damaged(f"its model takes {more} bytes beside the weights")
+    return wanted

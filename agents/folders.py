@@ -26,8 +26,6 @@ from envs.errors import UserError
 
 SUMS = "SHA256SUMS"
 """As sha256sum writes it, so that `sha256sum -c SHA256SUMS` checks a folder without this code."""
-MAX_FACTS = 16_000_000
-"""Bytes of JSON."""
 
 
 class Kind(NamedTuple):
@@ -39,10 +37,12 @@ class Kind(NamedTuple):
     tensors: str
     format: int
     """The version that is written, and the newest that is read."""
+    max_facts: int
+    """Bytes of JSON; once read, they may take thirty times as much."""
 
 
-AGENT = Kind("checkpoint", "agent.json", "model.safetensors", 2)
-STATE = Kind("training state", "state.json", "state.safetensors", 2)
+AGENT = Kind("checkpoint", "agent.json", "model.safetensors", 2, 1_000_000)
+STATE = Kind("training state", "state.json", "state.safetensors", 2, 16_000_000)
 _WITH_SUMS = 2
 """The first format whose folders have checksums."""
 
@@ -80,7 +80,7 @@ def load_folder(
         raise UserError(f"no {kind.what} in {folder}: give the folder of a run that train.py made")
     with refused(folder, kind):
         sums = _read_sums(folder / SUMS)
-        facts = _read_facts(folder / kind.facts, sums)
+        facts = _read_facts(folder / kind.facts, sums, kind.max_facts)
         version = facts.get("format")
         if type(version) is not int or version < 1:
             raise Damaged(f"{kind.facts} has no format")
@@ -100,6 +100,14 @@ def load_folder(
             tensors = tensorfile.read_tensors(file, entries, digest)
         _check(kind.tensors, digest.hexdigest(), sums)
     return tensors, facts
+
+
+def read_json(path: Path, largest: int) -> dict[str, Any]:
+    """Return the object in a file of JSON of at most `largest` bytes; UserError for all others."""
+    try:
+        return _read_facts(path, {}, largest)
+    except (Damaged, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it") from None
 
 
 @contextmanager
@@ -132,11 +140,11 @@ def _read_sums(path: Path) -> dict[str, str]:
     return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
 
 
-def _read_facts(path: Path, sums: Mapping[str, str]) -> dict[str, Any]:
+def _read_facts(path: Path, sums: Mapping[str, str], largest: int) -> dict[str, Any]:
     with _open(path) as file:
-        text = file.read(MAX_FACTS + 1)
-    if len(text) > MAX_FACTS:
-        raise Damaged(f"{path.name} is larger than {MAX_FACTS} bytes")
+        text = file.read(largest + 1)
+    if len(text) > largest:
+        raise Damaged(f"{path.name} is larger than {largest} bytes")
     _check(path.name, hashlib.sha256(text).hexdigest(), sums)
     try:
         facts = json.loads(text)

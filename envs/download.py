@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from envs.errors import UserError
 from envs.lock import one_at_a_time
+from envs.redirects import Refused, check_scheme, opener
 from envs.unfinished import Unfinished
 
 _PAUSES = (1.0, 2.0, 4.0)  # s, before the next attempt
@@ -85,7 +86,8 @@ def download(
 
     headers: for the server of the URL only, not for one it redirects to.
     version: what names the bytes themselves, such as a checksum that `check` looks at; the rest of
-    them may then come from anywhere. title: of the progress bar, the file's name by default.
+    them may then come from anywhere, and from another host that the first redirects to.
+    title: of the progress bar, the file's name by default.
     limit: bytes; of a larger file no more than that is taken.
     """
     part = Unfinished(url, target, version)
@@ -117,6 +119,8 @@ def _complete(
         try:
             _receive(part, headers, title, stall_s, limit)
             return resumed
+        except Refused as error:
+            raise DownloadError(part, str(error)) from None
         except urllib.error.HTTPError as error:
             error.close()
             answered, problem = True, f"HTTP {error.code} {error.reason}".strip()
@@ -151,10 +155,11 @@ def _receive(
     part: Unfinished, headers: Mapping[str, str], title: str | None, stall_s: float, limit: float
 ) -> None:
     """Ask once for what is missing, and append it."""
+    check_scheme(part.url)
     request = urllib.request.Request(part.url, headers={"User-Agent": "minrnn"} | part.asks())
     for name, value in headers.items():
         request.add_unredirected_header(name, value)
-    with urllib.request.urlopen(request, timeout=stall_s) as response:
+    with opener(named=part.named).open(request, timeout=stall_s) as response:
         total = part.accept(response.status, response.headers)
         _check_space(part, total)
         bar = tqdm(

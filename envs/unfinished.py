@@ -41,6 +41,11 @@ class Unfinished:
         except FileNotFoundError:
             return 0
 
+    @property
+    def named(self) -> bool:
+        """Whether the version was given: it names the bytes, wherever they come from."""
+        return bool(self._given)
+
     def asks(self) -> dict[str, str]:
         """Return the headers that ask for the rest, or for all where this version is gone."""
         if not self.size or not self._version:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,11 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from agents.checkpoint import write_file
+from agents.atomic import write_file
+from envs.errors import UserError
+
+METRICS = "metrics.jsonl"
+EVENTS = "events.out.tfevents.*"
 
 
 def say(text: str = "") -> None:
@@ -35,15 +40,30 @@ class RunLog:
     """Write the metrics of a run to `folder`, and show its progress.
 
     One JSON object a line in `metrics.jsonl`, flushed at once: a kill loses nothing logged.
+    `position` is where the log of the run that is gone on with stood at `update`: what came after
+    is cut off, to come again.
     """
 
-    def __init__(self, folder: Path, total: int) -> None:
+    def __init__(
+        self, folder: Path, total: int, update: int = 0, position: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder = folder
-        self._started = time.perf_counter()
-        self._lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._board_folder = folder / "tensorboard"
+        seconds = cut(folder / METRICS, self._board_folder, position)
+        self._started = time.perf_counter() - seconds
+        self._lines = (folder / METRICS).open("a", encoding="utf-8")
         threading.excepthook = _quiet_about_the_disk
-        self._board = SummaryWriter(str(folder / "tensorboard"))
-        self._bar = tqdm(total=total, desc="train", unit="step", dynamic_ncols=True, smoothing=0.1)
+        # A TensorBoard that is watching has read what is cut off: it is to forget that.
+        purge = update + 1 if position else None
+        self._board = SummaryWriter(str(self._board_folder), purge_step=purge)
+        self._bar = tqdm(
+            total=total,
+            initial=update,
+            desc="train",
+            unit="step",
+            dynamic_ncols=True,
+            smoothing=0.1,
+        )
 
     def __enter__(self) -> RunLog:
         return self
@@ -52,6 +72,20 @@ class RunLog:
         self._bar.close()
         self._board.close()
         self._lines.close()
+
+    def position(self) -> dict[str, Any]:
+        """Return where the log stands, fit for JSON; what is before is on the disk."""
+        self._lines.flush()
+        self._board.flush()
+        files = sorted(self._board_folder.glob(EVENTS))
+        for path in (self.folder / METRICS, *files):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        return {
+            "seconds": time.perf_counter() - self._started,
+            "metrics": (self.folder / METRICS).stat().st_size,
+            "tensorboard": {path.name: path.stat().st_size for path in files},
+        }
 
     def metrics(self, update: int, prefix: str, values: dict[str, float]) -> None:
         """Log `values` at `update` as `prefix/name`, everywhere."""
@@ -75,6 +109,29 @@ class RunLog:
         self._board.add_figure(name, figure, close=False)
 
 
+def cut(lines: Path, board: Path, position: Mapping[str, Any] | None) -> float:
+    """Cut a log to where it stood (see RunLog.position; None is the beginning); return its seconds.
+
+    Raises UserError where part of it is missing.
+    """
+    position = position or {"seconds": 0.0, "metrics": 0, "tensorboard": {}}
+    size = lines.stat().st_size if lines.exists() else 0
+    if size < position["metrics"]:
+        raise UserError(
+            f"{lines} is shorter than when the state of the run was saved: put it back, or begin "
+            "another run"
+        )
+    if size:
+        os.truncate(lines, position["metrics"])
+    for path in board.glob(EVENTS):
+        keep = position["tensorboard"].get(path.name, 0)
+        if not keep:
+            path.unlink()
+        elif path.stat().st_size > keep:
+            os.truncate(path, keep)
+    return float(position["seconds"])
+
+
 def _quiet_about_the_disk(arguments: threading.ExceptHookArgs) -> None:
     """Leave it to the main thread, which meets the error of TensorBoard's writer thread too."""
     if not isinstance(arguments.exc_value, OSError):
@@ -84,7 +141,7 @@ def _quiet_about_the_disk(arguments: threading.ExceptHookArgs) -> None:
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """Return the rows of `metrics.jsonl`; a last line cut short by a kill is left out."""
     rows = []
-    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

@@ -20,7 +20,7 @@ from envs.sources import folder as minari_folder
 DATA_FILE = "data.json"
 """Beside a run's config.json: the returns of all episodes that it was trained on."""
 _NOT_A_SETTING = {
-    *("seed", "run_dir", "device", "threads", "preset"),
+    *("seed", "run_dir", "resume", "device", "threads", "deterministic", "preset"),
     *("data.cache", "data.download", "optim.compile"),
 }
 
@@ -112,7 +112,9 @@ def _setting(checkpoint: Checkpoint) -> dict[str, Any]:
     flat = {
         key: value
         for key, value in _flat(config).items()
-        if key not in _NOT_A_SETTING and not key.startswith("eval.") and value is not None
+        if key not in _NOT_A_SETTING
+        and not key.startswith(("eval.", "checkpoint."))
+        and value is not None
     }
     return flat | {"env": checkpoint.facts["data"], "env_id": checkpoint.facts["env_id"]}
 

@@ -24,6 +24,12 @@ def configure(threads: int) -> None:
         before_osmesa()
 
 
+def be_deterministic() -> None:
+    """Take deterministic algorithms alone, from here on; an operation that has none is an error."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(True)
+
+
 def before_osmesa() -> None:
     """Load triton, which torch's compiler and optimisers import, before OSMesa.
 

@@ -19,6 +19,23 @@ from configs import OptimConfig
 from envs.errors import UserError
 from envs.sampler import Batch, PackedSampler, WindowSampler
 
+_SHOWN = 30
+"""Episodes that a message names."""
+
+
+class Diverged(UserError):
+    """The loss or the gradient of an update is not finite."""
+
+    def __init__(self, update: int, loss: float, norm: float, episodes: list[int]) -> None:
+        first = ", ".join(map(str, episodes[:_SHOWN]))
+        more = f" and {len(episodes) - _SHOWN} more" if len(episodes) > _SHOWN else ""
+        super().__init__(
+            f"loss or gradient is not finite at update {update} (loss {loss:g}, gradient {norm:g}; "
+            f"its batch has episodes {first}{more}): lower --optim.lr, or look for outliers in "
+            "those episodes"
+        )
+        self.update, self.episodes = update, episodes
+
 
 class Trainer:
     """Fit a DecisionModel to batches: AdamW, warm-up, clipping, optional autocast and EMA."""
@@ -42,6 +59,10 @@ class Trainer:
         if config.ema:
             self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.update = 0
+        self.losses: list[Tensor] = []  # of the updates since the last `metrics`
+        self.norms: list[Tensor] = []
+        self.since = 0.0  # when the first of them began
+        self.mark_checked()
         self._compiled: Callable[..., Tensor] | None = None
         self._proven = 0  # calls of it that went well
         if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
@@ -56,33 +77,52 @@ class Trainer:
         """The weights to act with: the moving average where there is one."""
         return self.model if self.average is None else cast(DecisionModel, self.average.module)
 
-    def fit(self, pause: Callable[[int], bool]) -> Iterator[dict[str, float]]:
-        """Train to the end; yield the metrics since the last time at each update that `pause` says.
-
-        Raises UserError when the loss or the gradient stops being finite.
-        """
-        self.model.train()
-        losses, norms, since = [], [], time.perf_counter()
+    def fit(self) -> Iterator[int]:
+        """Train to the end; yield the number of each update behind it. See also `metrics`."""
         while self.update < self.config.updates:
-            loss, norm = self._update()
-            losses.append(loss)
-            norms.append(norm)
-            if pause(self.update) or self.update == self.config.updates:
-                seconds = time.perf_counter() - since
-                metrics = {
-                    "loss": torch.stack(losses).mean().item(),
-                    "grad_norm": torch.stack(norms).mean().item(),
-                    "lr": self.optimizer.param_groups[0]["lr"],
-                    "updates_per_second": len(losses) / seconds,
-                }
-                if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):
-                    raise UserError(
-                        f"loss or gradient is not finite at update {self.update}: "
-                        "lower --optim.lr, or look for outliers in the data"
-                    )
-                yield metrics
-                losses, norms, since = [], [], time.perf_counter()
+            if not self.model.training:
                 self.model.train()
+            if not self.losses:
+                self.since = time.perf_counter()
+            loss, norm = self._update()
+            self.losses.append(loss)
+            self.norms.append(norm)
+            yield self.update
+
+    def metrics(self) -> dict[str, float]:
+        """Return the means over the updates since the last call. Raises as `check` does."""
+        self.check()
+        metrics = {
+            "loss": torch.stack(self.losses).mean().item(),
+            "grad_norm": torch.stack(self.norms).mean().item(),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "updates_per_second": len(self.losses) / (time.perf_counter() - self.since),
+        }
+        self.losses.clear()
+        self.norms.clear()
+        return metrics
+
+    def check(self) -> None:
+        """Raise Diverged where a loss or gradient since the last `metrics` is not finite.
+
+        Not after every update, as a GPU would have to be waited for.
+        """
+        if not self.losses:
+            return
+        values = torch.stack([torch.stack(self.losses), torch.stack(self.norms)]).T.tolist()
+        bad = (i for i, pair in enumerate(values) if not all(map(math.isfinite, pair)))
+        if (first := next(bad, None)) is not None:
+            update = self.update - len(values) + first + 1
+            self.sampler.load_state_dict(self._checked[1])
+            for _ in range(update - self._checked[0]):
+                self.sampler.sample()
+            loss, norm = values[first]
+            raise Diverged(update, loss, norm, self.sampler.last_episodes())
+        self.mark_checked()
+
+    def mark_checked(self) -> None:
+        """Take all until now for finite: what comes is looked for from here."""
+        self._checked = self.update, self.sampler.state_dict()
 
     def _update(self) -> tuple[Tensor, Tensor]:
         rate = self.config.lr * schedule(self.config, self.update)

@@ -1,6 +1,8 @@
 """Configurations and presets of the two scripts. Imports nothing heavy."""
 
+from configs import saved
 from configs.base import (
+    CheckpointConfig,
     Config,
     DataConfig,
     DataInfo,
@@ -15,6 +17,7 @@ from configs.presets import PRESETS
 
 __all__ = [
     "PRESETS",
+    "CheckpointConfig",
     "Config",
     "DataConfig",
     "DataInfo",
@@ -23,5 +26,6 @@ __all__ = [
     "OptimConfig",
     "Stepper",
     "resolve",
+    "saved",
     "to_dict",
 ]

@@ -171,6 +171,23 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class CheckpointConfig:
+    """What --resume goes on from. It is saved around every evaluation and when a run is stopped,
+    too; saving changes nothing in what is learnt."""
+
+    every: int = 0
+    """Updates between saves; 0 goes by the clock alone."""
+    seconds: float = 60.0
+    """Seconds between saves; 0 goes by updates alone."""
+    keep: int = 2
+    """Saved states to keep; where the newest is damaged, the one before is gone on from."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "keep")
+        _not_negative(self, "every", "seconds")
+
+
+@dataclass(frozen=True)
 class Config:
     """Train a return-conditioned recurrent agent on offline data, and evaluate it."""
 
@@ -188,6 +205,10 @@ class Config:
     python -m envs.inspect."""
     run_dir: Path | None = None
     """Folder for checkpoints, logs and plots. Default: runs/<data set>/<backbone>-seed<N>."""
+    resume: Path | None = None
+    """Go on with the run in this folder where it was stopped or killed, to the bit. Its
+    configuration is kept; only --device, --threads, --checkpoint.*, --data.cache and
+    --data.download may be others."""
     seed: int = 0
     """Seed of weights, batches and dropout."""
     device: str = "auto"
@@ -195,10 +216,14 @@ class Config:
     threads: int = 1
     """CPU threads for torch. At the default size two are a little faster where both cores are free
     and much slower where one is not; raise it for wide models and large batches."""
+    deterministic: bool = False
+    """Take the deterministic algorithms of a GPU where they are slower. A CPU always does: the same
+    seed and threads give the same weights."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
         _positive(self, "threads")

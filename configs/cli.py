@@ -1,13 +1,18 @@
-"""Parse the command line of train.py: `--preset` picks the defaults, every other flag overrides."""
+"""Parse the command line of train.py: `--preset` picks the defaults, every other flag overrides.
+
+With `--resume` the run's own configuration is the default, and little of it can be overridden.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import tyro
 
+from configs import saved
 from configs.base import Config
 from configs.presets import PRESETS
 
@@ -16,13 +21,34 @@ def parse(arguments: Sequence[str] | None, description: str) -> Config:
     """Return the Config that `arguments` (default: sys.argv) describe; exit with 2 on a bad one."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", default="default")
-    name = early.parse_known_args(arguments)[0].preset
-    if name not in PRESETS:
-        early.exit(2, f"error: unknown preset {name!r}: choose from {', '.join(PRESETS)}\n")
-    default = dataclasses.replace(PRESETS[name], preset=name)
+    early.add_argument("--resume", type=Path)
+    given = early.parse_known_args(arguments)[0]
+    if given.preset not in PRESETS:
+        early.exit(2, f"error: unknown preset {given.preset!r}: choose from {', '.join(PRESETS)}\n")
+    if given.resume is not None:
+        return _resumed(given.resume, arguments, description, early)
+    default = dataclasses.replace(PRESETS[given.preset], preset=given.preset)
     found = tyro.cli(Config, args=arguments, default=default, description=description)
     model, preset = found.model, default.model
     if model.backbone != preset.backbone and model.cell == preset.cell:
         # The preset's options are those of its own cell.
         found = dataclasses.replace(found, model=dataclasses.replace(model, cell={}))
     return found
+
+
+def _resumed(
+    folder: Path, arguments: Sequence[str] | None, description: str, early: argparse.ArgumentParser
+) -> Config:
+    try:
+        begun = saved.read(folder)
+    except ValueError as error:
+        early.exit(2, f"error: {error}\n")
+    found = tyro.cli(Config, args=arguments, default=begun, description=description)
+    elsewhere = found.run_dir is None or found.run_dir.resolve() != folder.resolve()
+    if others := saved.changed(found, begun) + ["--run-dir"] * elsewhere:
+        early.exit(
+            2,
+            f"error: {', '.join(others)} cannot change in a resumed run: leave it out, "
+            "or begin another run\n",
+        )
+    return dataclasses.replace(found, run_dir=folder)

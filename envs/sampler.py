@@ -59,10 +59,15 @@ class Sampler(ABC):
         self._rtg = trajectories.returns_to_go()[:, None]
         self._timestep = trajectories.timesteps()
         self._rng = np.random.default_rng(seed)
+        self._steps = np.zeros((0, length), np.int64)
 
     @abstractmethod
     def sample(self) -> Batch:
         """Draw the next batch."""
+
+    def last_episodes(self) -> list[int]:
+        """Return the episodes, in order, that the last batch had steps of."""
+        return np.unique(np.searchsorted(self._starts, self._steps, side="right") - 1).tolist()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to draw the same batches again, fit for JSON."""
@@ -91,6 +96,7 @@ class Sampler(ABC):
         self, steps: NDArray[np.int64], resets: NDArray[np.bool_], mask: NDArray[np.bool_] | None
     ) -> Batch:
         """Take the steps (B, T), which are indices into the flat arrays, and blank the padding."""
+        self._steps = steps
         timestep = self._timestep.take(steps)
         prev_action = self._action.take(steps - 1, axis=0)
         prev_action[timestep == 0] = 0.0

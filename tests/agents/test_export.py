@@ -328,7 +328,7 @@ def trained() -> DecisionModel:
     model = DecisionModel(ModelConfig(dim=16, num_layers=2), spaces)
     options = OptimConfig(updates=20, warmup=2, lr=3e-3)
     sampler = WindowSampler(data, 8, 16, seed=0)
-    list(Trainer(model, sampler, options, torch.device("cpu")).fit(lambda _: False))
+    list(Trainer(model, sampler, options, torch.device("cpu")).fit())
     return model.eval()
 
 

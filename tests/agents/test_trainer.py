@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests_support import tiny_data, tiny_model
 
-from agents.trainer import Trainer, schedule
+from agents.trainer import Diverged, Trainer, schedule
 from configs import OptimConfig
 from envs.errors import UserError
 from envs.sampler import PackedSampler, WindowSampler
@@ -15,8 +15,11 @@ from envs.sampler import PackedSampler, WindowSampler
 CPU = torch.device("cpu")
 
 
-def at_end(_update):
-    return False
+def fit(trainer, every=None):
+    """Train to the end; return the metrics of every so many updates, or of all."""
+    return [trainer.metrics() for update in trainer.fit() if update % (every or 10**9) == 0] or [
+        trainer.metrics()
+    ]
 
 
 @pytest.mark.parametrize("kind", [PackedSampler, WindowSampler])
@@ -26,7 +29,7 @@ def test_training_lowers_the_loss_on_data_that_can_be_fitted(kind, backbone, tok
     sampler = kind(tiny_data(), 8, 16, seed=0)
     model = tiny_model(backbone=backbone, tokens=tokens, dropout=0.0)
     trainer = Trainer(model, sampler, OptimConfig(updates=120, warmup=10, lr=3e-3), CPU)
-    metrics = list(trainer.fit(lambda update: update % 10 == 0))
+    metrics = fit(trainer, every=10)
     assert len(metrics) == 12
     assert metrics[-1]["loss"] < 0.3 * metrics[0]["loss"]
 
@@ -37,7 +40,7 @@ def test_bfloat16_training_follows_float32():
         config = OptimConfig(updates=60, warmup=5, lr=3e-3, precision=precision)
         model = tiny_model(dropout=0.0)
         trainer = Trainer(model, PackedSampler(tiny_data(), 8, 16, seed=0), config, CPU)
-        losses[precision] = list(trainer.fit(at_end))[-1]["loss"]
+        losses[precision] = fit(trainer)[-1]["loss"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.15)
 
 
@@ -46,7 +49,7 @@ def test_the_same_seed_gives_the_same_weights():
         model = tiny_model(dropout=0.1)
         sampler = WindowSampler(tiny_data(), 4, 8, seed=3)
         torch.manual_seed(7)
-        list(Trainer(model, sampler, OptimConfig(updates=15, warmup=2), CPU).fit(at_end))
+        fit(Trainer(model, sampler, OptimConfig(updates=15, warmup=2), CPU))
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     torch.testing.assert_close(weights(), weights(), rtol=0, atol=0)
@@ -59,7 +62,7 @@ def updated(monkeypatch, compile_with, **options):
     model = tiny_model(dropout=0.0)
     sampler = WindowSampler(tiny_data(), 4, 8, seed=3)
     trainer = Trainer(model, sampler, OptimConfig(updates=10, warmup=2, **options), CPU)
-    list(trainer.fit(at_end))
+    fit(trainer)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -132,13 +135,37 @@ def test_the_moving_average_acts_and_the_raw_weights_train():
     assert trainer.acting_model is not trainer.model
 
 
-def test_a_diverged_run_stops_with_its_update():
-    config = OptimConfig(updates=50, warmup=0, lr=1e-3)
-    trainer = Trainer(tiny_model(), WindowSampler(tiny_data(), 4, 8, seed=0), config, CPU)
-    with torch.no_grad():
-        trainer.model.head.weight.fill_(math.nan)
-    with pytest.raises(UserError, match=r"not finite at update 5: lower --optim.lr"):
-        list(trainer.fit(lambda update: update % 5 == 0))
+class Noting(WindowSampler):
+    """Notes the episodes of each batch as it is drawn."""
+
+    def sample(self):
+        batch = super().sample()
+        self.noted.append(self.last_episodes())
+        return batch
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_diverged_run_stops_with_its_update_and_the_episodes_of_its_batch(where):
+    sampler = Noting(tiny_data(), 4, 8, seed=0)
+    sampler.noted = []
+    trainer = Trainer(tiny_model(), sampler, OptimConfig(updates=50, warmup=0, lr=1e-3), CPU)
+    with pytest.raises(Diverged, match=r"not finite at update 8 .*lower --optim.lr") as caught:
+        for update in trainer.fit():
+            if update == 5:
+                trainer.metrics()
+            if update == 7 and where == "loss":
+                with torch.no_grad():
+                    trainer.model.head.weight.fill_(math.nan)
+            if update == 7 and where == "gradient":  # that is infinite, where the loss is not
+                trainer.model.head.weight.register_hook(lambda grad: grad * math.inf)
+            if update == 10:
+                episodes = sampler.noted[7]
+                trainer.metrics()
+    assert isinstance(caught.value, UserError)
+    assert caught.value.update == 8
+    assert caught.value.episodes == episodes
+    assert ("loss nan" in str(caught.value)) == (where == "loss")
+    assert ", ".join(map(str, episodes)) in str(caught.value)
 
 
 def test_the_schedule_warms_up_and_ends_at_zero():

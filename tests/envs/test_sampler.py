@@ -218,3 +218,15 @@ def test_a_batch_is_the_callers_own(sampler: type[Sampler]) -> None:
 def test_sizes_below_one_are_refused(sampler: type[Sampler]) -> None:
     with pytest.raises(UserError, match="at least 1"):
         sampler(data([3]), 0, 4)
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_the_episodes_of_the_last_batch_are_told(kind: type[Sampler]) -> None:
+    source = data([3, 1, 7, 2, 9])
+    sampler = kind(source, 2, 4, seed=1)
+    assert sampler.last_episodes() == []
+    for _ in range(10):
+        batch = sampler.sample()
+        steps = steps_of(batch)[batch.mask]
+        owners = np.searchsorted(source.starts, steps, side="right") - 1
+        assert sampler.last_episodes() == sorted(set(owners.tolist()))

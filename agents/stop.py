@@ -1,0 +1,74 @@
+"""SIGTERM and Ctrl-C: a run that is asked to stop first saves what it has."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class Stopped(BaseException):
+    """The run was asked to stop, and has saved its state. No `except Exception` catches it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
+        """What a shell's exit code is for that signal: 143 or 130."""
+
+
+class Stop:
+    """Context: while it lasts, signals are only noted, and `check` raises Stopped.
+
+    A second Ctrl-C, a second later or more, is a KeyboardInterrupt at once. Outside the main thread
+    signals cannot be listened to, and nothing is noted.
+    """
+
+    _SAME = 1.0  # seconds: a shell and what it runs (timeout, torchrun) may both pass on a signal
+
+    def __init__(self) -> None:
+        self._number, self._since, self._at_once = 0, 0.0, False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def asked(self) -> bool:
+        """Whether the run is to stop."""
+        return bool(self._number)
+
+    def check(self) -> None:
+        """Raise Stopped where the run is to stop."""
+        if self._number:
+            raise Stopped(self._number)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Context for what can be done again from the saved state: a signal breaks it off."""
+        self._at_once = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._at_once = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._number:
+            if number == signal.SIGINT and now - self._since > self._SAME:
+                raise KeyboardInterrupt
+            return
+        self._number, self._since = number, now
+        if self._at_once:
+            raise Stopped(number)

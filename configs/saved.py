@@ -1,0 +1,81 @@
+"""Read a saved configuration back, and hold a resumed run to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from configs.base import Config, to_dict
+
+FILE = "config.json"
+LARGEST = 1_000_000
+"""Bytes; a real one has three thousand."""
+FREE = ("resume", "run_dir", "device", "threads", "checkpoint.", "data.cache", "data.download")
+"""What a resumed run may have otherwise, for it changes at most the rounding of what is learnt."""
+
+
+def read(folder: Path) -> Config:
+    """Return the configuration of the run in `folder`, which is made its run_dir.
+
+    Raises ValueError where there is none, or where a value is not of its type.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise ValueError(f"no run in {folder}: give the folder of a run that train.py began")
+    try:
+        text = path.read_bytes()
+        if len(text) > LARGEST:
+            raise ValueError("too large")
+        return dataclasses.replace(_typed(json.loads(text), Config, "it"), run_dir=folder)
+    except (ValueError, RecursionError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}): put back a copy, or train again") from None
+
+
+def changed(config: Config, saved: Config) -> list[str]:
+    """Return the options, as --data.length, in which `config` is not the run that was saved."""
+    ours, theirs = _flat(to_dict(config)), _flat(to_dict(saved))
+    names = [name for name in ours if ours[name] != theirs[name]]
+    return [f"--{name.replace('_', '-')}" for name in names if not name.startswith(FREE)]
+
+
+def _typed(value: Any, kind: Any, name: str) -> Any:
+    """Return a value of JSON as the type that its annotation says; ValueError where it is not."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        hints = typing.get_type_hints(kind)
+        if unknown := value.keys() - hints.keys():
+            raise ValueError(f"this minrnn knows no {min(unknown)}")
+        return typing.cast(Any, kind)(
+            **{key: _typed(v, hints[key], key) for key, v in value.items()}
+        )
+    if origin in (typing.Union, types.UnionType):
+        for one in arguments:
+            try:
+                return _typed(value, one, name)
+            except ValueError:
+                continue
+    elif origin is Literal:
+        if value in arguments:
+            return value
+    elif origin is tuple and isinstance(value, list):
+        return tuple(_typed(item, arguments[0], name) for item in value)
+    elif origin is dict and isinstance(value, dict):
+        return {key: _typed(item, arguments[1], name) for key, item in value.items()}
+    elif kind is Path and isinstance(value, str):
+        return Path(value)
+    elif type(value) is kind or (kind is float and type(value) is int):
+        return value
+    raise ValueError(f"{name} cannot be {value!r:.50}")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        # The cell's own options are one value.
+        nested = isinstance(value, dict) and key != "cell"
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return flat

@@ -80,10 +80,9 @@ def _expected(facts: dict[str, Any], found: Layout) -> Layout:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             model = DecisionModel(config, spaces)
-    except (ArithmeticError, AssertionError, LookupError, RuntimeError) as error:
-        raise Damaged(f"agent.json describes no model: {error}") from None
-    except (TypeError, ValueError) as error:
-        raise Damaged(f"agent.json: {error}") from None
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise Damaged(f"agent.json describes no model: {reason}") from None
     wanted = layout(model.state_dict())
     beside = [buffer for name, buffer in model.named_buffers() if name not in wanted]
     more = 4 * model.stack.state_size + sum(buffer.nbytes for buffer in beside)

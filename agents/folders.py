@@ -115,10 +115,9 @@ def refused(folder: Path, kind: Kind) -> Iterator[None]:
     """Context: Damaged and OSError become the UserError for a folder of this kind."""
     try:
         yield
-    except (Damaged, OSError, MemoryError) as error:
+    except (Damaged, OSError) as error:
         raise UserError(
-            f"the {kind.what} in {folder} is damaged ({error or type(error).__name__}): "
-            "take another one, or train again"
+            f"the {kind.what} in {folder} is damaged ({error}): take another one, or train again"
         ) from None
 
 

@@ -1,12 +1,17 @@
 """A checkpoint folder acts alone, appears whole or not at all, and says what is wrong with it."""
 
+import dataclasses
 import errno
 import json
 import os
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 import torch
+from fuzz_mutations import write_sums
+from safetensors.torch import save_file
 from tests_support import tiny_model
 
 from agents import atomic, checkpoint, folders
@@ -112,15 +117,76 @@ def damage_facts(folder):
     (folder / "agent.json").write_text(json.dumps(agent))
 
 
+def damage_last_byte(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
+
+
+def damage_sums(folder):
+    (folder / "SHA256SUMS").write_bytes(b"")
+
+
+@pytest.mark.parametrize("sums", ["kept", "its own"])
 @pytest.mark.parametrize(
-    "damage", [damage_cut, damage_json, damage_option, damage_shape, damage_facts]
+    "damage",
+    [damage_cut, damage_json, damage_option, damage_shape, damage_facts],
 )
-def test_a_damaged_checkpoint_is_one_line(tmp_path, damage):
+def test_a_damaged_checkpoint_is_one_line(tmp_path, damage, sums):
     save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
     damage(tmp_path / "last")
+    if sums == "its own":
+        write_sums(tmp_path / "last")
     with pytest.raises(UserError, match="damaged") as caught:
         load_checkpoint(tmp_path / "last")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [damage_last_byte, damage_sums])
+def test_checksums_find_what_nothing_else_would(tmp_path, damage):
+    save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
+    damage(tmp_path / "last")
+    with pytest.raises(UserError, match="SHA256SUMS"):
+        load_checkpoint(tmp_path / "last")
+
+
+def test_checksums_are_those_of_sha256sum(tmp_path):
+    if shutil.which("sha256sum") is None:
+        pytest.skip("needs sha256sum")
+    save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
+    command = ["sha256sum", "--strict", "-c", "SHA256SUMS"]
+    done = subprocess.run(command, cwd=tmp_path / "last", capture_output=True, text=True)
+    assert done.stdout == "agent.json: OK\nmodel.safetensors: OK\n"
+
+
+def test_a_checkpoint_of_format_1_has_no_checksums_and_is_read(tmp_path):
+    model, folder = tiny_model(), tmp_path / "last"
+    folder.mkdir()
+    save_file(model.state_dict(), folder / "model.safetensors")
+    agent = {"format": 1, "model": dataclasses.asdict(model.config), **FACTS}
+    for later in ("env_kwargs", "obs_keys", "reference"):
+        del agent[later]
+    (folder / "agent.json").write_text(json.dumps(agent))
+    loaded, facts = load_checkpoint(folder)
+    assert (facts["env_kwargs"], facts["obs_keys"], facts["reference"]) == ({}, [], None)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_loading_draws_no_random_numbers(tmp_path):
+    save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
+    before = torch.get_rng_state()
+    load_checkpoint(tmp_path / "last")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_link_to_a_checkpoint_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    save_checkpoint(tmp_path / "kept", tiny_model(), FACTS)
+    (tmp_path / "last").symlink_to(tmp_path / "kept")
+    for update in (4, 5):
+        save_checkpoint(tmp_path / "last", tiny_model(), {**FACTS, "update": update})
+        assert load_checkpoint(tmp_path / "last")[1]["update"] == update
+    assert load_checkpoint(tmp_path / "kept")[1]["update"] == 3
+    assert sorted(os.listdir(tmp_path)) == ["kept", "last"]
 
 
 def test_a_newer_format_is_named(tmp_path):

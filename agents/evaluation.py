@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,18 +19,23 @@ from envs.errors import UserError
 from envs.make import env_sizes, time_limit
 from envs.pool import pool_rollout
 from envs.processes import worthwhile
-from envs.rollout import rollout
+from envs.rollout import Rollout, rollout, too_many
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of asking for one return, of one trained run or of several."""
+    """What came of asking for one return, of one trained run or of several.
+
+    An episode whose environment failed has no return. Means, rates and intervals are over the
+    others, and are to be shown with the number of `failures` beside them.
+    """
 
     target: float
     returns: np.ndarray
-    """(episodes,) raw returns in the order of their seeds; several runs lie end to end."""
+    """(episodes,) raw returns in the order of their seeds, NaN where the environment failed;
+    several runs lie end to end."""
     lengths: np.ndarray
-    """(episodes,) steps."""
+    """(episodes,) steps, up to where it failed."""
     success: np.ndarray | None = None
     """(episodes,) whether the environment reported success; None where it does not say."""
     terminated: np.ndarray | None = None
@@ -40,22 +45,39 @@ class Result:
     engine: str = ""
     """What ran the model's steps (see agents.engines)."""
     actions: tuple[np.ndarray, ...] | None = None
-    """Each episode's actions (T, A), where they were asked for."""
+    """Each episode's actions (T, A), where they were asked for; none where it failed."""
+    failures: Mapping[int, str] = field(default_factory=dict)
+    """What the environment did wrong, by the episode's place."""
+
+    @property
+    def finished(self) -> np.ndarray:
+        """(episodes,) whether the episode was played to its end."""
+        return np.isfinite(self.returns)
+
+    @property
+    def obtained(self) -> np.ndarray:
+        """The returns of the episodes that were played to their end."""
+        return self.returns[self.finished]
 
     @property
     def mean(self) -> float:
-        """Mean return over all episodes."""
-        return float(self.returns.mean())
+        """Mean return over all episodes that finished."""
+        return float(self.obtained.mean())
 
     @property
     def iqm(self) -> float:
-        """Interquartile mean of the returns of all episodes."""
-        return score.iqm(self.returns)
+        """Interquartile mean of the returns of all episodes that finished."""
+        return score.iqm(self.obtained)
+
+    @property
+    def mean_length(self) -> float:
+        """Mean number of steps of the episodes that finished."""
+        return float(self.lengths[self.finished].mean())
 
     @property
     def success_rate(self) -> float | None:
-        """Share of episodes with a success."""
-        return None if self.success is None else float(self.success.mean())
+        """Share of successes in the episodes that finished."""
+        return None if self.success is None else float(self.success[self.finished].mean())
 
     def by_run(self, values: np.ndarray) -> np.ndarray:
         """Return values (episodes,) as (num_runs, episodes of a run)."""
@@ -69,11 +91,12 @@ class Result:
         """Return the 95 % interval of the share of successes; None where there is none."""
         if self.success is None:
             return None
-        low, high = score.rate_interval(self.success)
+        low, high = score.rate_interval(self.success[self.finished])
         if self.num_runs == 1:
             return low, high
         # Wilson's takes episodes for independent; those of one run are not.
-        nested = score.nested_interval(self.by_run(self.success), score.row_means)
+        won = np.where(self.finished, self.success, np.nan)
+        nested = score.nested_interval(self.by_run(won), score.row_means)
         return min(low, nested[0]), max(high, nested[1])
 
 
@@ -89,6 +112,7 @@ def pool(results: Sequence[Result]) -> Result:
         return None if any(part is None for part in parts) else np.concatenate(parts)
 
     lists = [result.actions for result in results]
+    starts = np.cumsum([0, *(len(result.returns) for result in results)]).tolist()
     return Result(
         first.target,
         np.concatenate([result.returns for result in results]),
@@ -98,6 +122,11 @@ def pool(results: Sequence[Result]) -> Result:
         sum(result.num_runs for result in results),
         ", ".join(dict.fromkeys(result.engine for result in results)),
         None if None in lists else tuple(a for actions in lists for a in actions or ()),
+        {
+            start + place: text
+            for start, result in zip(starts, results, strict=False)
+            for place, text in result.failures.items()
+        },
     )
 
 
@@ -121,13 +150,14 @@ def evaluate(
 ) -> list[Result]:
     """Play `episodes` episodes for each target, all in one queue; the same seeds for each target.
 
-    Every queued episode counts, however long it takes. `env_kwargs` and `obs_keys` are those of the
-    data (see envs.make.make_env). `window` re-runs that many last steps at each step instead of
-    carrying the state, which `engine` does (see agents.engines). `num_envs` environments, in
-    `num_procs` processes, are stepped at once; None takes as many processes as are soonest done,
-    where that cannot change a score. `record` keeps the actions. `stepper="envpool"` plays other
-    episodes, in one process with threads (see envs.pool): to choose by, not to report; `obs_keys`,
-    `num_procs` and `record` are for gymnasium.
+    Every queued episode counts, however long it takes; one whose environment fails has no return
+    (see Result), and more than half of those of one target raise UserError. `env_kwargs` and
+    `obs_keys` are those of the data (see envs.make.make_env). `window` re-runs that many last steps
+    at each step instead of carrying the state, which `engine` does (see agents.engines). `num_envs`
+    environments, in `num_procs` processes, are stepped at once; None takes as many processes as are
+    soonest done, where that cannot change a score. `record` keeps the actions.
+    `stepper="envpool"` plays other episodes, in one process with threads (see envs.pool): to choose
+    by, not to report; `obs_keys`, `num_procs` and `record` are for gymnasium.
     """
     if stepper == "envpool" and (obs_keys or record or num_procs != 1):
         raise ValueError("envpool takes no obs_keys, num_procs or record")
@@ -157,25 +187,49 @@ def evaluate(
                 played = pool_rollout(env_id, policy, seeds, **shared)
             else:
                 more = {"obs_keys": obs_keys, "num_procs": num_procs, "record": record}
-                played = rollout(env_id, policy, seeds, **shared, **more)
+                played = rollout(env_id, policy, seeds, **shared, **more, forgiving=True)
     finally:
         model.train(was_training)
-    actions = [episode.action for episode in played.episodes or ()]
-    results: list[Result] = []
-    for i, target in enumerate(targets):
-        part = slice(i * episodes, (i + 1) * episodes)
-        results.append(
-            Result(
-                float(target),
-                played.returns[part],
-                played.lengths[part],
-                None if played.success is None else played.success[part],
-                played.terminated[part],
-                engine=policy.engine.name,
-                actions=tuple(actions[part]) if record else None,
-            )
-        )
-    return results
+    parts = [range(i * episodes, (i + 1) * episodes) for i in range(len(targets))]
+    actions = _actions(played)
+    return [
+        _result(played, float(target), part, policy.engine.name, actions, env_id)
+        for target, part in zip(targets, parts, strict=True)
+    ]
+
+
+def _result(
+    played: Rollout,
+    target: float,
+    part: range,
+    engine: str,
+    actions: Sequence[np.ndarray] | None,
+    env_id: str,
+) -> Result:
+    """Return the part of a rollout that one target was asked in."""
+    failures = {i - part.start: played.failures[i] for i in part if i in played.failures}
+    if failures:
+        too_many(f"{env_id}, asked for {target:g},", failures, len(part))
+    here = slice(part.start, part.stop)
+    return Result(
+        target,
+        played.returns[here],
+        played.lengths[here],
+        None if played.success is None else played.success[here],
+        played.terminated[here],
+        engine=engine,
+        actions=None if actions is None else tuple(actions[here]),
+        failures=failures,
+    )
+
+
+def _actions(played: Rollout) -> list[np.ndarray] | None:
+    """Return each episode's actions, none of those that failed; None where none were recorded."""
+    if played.episodes is None:
+        return None
+    recorded, none = iter(played.episodes), np.zeros((0, len(played.action_low)), np.float32)
+    places = range(len(played.returns))
+    return [none if i in played.failures else next(recorded).action for i in places]
 
 
 @contextmanager

@@ -17,6 +17,8 @@ LATER_FACTS: dict[str, Any] = {"env_kwargs": {}, "obs_keys": [], "reference": No
 """What checkpoints of old do not hold, and what it was for them."""
 MAX_WINDOW = 100_000
 """Steps; a window is memory for each environment."""
+MAX_TEXT = 2000
+"""Letters; an unknown name is compared with those there are, which takes their square."""
 _MAX_INT = 2**31
 
 
@@ -65,6 +67,8 @@ def fits(value: Any, kind: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e30
     if kind is int:
         return type(value) is int and abs(value) < _MAX_INT
+    if kind is str:
+        return isinstance(value, str) and len(value) <= MAX_TEXT
     return type(value) is kind
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from agents.report import Report, interval, number_format
+from agents.report import Report, failed, interval, number_format
 from agents.video import Video
 
 _CSP = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
@@ -63,6 +63,7 @@ def page(
         "<p>Mean and interquartile mean (IQM) over all episodes, with 95 % bootstrap intervals; "
         "score: D4RL's normalisation, 0 random, 100 expert.</p>",
         _table(report),
+        *(f"<p>{escape(line)}</p>" for line in failed(report)),
         "<h2>Figures</h2>",
         '<div class="figures">',
         *(_figure(*parts) for parts in figures.values()),
@@ -86,7 +87,8 @@ def page(
 
 def _table(report: Report) -> str:
     rows = [(name, row) for name, swept in report["results"].items() for row in swept]
-    number = number_format(value for _, row in rows for value in row["returns"])
+    number = number_format(row[key] for _, row in rows for key in ("min", "max"))
+    fails = any(row["failed"] for _, row in rows)
     scored = any(row["score"] is not None for _, row in rows)
     succeeds = any("success" in row for _, row in rows)
 
@@ -98,6 +100,7 @@ def _table(report: Report) -> str:
 
     head = ["", "asked", "mean", "IQM", "std", "min", "max"]
     head += ["score", "IQM score"] * scored + ["success %"] * succeeds + ["steps"]
+    head += ["failed"] * fails
     lines = []
     for name, row in rows:
         cells = [number(row["target"])]
@@ -109,7 +112,9 @@ def _table(report: Report) -> str:
             cells.append(_with_interval(row, "score_iqm", "score_iqm_interval_95", score))
         if succeeds:
             cells.append(_with_interval(row, "success_rate", "success_interval_95", percent))
-        lines.append([escape(name), *cells, f"{row['mean_length']:.0f}"])
+        cells.append(f"{row['mean_length']:.0f}")
+        cells += [str(row["failed"])] * fails
+        lines.append([escape(name), *cells])
     return _grid(head, lines)
 
 
@@ -123,13 +128,14 @@ def _episodes(report: Report, name: str) -> str:
     rows, protocol = report["results"][name], report["protocol"]
     runs, seed = protocol["runs"], protocol["seeds"][0]
     runs = runs[name] if isinstance(runs, Mapping) else runs
-    number = number_format(value for row in rows for value in row["returns"])
+    number = number_format(row[key] for row in rows for key in ("min", "max"))
     head = ["run, seed of the episode", *(f"asked {number(row['target'])}" for row in rows)]
     each = range(seed, seed + len(rows[0]["returns"]) // len(runs))
     lines = [[f"{escape(run)}, {i}"] for run in runs for i in each]
     for row in rows:
         for cells, value, steps in zip(lines, row["returns"], row["lengths"], strict=True):
-            cells.append(f"{number(value)} <small>{steps} steps</small>")
+            shown = "failed" if value is None else number(value)
+            cells.append(f"{shown} <small>{steps} steps</small>")
     return f"<details><summary>{escape(name)}</summary>{_grid(head, lines)}</details>"
 
 

@@ -50,6 +50,7 @@ class Judge:
         asked = {f"return_asked_{r.target:g}": r.mean for r in results}
         rates = {f"success_asked_{r.target:g}": r.success_rate for r in results}
         asked |= {name: rate for name, rate in rates.items() if rate is not None}
+        asked |= {f"failed_asked_{r.target:g}": len(r.failures) for r in results if r.failures}
         top = max(results, key=lambda r: r.target)
         return {**asked, **self._relative_error(results)}, top.mean
 

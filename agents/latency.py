@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from agents.evaluation import exact_matmul
+from agents.evaluation import Result, exact_matmul
 from agents.policy import Policy
 from agents.sweep import Line, Plan
 from envs.rollout import rollout
@@ -33,8 +33,8 @@ def measure(line: Line, plan: Plan) -> np.ndarray:
 
     With the first of its agents. The first step is left out: it pays for what is set up once.
     """
-    longest = max(line.results, key=lambda result: result.by_run(result.lengths)[0].max())
-    episode = int(longest.by_run(longest.lengths)[0].argmax())
+    longest = max(line.results, key=lambda result: _lengths(result).max())
+    episode = int(_lengths(longest).argmax())
     agent, facts = line.members[0].model, line.members[0].facts
     policy = Policy(
         agent, [longest.target], window=line.window, device=plan.device, engine=plan.engine
@@ -50,3 +50,8 @@ def measure(line: Line, plan: Plan) -> np.ndarray:
             num_envs=1,
         )
     return np.array(watch.seconds[1:] or watch.seconds)
+
+
+def _lengths(result: Result) -> np.ndarray:
+    # Of the first run's episodes; one that failed would do so again.
+    return result.by_run(np.where(result.finished, result.lengths, 0))[0]

@@ -27,11 +27,11 @@ def row(result: Result, protocol: Mapping[str, Any]) -> dict[str, Any]:
         "target": result.target,
         "mean": result.mean,
         "mean_interval_95": list(result.interval(score.row_means)),
-        "std": float(result.returns.std()),
+        "std": float(result.obtained.std()),
         "iqm": result.iqm,
         "iqm_interval_95": list(result.interval(score.row_iqms)),
-        "min": float(result.returns.min()),
-        "max": float(result.returns.max()),
+        "min": float(result.obtained.min()),
+        "max": float(result.obtained.max()),
     }
     normalised = {
         name: None if low is None else score.scaled(entries[of], low, high)
@@ -46,14 +46,32 @@ def row(result: Result, protocol: Mapping[str, Any]) -> dict[str, Any]:
     if result.success is not None:
         entries["success_rate"] = result.success_rate
         entries["success_interval_95"] = list(result.success_interval() or ())
-    entries["mean_length"] = float(result.lengths.mean())
+    entries["mean_length"] = result.mean_length
     if result.num_runs > 1:
-        entries["mean_of_each_run"] = result.by_run(result.returns).mean(1).tolist()
+        entries["mean_of_each_run"] = np.nanmean(result.by_run(result.returns), 1).tolist()
+    entries["failed"] = len(result.failures)
+    if result.failures:
+        entries["failures"] = {str(place): text for place, text in result.failures.items()}
     for name in ("returns", "lengths", "terminated", "success"):
         values = getattr(result, name)
         if values is not None:
             entries[name] = values.tolist()
+    for place in result.failures:  # JSON has no NaN; a failure is neither a success nor none
+        for name in ("returns", "terminated", "success"):
+            if name in entries:
+                entries[name][place] = None
     return entries
+
+
+def failed(report: Report) -> list[str]:
+    """Return a line on each row of a report in which episodes failed, with the first of them."""
+    return [
+        f"{name}, asked {row['target']:g}: {row['failed']} of {len(row['returns'])} episodes "
+        f"failed and are in no mean; {next(iter(row['failures'].values()))}"
+        for name, swept in report["results"].items()
+        for row in swept
+        if row["failed"]
+    ]
 
 
 def merge(protocols: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -74,14 +92,17 @@ def table(results: Mapping[str, Sequence[Result]], protocol: dict[str, Any]) -> 
 def text(report: Report) -> str:
     """Return a report as a table with its protocol, for a terminal of 100 columns.
 
-    With the share of successes where the environment reports them.
+    With the share of successes where the environment reports them, and the number of episodes that
+    failed where there are any.
     """
     rows = [(name, entries) for name, swept in report["results"].items() for entries in swept]
-    number = number_format(value for _, entries in rows for value in entries["returns"])
+    number = number_format(entries[key] for _, entries in rows for key in ("min", "max"))
+    fails = any(entries["failed"] for _, entries in rows)
     succeeds = any("success" in entries for _, entries in rows)
     first = max(12, *(len(name) + 2 for name, _ in rows))
     header = f"{'checkpoint':<{first}}{'asked':>9}{'mean':>9}{'95 %':>18}{'IQM':>9}{'95 %':>18}"
     header += f"{'score':>8}{'success':>9}{'steps':>7}" if succeeds else f"{'score':>8}{'steps':>7}"
+    header += f"{'failed':>8}" if fails else ""
     lines = [header, "-" * len(header)]
     for name, entries in rows:
         cells = f"{name:<{first}}{number(entries['target']):>9}"
@@ -92,7 +113,9 @@ def text(report: Report) -> str:
         if succeeds:
             rate = entries.get("success_rate")
             cells += f"{'-' if rate is None else f'{100 * rate:.1f} %':>9}"
-        lines.append(cells + f"{entries['mean_length']:>7.0f}")
+        cells += f"{entries['mean_length']:>7.0f}"
+        lines.append(cells + (f"{entries['failed']:>8}" if fails else ""))
+    lines += ["", *failed(report)] if fails else []
     return "\n".join([*lines, "", score.protocol_text(report["protocol"])])
 
 
@@ -108,8 +131,9 @@ def interval(ends: Sequence[float] | None, number: Any) -> str:
 
 
 def best_median_worst(returns: Sequence[float] | np.ndarray) -> dict[str, int]:
-    """Return the places of the best, the median and the worst episode."""
-    order = np.argsort(np.asarray(returns), kind="stable")
+    """Return the places of the best, the median and the worst episode of those that have one."""
+    values = np.asarray(returns)
+    order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]  # NaN comes last
     return {
         "best": int(order[-1]),
         "median": int(order[(len(order) - 1) // 2]),

@@ -43,7 +43,13 @@ def as_asked(row: Row, best: float) -> bool:
 
 
 def calibration(rows: list[Row], best: float) -> str:
-    """Say for how many targets the mean return is as asked, and which are not."""
+    """Say for how many targets the mean return is as asked, which are not, and what failed."""
     missed = [f"{r['target']:.0f} → {r['mean']:.0f}" for r in rows if not as_asked(r, best)]
     hits = f"{len(rows) - len(missed)} of {len(rows)}"
-    return f"{hits} ({', '.join(missed)})" if missed else hits
+    return (f"{hits} ({', '.join(missed)})" if missed else hits) + failures(rows)
+
+
+def failures(rows: list[Row]) -> str:
+    """Say how many episodes have no return, as their environment failed; "" for none."""
+    failed = sum(row.get("failed", 0) for row in rows)  # older runs do not know
+    return f"; {failed} episodes failed and are in no mean" if failed else ""

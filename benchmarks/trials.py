@@ -11,7 +11,7 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.runs import as_asked, calibration, results
+from benchmarks.runs import as_asked, calibration, failures, results
 from envs import sources
 
 VARIANTS = {
@@ -74,7 +74,8 @@ def main() -> None:
                 f"{row['mean']:.0f}" if as_asked(row, best) else f"*{row['mean']:.0f}*"
                 for row in rows
             )
-            print(f"| {name} | {seed} | {cells} | {calibration(rows, best)[:6]} |", flush=True)
+            hits = calibration(rows, best)[:6] + failures(rows)
+            print(f"| {name} | {seed} | {cells} | {hits} |", flush=True)
 
 
 def choose(wanted: tuple[str, ...]) -> list[str]:

@@ -15,7 +15,8 @@ import numpy as np
 
 from envs.errors import UserError
 from envs.make import make_env, time_limit
-from envs.rollout import Actor, Progress, Rollout, not_finite
+from envs.play import Actor, not_finite
+from envs.rollout import Progress, Rollout, too_many
 
 SHARED = (
     "max_episode_steps",
@@ -50,6 +51,7 @@ def pool_rollout(
     resets never happen, and what is played depends neither on num_envs nor on num_threads (0: one
     for each core). Rewards have the precision of float32. An episode that terminates in the step
     that the time limit cuts is not `terminated`, which in gymnasium it is, too.
+    An episode with an observation or a reward that is not finite has failed (Rollout.failures).
     Raises UserError where envpool is missing, or does not have the environment or its arguments.
     """
     seeds = [int(seed) for seed in seeds]
@@ -58,7 +60,7 @@ def pool_rollout(
     pool = _make(env_id, seeds, env_kwargs, num_threads)
     space, total = pool.action_space, len(seeds)
     returns, lengths = np.zeros(total), np.zeros(total, np.int64)
-    fell = np.zeros(total, np.bool_)
+    fell, failures = np.zeros(total, np.bool_), dict[int, str]()
     starts = np.array(pool.reset()[0], np.float64)
     begun, done = min(num_envs, total), 0
     rows = np.arange(begun)  # the place in the queue of each row
@@ -76,10 +78,16 @@ def pool_rollout(
         resets = np.zeros(len(rows), np.bool_)
         returns[rows] += reward
         lengths[rows] += 1
-        ended = np.flatnonzero(terminated | cut)
+        unsound = ~(np.isfinite(obs).all(axis=1) & np.isfinite(reward))
+        for i in rows[unsound]:
+            failures[int(i)] = f"seed {seeds[i]}, step {lengths[i] - 1}: it gave what is not finite"
+            returns[i] = np.nan
+        if unsound.any():
+            too_many(env_id, failures, total)
+        ended = np.flatnonzero(terminated | cut | unsound)
         if not len(ended):
             continue
-        fell[rows[ended]] = terminated[ended]
+        fell[rows[ended]] = (terminated & ~unsound)[ended]
         for _ in ended:
             done += 1
             if progress is not None:
@@ -98,6 +106,7 @@ def pool_rollout(
         returns,
         lengths,
         fell,
+        failures=failures,
         env_id=env_id,
         action_low=np.asarray(space.low, np.float32),
         action_high=np.asarray(space.high, np.float32),

@@ -21,7 +21,7 @@ import gymnasium as gym
 
 from envs.errors import UserError
 from envs.make import registered
-from envs.rollout import Actor, Played, World, play
+from envs.play import Actor, Played, World, play
 
 _LISTEN = 0.05
 """Seconds between looks at what the other processes sent."""

@@ -90,17 +90,24 @@ def nested_interval(
 ) -> tuple[float, float]:
     """Return a bootstrap interval (low, high) of a statistic over training runs and their episodes.
 
-    scores: (R, E), E episodes of each of R runs, or (E,) of one. Runs are drawn again, then the
-    episodes within each run drawn: episodes of one run are alike, and count as that.
+    scores: (R, E), E episodes of each of R runs, or (E,) of one; NaN is an episode without a score,
+    which no run may have alone. Runs are drawn again, then the episodes within each run drawn:
+    episodes of one run are alike, and count as that. So many are drawn of each as the run with the
+    fewest scores has.
     """
     values = np.asarray(scores, np.float64)
     if not values.size:
         raise ValueError("the interval of no scores")
     values = np.atleast_2d(values)
-    runs, episodes = values.shape
+    runs, episodes = len(values), np.isfinite(values).sum(1)
+    if not episodes.all():
+        raise ValueError("the interval of a run without scores")
+    values = np.take_along_axis(values, np.argsort(~np.isfinite(values), 1, kind="stable"), 1)
     rng = np.random.default_rng(seed)
     run = rng.integers(runs, size=(samples, runs, 1))
-    episode = rng.integers(episodes, size=(samples, runs, episodes))
+    same = int(episodes.min()) == int(episodes.max())
+    last = int(episodes.min()) if same else episodes[run]
+    episode = rng.integers(last, size=(samples, runs, int(episodes.min())))
     draws = statistic(values[run, episode].reshape(samples, -1))
     tail = 50.0 * (1.0 - level)
     low, high = np.percentile(draws, [tail, 100.0 - tail])

@@ -22,7 +22,7 @@ def calibration(
     The data's own returns are a histogram behind, where they are known.
     """
     swept = [result for line in results.values() for result in line]
-    values = [*(r.returns for r in swept), np.array([r.target for r in swept])]
+    values = [*(r.obtained for r in swept), np.array([r.target for r in swept])]
     if data_returns is not None:
         values.append(data_returns)
     low = min(0.0, *(float(v.min()) for v in values))
@@ -53,6 +53,7 @@ def _line(axes, place: int, name: str, swept: Sequence[Result], shift: float) ->
     asked = np.array([r.target for r in swept]) + shift
     mean = np.array([r.mean for r in swept])
     ends = np.array([r.interval() for r in swept]).T
+    failed = sum(len(r.failures) for r in swept)
     axes.errorbar(
         asked,
         mean,
@@ -61,17 +62,17 @@ def _line(axes, place: int, name: str, swept: Sequence[Result], shift: float) ->
         markersize=5,
         capsize=3,
         linewidth=1.5,
-        label=f"{name}: mean, 95 %",
+        label=f"{name}: mean, 95 %" + (f" ({failed} episodes failed)" if failed else ""),
         **style(place),
     )
     for x, result in zip(asked, swept, strict=True):
         axes.plot(
-            np.full(len(result.returns), x),
-            result.returns,
+            np.full(len(result.obtained), x),
+            result.obtained,
             linestyle="none",
             marker=".",
             markersize=4,
             color=style(place)["color"],
-            alpha=max(0.06, min(0.3, 6 / len(result.returns))),
+            alpha=max(0.06, min(0.3, 6 / len(result.obtained))),
             zorder=1,
         )

@@ -24,7 +24,7 @@ def returns(
     The data's returns are behind, at a scale of their own, where they are known.
     """
     targets = sorted({result.target for line in results.values() for result in line})
-    everything = [result.returns for line in results.values() for result in line]
+    everything = [result.obtained for line in results.values() for result in line]
     everything.append(np.array(targets))
     if data_returns is not None:
         everything.append(data_returns)
@@ -45,8 +45,11 @@ def returns(
                     look = style(place) | {"histtype": "step", "linewidth": 1.1}
                 for result in line:
                     if result.target == target:
-                        weights = np.full(len(result.returns), 1 / len(result.returns))
-                        axes.hist(result.returns, edges, weights=weights, label=name, **look)
+                        failed = f" ({len(result.failures)} failed)" if result.failures else ""
+                        weights = np.full(len(result.obtained), 1 / len(result.obtained))
+                        axes.hist(
+                            result.obtained, edges, weights=weights, label=name + failed, **look
+                        )
             axes.axvline(target, color=ink, linewidth=1, linestyle="--")
             axes.set_title(f"asked {target:g}", fontsize=9)
         for axes in panels.ravel()[len(targets) :]:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 import configs
 from agents import resume, runs
 from agents.checkpoint import save_checkpoint, write_json
-from agents.runlog import RunLog, say
+from agents.runlog import RunLog, checked, say
 from agents.stop import Stop, Stopped
 from agents.trainer import Diverged, Trainer
 from configs import Config
@@ -138,7 +138,7 @@ class Run:
                     was = facts["machine"][name]
                     say(f"note   {name} was {was}, is {now}: rounding may differ from here on")
             self._saved = self.trainer.update, self.evaluated
-            return facts["log"]
+            return checked(facts["log"])
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

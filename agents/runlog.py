@@ -109,6 +109,15 @@ class RunLog:
         self._board.add_figure(name, figure, close=False)
 
 
+def checked(position: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a position from a file; KeyError, TypeError or ValueError where it is none."""
+    sizes = {name: int(size) for name, size in dict(position["tensorboard"]).items()}
+    metrics = int(position["metrics"])
+    if min(metrics, *sizes.values(), 0) < 0:
+        raise ValueError("a length of the log is negative")
+    return {"seconds": float(position["seconds"]), "metrics": metrics, "tensorboard": sizes}
+
+
 def cut(lines: Path, board: Path, position: Mapping[str, Any] | None) -> float:
     """Cut a log to where it stood (see RunLog.position; None is the beginning); return its seconds.
 

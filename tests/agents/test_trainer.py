@@ -149,18 +149,19 @@ def test_a_diverged_run_stops_with_its_update_and_the_episodes_of_its_batch(wher
     sampler = Noting(tiny_data(), 4, 8, seed=0)
     sampler.noted = []
     trainer = Trainer(tiny_model(), sampler, OptimConfig(updates=50, warmup=0, lr=1e-3), CPU)
+    for update in trainer.fit():
+        if update == 5:
+            trainer.metrics()
+        if update == 7 and where == "loss":
+            with torch.no_grad():
+                trainer.model.head.weight.fill_(math.nan)
+        if update == 7 and where == "gradient":  # that is infinite, where the loss is not
+            trainer.model.head.weight.register_hook(lambda grad: grad * math.inf)
+        if update == 10:
+            break
+    episodes = sampler.noted[7]
     with pytest.raises(Diverged, match=r"not finite at update 8 .*lower --optim.lr") as caught:
-        for update in trainer.fit():
-            if update == 5:
-                trainer.metrics()
-            if update == 7 and where == "loss":
-                with torch.no_grad():
-                    trainer.model.head.weight.fill_(math.nan)
-            if update == 7 and where == "gradient":  # that is infinite, where the loss is not
-                trainer.model.head.weight.register_hook(lambda grad: grad * math.inf)
-            if update == 10:
-                episodes = sampler.noted[7]
-                trainer.metrics()
+        trainer.metrics()
     assert isinstance(caught.value, UserError)
     assert caught.value.update == 8
     assert caught.value.episodes == episodes

@@ -1,0 +1,92 @@
+"""A run's configuration is read back as it was, and a resumed run is held to it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from configs import PRESETS, DataInfo, cli, resolve, saved, to_dict
+
+INFO = DataInfo(env_id="Hopper-v5", returns=(5.0, 40.0), max_length=900, horizon=1000)
+
+
+def leave(folder, preset="smoke"):
+    """Write the configuration of a run; return it."""
+    config = dataclasses.replace(resolve(PRESETS[preset], INFO), run_dir=Path("moved/since"))
+    (folder / "config.json").write_text(json.dumps(to_dict(config)))
+    return dataclasses.replace(config, run_dir=folder)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_was_saved_is_read_back(tmp_path, preset):
+    config = leave(tmp_path, preset)
+    assert saved.read(tmp_path) == config
+    assert saved.changed(config, saved.read(tmp_path)) == []
+
+
+def test_a_resumed_run_has_its_own_configuration(tmp_path):
+    config = leave(tmp_path)
+    found = cli.parse(["--resume", str(tmp_path)], "")
+    assert found == dataclasses.replace(config, resume=tmp_path)
+
+
+def test_options_may_be_repeated_and_those_that_do_not_matter_changed(tmp_path):
+    leave(tmp_path)
+    flags = ["--preset", "smoke", "--optim.updates", "20", "--run-dir", str(tmp_path)]
+    free = ["--threads", "2", "--device", "cpu", "--checkpoint.every", "5", "--data.no-download"]
+    found = cli.parse([f"--resume={tmp_path}", *flags, *free], "")
+    assert (found.threads, found.device, found.checkpoint.every) == (2, "cpu", 5)
+    assert not found.data.download
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (["--optim.lr", "1"], "--optim.lr"),
+        (["--seed", "3"], "--seed"),
+        (["--model.cell", "window", "3"], "--model.cell"),
+        (["--run-dir", "elsewhere"], "--run-dir"),
+    ],
+)
+def test_other_options_are_refused_in_one_line(tmp_path, capsys, flags, name):
+    leave(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(["--resume", str(tmp_path), *flags], "")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"error: {name} cannot change in a resumed run: leave it out, or begin another run"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "[" * 100_000,
+        " " * 2_000_000,
+        '{"seed": "0"}',
+        '{"seed": true}',
+        '{"flux": 1}',
+        '{"model": {"dim": -1}}',
+        '{"optim": {"schedule": "steps"}}',
+        '{"eval": {"targets": [1, "a"]}}',
+        '{"model": {"cell": {"window": [3]}}}',
+        '{"env": null}',
+    ],
+)
+def test_a_damaged_configuration_is_one_line(tmp_path, capsys, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(["--resume", str(tmp_path)], "")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {tmp_path / 'config.json'} is damaged")
+
+
+def test_a_folder_without_run_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(["--resume", str(tmp_path / "none")], "")
+    assert "no run in" in capsys.readouterr().err

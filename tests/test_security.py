@@ -1,0 +1,287 @@
+"""What SECURITY.md promises: files that are loaded run no code and reach nothing else."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from tests_support import tiny_model
+
+from agents.checkpoint import load_checkpoint, save_checkpoint
+from envs import cache, sources
+from envs.behaviour.policy import load_policy
+from envs.errors import UserError
+from envs.sources import arrays, folder, minari, minari_remote
+from envs.trajectories import Episode, Trajectories
+
+ROOT = Path(__file__).parents[1]
+LOADS = ("minrnn", "agents", "envs", "configs", "train.py", "evaluate.py")
+FORBIDDEN = (
+    *("pickle.load", "pickle.loads", "pickle.Unpickler", "dill", "joblib", "marshal", "shelve"),
+    *("torch.load", "torch.package", "torch.jit.load", "torch.export.load", "torch.hub", "runpy"),
+    *("yaml.load", "yaml.unsafe_load", "eval", "exec", "compile", "__import__", "os.system"),
+    *("os.popen", "pty.spawn", "shutil.unpack_archive", "tarfile", "urllib.request.urlopen"),
+)
+ALLOWED = {
+    ("envs/processes.py", "pickle.loads"): "what this program has just written, over its own pipe",
+    ("minrnn/testing/laws.py", "pickle.loads"): "a module that the test has just pickled",
+}
+
+
+CHOSEN = {
+    "agents/engines/__init__.py",  # one of a list
+    "agents/export.py",  # one of a list
+    "envs/make.py",  # what stands before the colon of an environment's id: see SECURITY.md
+    "minrnn/scan/backends.py",  # one of a list
+}
+"""Files that import a module whose name is not written in the call."""
+
+
+def calls(source: str) -> Iterator[tuple[str, ast.Call]]:
+    """Give every call in a program, with the name that is called in full."""
+    tree = ast.parse(source)
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.asname:
+                    names[alias.asname] = alias.name
+        elif isinstance(node, ast.ImportFrom):
+            names |= {a.asname or a.name: f"{node.module}.{a.name}" for a in node.names}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            first, *rest = ast.unparse(node.func).split(".")
+            yield ".".join([names.get(first, first), *rest]), node
+
+
+def called() -> Iterator[tuple[str, str, ast.Call]]:
+    """Give every call in what loads: its file, the name that is called in full, and the call."""
+    for part in LOADS:
+        path = ROOT / part
+        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
+            for name, call in calls(file.read_text(encoding="utf-8")):
+                yield file.relative_to(ROOT).as_posix(), name, call
+
+
+def is_forbidden(name: str) -> bool:
+    return any(name == bad or name.startswith(f"{bad}.") for bad in FORBIDDEN)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import torch\ntorch.load(x)",
+        "from torch import load\nload(x)",
+        "from torch import load as read\nread(x)",
+        "import torch.export as e\ne.load(x)",
+        "def f():\n  import pickle as p\n  p.loads(x)",
+        "import urllib.request\nurllib.request.urlopen(x)",
+        "import dill\ndill.load(x)",
+        "eval(x)",
+    ],
+)
+def test_what_is_forbidden_is_found_by_any_name(program: str) -> None:
+    assert [name for name, _ in calls(program) if is_forbidden(name)]
+
+
+def test_nothing_that_loads_can_run_what_it_has_loaded() -> None:
+    found = {(file, name) for file, name, _ in called() if is_forbidden(name)}
+    assert found == set(ALLOWED)
+
+
+def test_modules_are_imported_by_names_that_are_written_here() -> None:
+    found = {
+        file
+        for file, name, call in called()
+        if name == "importlib.import_module" and not isinstance(call.args[0], ast.Constant)
+    }
+    assert found == CHOSEN
+
+
+def test_numpy_is_never_allowed_to_unpickle_and_nothing_goes_through_a_shell() -> None:
+    seen = 0
+    for file, name, call in called():
+        for keyword in call.keywords:
+            if keyword.arg in ("allow_pickle", "shell"):
+                assert ast.unparse(keyword.value) == "False", f"{file}: {ast.unparse(call)}"
+                seen += keyword.arg == "allow_pickle"
+        if name.startswith("subprocess."):
+            assert not isinstance(call.args[0], ast.Constant | ast.JoinedStr), f"{file}: {name}"
+    assert seen > 2
+
+
+class Canary:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs(tmp_path: Path) -> Iterator[None]:
+    yield
+    assert not (tmp_path / "canary").exists()
+    assert not (tmp_path.parent / "escaped").exists()
+
+
+def as_pickle(path: Path, canary: Canary) -> None:
+    path.write_bytes(pickle.dumps({"observations": canary}))
+
+
+def as_torch(path: Path, canary: Canary) -> None:
+    torch.save({"obs_mean": canary}, path)
+
+
+def as_objects(path: Path, canary: Canary) -> None:
+    buffer = io.BytesIO()
+    objects = np.array([canary], dtype=object)
+    np.savez(buffer, obs=objects, observations=objects, W0=objects, b0=objects)
+    path.write_bytes(buffer.getvalue())
+
+
+def as_escaping_zip(path: Path, canary: Canary) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("../escaped", "../../escaped.npy", "/tmp/escaped/obs.npy"):
+            file.writestr(name, pickle.dumps(canary))
+
+
+def as_hdf5(path: Path, canary: Canary) -> None:
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.void(pickle.dumps(canary))
+        file["../escaped"] = np.zeros(3)
+        file["actions"] = h5py.ExternalLink("/etc/passwd", "/")
+        file["rewards"] = h5py.SoftLink("/../../etc/passwd")
+
+
+def as_nested_json(path: Path, canary: Canary) -> None:
+    path.write_bytes(b'{"a":' * 200_000)
+
+
+def as_link(path: Path, canary: Canary) -> None:
+    path.symlink_to("/etc/passwd")
+
+
+KINDS = (as_pickle, as_torch, as_objects, as_escaping_zip, as_hdf5, as_nested_json, as_link)
+Kind = Callable[[Path, Canary], None]
+
+
+def loaded_as_weights(path: Path) -> None:
+    replaced(path, "model.safetensors")
+
+
+def loaded_as_facts(path: Path) -> None:
+    replaced(path, "agent.json")
+
+
+def replaced(path: Path, name: str) -> None:
+    """Load a checkpoint in which the file stands in the place of another, with and without sums."""
+    facts = {"env_id": "Toy-v0", "data": "a/b-v0", "targets": [1.0], "update": 3, "window": None}
+    last = path.parent / "last"
+    save_checkpoint(last, tiny_model(), facts)
+    (last / name).unlink()
+    shutil.move(path, last / name)
+    with pytest.raises(UserError):
+        load_checkpoint(last)
+    (last / "SHA256SUMS").unlink()
+    load_checkpoint(last)
+
+
+def loaded_as_data(path: Path) -> None:
+    sources.load(str(path.rename(path.with_suffix(".hdf5"))), env_id=None, evaluate=False)
+
+
+def loaded_as_archive(path: Path) -> None:
+    arrays.read_npz(path.rename(path.with_suffix(".npz")), None)
+
+
+def loaded_as_policy(path: Path) -> None:
+    load_policy(path)
+
+
+def loaded_as_minari(path: Path) -> None:
+    data = folder.root() / "evil/evil-v0" / "data"
+    data.mkdir(parents=True)
+    shutil.move(path, data / "metadata.json")
+    minari.read("evil/evil-v0")
+
+
+PLACES = (
+    *(loaded_as_weights, loaded_as_facts, loaded_as_data),
+    *(loaded_as_archive, loaded_as_policy, loaded_as_minari),
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_malicious_file_of_each_kind_is_refused_in_each_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, place: Callable[[Path], None]
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    kind(tmp_path / "evil", Canary(tmp_path / "canary"))
+    with pytest.raises(UserError) as caught:
+        place(tmp_path / "evil")
+    assert "root:x:0:0" not in str(caught.value), "what a link leads to is not told"
+
+
+def test_objects_in_the_cache_are_not_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINRNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "MIN_BYTES", 0)
+    key = tmp_path / "key"
+    key.write_text("key")
+    episode = Episode(np.zeros((4, 3)), np.zeros((3, 2)), np.ones(3), terminated=True)
+
+    def make() -> Trajectories:
+        return Trajectories.from_episodes([episode], env_id="Toy-v0", name="toy/toy-v0")
+
+    cache.cached([key], {}, make)
+    file = next(tmp_path.glob("cache/*/starts.npy"))
+    np.save(file, np.array([Canary(tmp_path / "canary")], dtype=object), allow_pickle=True)
+    about = json.loads(file.with_name("about.json").read_text())
+    about["sizes"]["starts"] = file.stat().st_size
+    file.with_name("about.json").write_text(json.dumps(about))
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert cache.cached([key], {}, make).num_episodes == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../evil-v0", "/etc/evil-v0", "a/../../evil-v0", "~/evil-v0", "a//../b-v0", "..-v0",
+        "C:\\evil-v0", "a\\..\\evil-v0", "a/b-v0\0", "a/b-v0\n", "./a/b-v0", "a/./b-v0",
+    ],
+)  # fmt: skip
+def test_an_id_cannot_leave_its_folder(name: str) -> None:
+    assert not folder.is_id(name)
+    assert not folder.exists(name)
+    with pytest.raises(UserError):
+        folder.check_new(name)
+    with pytest.raises(UserError):
+        minari_remote.download(name, progress=False)
+    with pytest.raises((UserError, ValueError)):
+        sources.load(name, download=False)
+
+
+def test_the_promises_name_their_tests() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(tests/[\w/.]+)`", text))
+    assert len(named) > 5
+    for name in named:
+        assert (ROOT / name).is_file(), name

@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
     from agents import evaluation, runtime
     from agents.build import build, describe, load_data, resolve
     from agents.judge import Judge
-    from agents.run import Run, finished
+    from agents.run import Run
+    from agents.run_folder import finished
     from agents.runlog import say
 
     if config.resume and finished(config.resume):
@@ -62,26 +63,25 @@ def main(arguments: list[str] | None = None) -> None:
 def fit(run: Run, judge: Judge) -> None:
     """Train to the end; log, save and evaluate on the way."""
     trainer = run.trainer
-    choose_best(run, judge)  # a kill may have cut short the evaluation of this very update
+    examine(run, judge)  # a kill may have cut that short
     for update in trainer.fit():
         evaluation_due = due(run.config, update)
         if update % LOG_EVERY == 0 or evaluation_due:
             metrics = trainer.metrics()
             run.log.metrics(update, "train", metrics)
             run.log.advance(update, metrics["loss"])
-        if evaluation_due:
-            run.save("last")
         if evaluation_due or run.state_due():
             run.save_state()
         run.stop_if_asked()
-        choose_best(run, judge)
+        examine(run, judge)
 
 
-def choose_best(run: Run, judge: Judge) -> None:
-    """Evaluate where that is due and was not done; keep the best checkpoint."""
+def examine(run: Run, judge: Judge) -> None:
+    """Save the last checkpoint, evaluate, and keep the best, where that is due and not done."""
     update = run.trainer.update
     if not due(run.config, update) or run.evaluated == update:
         return
+    run.save("last")
     if run.config.eval.episodes:
         with run.stop.at_once():
             metrics, score = judge.quick(run.trainer.acting_model)
@@ -105,7 +105,7 @@ def report(run: Run, judge: Judge) -> str:
     """Play the episodes that are reported; leave figures and results, return what to tell."""
     from agents import checkpoint, plots
     from agents import report as reports
-    from agents.run import RESULTS
+    from agents.run_folder import RESULTS
     from agents.runlog import read_metrics, say
 
     config, folder, last, best = run.config, run.folder, run.trainer.update, run.best_update

@@ -1,21 +1,19 @@
-"""A run's folder: made or found, locked; what is saved in it, and when."""
+"""A run in its folder: what is saved, and when; how it is gone on with, and how it is stopped."""
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 import configs
 from agents import resume, runs
 from agents.checkpoint import save_checkpoint, write_json
+from agents.run_folder import clear, locked, make_folder
 from agents.runlog import RunLog, checked, say
 from agents.stop import Stop, Stopped
 from agents.trainer import Diverged, Trainer
@@ -23,9 +21,6 @@ from configs import Config
 from envs.errors import UserError
 from envs.fingerprint import fingerprint
 from envs.trajectories import Trajectories
-
-RESULTS = "results.json"
-LOCK = ".lock"
 
 
 class Run:
@@ -60,7 +55,7 @@ class Run:
             entered.enter_context(locked(self.folder))
             position = None
             if self.config.resume:
-                _clear(self.folder)
+                clear(self.folder)
                 position = self._restore()
             else:
                 write_json(self.folder / configs.saved.FILE, configs.to_dict(self.config))
@@ -119,6 +114,12 @@ class Run:
         """Bring the trainer to the newest state; return where the log stood then."""
         found = self._states.newest(self.trainer, say)
         if found is None:
+            if (self.folder / "last").exists():
+                raise UserError(
+                    f"{self.folder} has no saved state, which an older minrnn did not write: begin "
+                    "another run"
+                )
+            say("note   nothing was saved yet: it begins again")
             return None
         tensors, facts = found
         with resume.sound(self._states.folder):
@@ -156,11 +157,6 @@ class Run:
             raise UserError(f"{error}; {last}") from None
 
 
-def finished(folder: Path) -> bool:
-    """Whether the run in `folder` has come to its end, the report included."""
-    return (folder / RESULTS).is_file()
-
-
 def machine(trainer: Trainer) -> dict[str, Any]:
     """Return what changes rounding, and with it the last bits of the weights."""
     return {
@@ -168,57 +164,3 @@ def machine(trainer: Trainer) -> dict[str, Any]:
         "device": trainer.device.type,
         "threads": torch.get_num_threads(),
     }
-
-
-def make_folder(config: Config) -> Path:
-    """Create the run's folder: a fresh one by default, the given one if it is empty."""
-    if config.run_dir is not None:
-        folder = config.run_dir
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(f"{folder} runs into a file: choose another --run-dir") from None
-        # Killed before its first file was written, a run leaves these.
-        if {path.name for path in folder.iterdir()} - {LOCK, f".writing-{configs.saved.FILE}"}:
-            raise UserError(
-                f"{folder} is not empty: choose another --run-dir, remove it, or go on with it by "
-                f"--resume {folder}"
-            )
-        return folder
-    name = config.env.replace(",", "+").strip("/.").replace("/", "-")[-100:]
-    base = Path("runs") / name / f"{config.model.backbone}-seed{config.seed}"
-    for attempt in range(1, 10_000):
-        folder = base if attempt == 1 else base.with_name(f"{base.name}-{attempt}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
-    raise UserError(f"{base} and 9998 more exist: name a --run-dir")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Context: no other process writes into the run; UserError where one does."""
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"{folder} is being trained by another process: wait for it, or stop it"
-        ) from None
-    except NotImplementedError:  # some network drives have no locks
-        pass
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a kill in the middle of a save left."""
-    for path in (*folder.glob(".writing-*"), *(folder / "state").glob(".writing-*")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

@@ -123,6 +123,17 @@ def test_a_run_folder_in_use_is_left_alone(checkout, trained, data):
     assert sorted(path.stat().st_mtime_ns for path in folder.rglob("*")) == before
 
 
+def test_a_finished_run_says_so_and_is_left_alone(checkout, trained):
+    folder, _ = trained
+    before = sorted(path.stat().st_mtime_ns for path in folder.rglob("*"))
+    done = run(checkout, "train.py", "--resume", folder)
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"{folder} is finished: python evaluate.py {folder}\n",
+    )
+    assert sorted(path.stat().st_mtime_ns for path in folder.rglob("*")) == before
+
+
 def test_a_run_folder_below_a_file_is_refused(checkout, data, tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):

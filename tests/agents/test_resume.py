@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -311,6 +312,15 @@ def test_a_run_killed_before_its_first_save_begins_again(tmp_path):
         assert run.trainer.update == 0
         fit(run)
     assert differences(tmp_path / "alone", folder) == []
+
+
+def test_a_run_without_state_is_left_alone(tmp_path):
+    leave(tmp_path / "run", at=70)
+    shutil.rmtree(tmp_path / "run" / "state")
+    log = (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match=r"has no saved state, which an older minrnn"):
+        go_on(tmp_path / "run").__enter__()
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == log
 
 
 CODE = """

@@ -1,0 +1,75 @@
+"""The folder of a run: made, found, locked, cleared of what a kill left."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from configs import Config, saved
+from envs.errors import UserError
+
+RESULTS = "results.json"
+LOCK = ".lock"
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run in `folder` has come to its end, the report included."""
+    return (folder / RESULTS).is_file()
+
+
+def make_folder(config: Config) -> Path:
+    """Create the run's folder: a fresh one by default, the given one if it is empty."""
+    if config.run_dir is not None:
+        folder = config.run_dir
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{folder} runs into a file: choose another --run-dir") from None
+        # Killed before its first file was written, a run leaves these.
+        if {path.name for path in folder.iterdir()} - {LOCK, f".writing-{saved.FILE}"}:
+            raise UserError(
+                f"{folder} is not empty: choose another --run-dir, remove it, or go on with it by "
+                f"--resume {folder}"
+            )
+        return folder
+    name = config.env.replace(",", "+").strip("/.").replace("/", "-")[-100:]
+    base = Path("runs") / name / f"{config.model.backbone}-seed{config.seed}"
+    for attempt in range(1, 10_000):
+        folder = base if attempt == 1 else base.with_name(f"{base.name}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise UserError(f"{base} and 9998 more exist: name a --run-dir")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Context: no other process writes into the run; UserError where one does."""
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{folder} is being trained by another process: wait for it, or stop it"
+        ) from None
+    except NotImplementedError:  # some network drives have no locks
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def clear(folder: Path) -> None:
+    """Remove what a kill in the middle of a save left."""
+    for path in (*folder.glob(".writing-*"), *(folder / "state").glob(".writing-*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from agents.resume import States, capture, restore
 from agents.runlog import RunLog
 from agents.stop import Stop, Stopped
 from agents.trainer import Trainer
-from configs import OptimConfig
+from configs import CheckpointConfig, OptimConfig
 from envs.errors import UserError
 from envs.fingerprint import fingerprint
 from envs.sampler import PackedSampler, WindowSampler
@@ -123,6 +123,20 @@ def test_the_last_states_are_kept_and_a_damaged_one_is_passed_over(tmp_path):
         states.newest(make(), told.append)
 
 
+def test_a_state_killed_between_its_renames_is_found(tmp_path):
+    trainer, states = make(), States(tmp_path, 2)
+    for end in (2, 4):
+        train_to(trainer, end)
+        states.save(f"{end:04d}", *capture(trainer))
+    os.rename(tmp_path / "0004", tmp_path / ".old-0004")
+    assert states.newest(make(), print)[1]["update"] == 4
+    train_to(trainer, 6)
+    states.save("0006", *capture(trainer))
+    train_to(trainer, 8)
+    states.save("0008", *capture(trainer))
+    assert sorted(os.listdir(tmp_path)) == ["0006", "0008"]
+
+
 def test_a_state_of_another_model_is_refused(tmp_path):
     States(tmp_path, 2).save("0", *capture(make(ema=0.9)))
     with pytest.raises(UserError, match=r"damaged .*average"):
@@ -157,6 +171,22 @@ def leave(folder, at, number=signal.SIGTERM):
     with pytest.raises(SystemExit) as ended, go_on(folder) as run:
         ask(run)
     return ended.value.code
+
+
+def test_states_are_due_by_the_count_of_updates_and_by_the_clock(tmp_path):
+    with go_on(tmp_path / "run") as run:
+        for every, seconds, expected in [
+            (0, 0.0, [False] * 4),
+            (2, 0.0, [False, True, False, True]),
+            (0, 1e-9, [True] * 4),
+            (0, 1e9, [False] * 4),
+        ]:
+            options = CheckpointConfig(every=every, seconds=seconds)
+            run.config = dataclasses.replace(run.config, checkpoint=options)
+            found = []
+            for run.trainer.update in (1, 2, 3, 4):
+                found.append(run.state_due())
+            assert found == expected
 
 
 def test_signals_save_and_say_how_to_go_on(tmp_path, capsys):

@@ -63,6 +63,8 @@ def fits(value: Any, kind: Any) -> bool:
         return any(fits(value, one) for one in arguments)
     if origin is dict:
         return isinstance(value, dict) and all(fits(v, arguments[1]) for v in value.values())
+    if origin is list:
+        return isinstance(value, list) and all(fits(item, arguments[0]) for item in value)
     if kind is float:
         return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e30
     if kind is int:
@@ -76,24 +78,20 @@ def _name(kind: Any) -> str:
     return kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 
-def _list_of(kind: Any) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(fits(item, kind) for item in value)
-
-
 def _is_reference(value: Any) -> bool:
     # Returns of a random and of an expert policy, and where they come from.
     if value is None:
         return True
-    return _list_of(float | str)(value) and [isinstance(v, str) for v in value] == [0, 0, 1]
+    return fits(value, list[float | str]) and [isinstance(v, str) for v in value] == [0, 0, 1]
 
 
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "env_id": lambda value: isinstance(value, str) and 0 < len(value) < 1000,
     "data": lambda value: isinstance(value, str),
-    "targets": _list_of(float),
+    "targets": lambda value: fits(value, list[float]),
     "update": lambda value: fits(value, int) and value >= 0,
     "window": lambda value: value is None or (fits(value, int) and 1 <= value <= MAX_WINDOW),
     "env_kwargs": lambda value: isinstance(value, dict),
-    "obs_keys": _list_of(str),
+    "obs_keys": lambda value: fits(value, list[str]),
     "reference": _is_reference,
 }

@@ -12,6 +12,8 @@ import numpy as np
 
 from agents.checkpoint import load_checkpoint
 from agents.decision import DecisionModel
+from agents.facts import fits
+from agents.folders import read_json
 from envs import sources
 from envs.catalog import LOCAL_DATA
 from envs.errors import UserError
@@ -19,6 +21,8 @@ from envs.sources import folder as minari_folder
 
 DATA_FILE = "data.json"
 """Beside a run's config.json: the returns of all episodes that it was trained on."""
+LARGEST = 64_000_000
+"""Bytes of config.json and of data.json; a million returns take 20 MB."""
 _NOT_A_SETTING = {
     *("seed", "run_dir", "resume", "device", "threads", "deterministic", "preset"),
     *("data.cache", "data.download", "optim.compile"),
@@ -69,7 +73,7 @@ def find(paths: Sequence[Path], which: str = "both") -> list[Checkpoint]:
                 )
         for name, folder in folders.items():
             run = folder.parent if (folder.parent / "config.json").is_file() else path
-            found.append(Checkpoint(name, run, *load_checkpoint(folder), _json(run, "config.json")))
+            found.append(Checkpoint(name, run, *load_checkpoint(folder), _config(run)))
     return found
 
 
@@ -93,7 +97,10 @@ def data_returns(checkpoint: Checkpoint) -> np.ndarray | None:
     """Return the returns of the data's episodes; None where neither run nor disk has them."""
     saved = _json(checkpoint.run, DATA_FILE)
     if "returns" in saved:
-        return np.asarray(saved["returns"], np.float64)
+        returns = saved["returns"]
+        if isinstance(returns, list) and returns and fits(returns, list[float]):
+            return np.asarray(returns, np.float64)
+        raise UserError(f"{checkpoint.run / DATA_FILE} holds no returns: remove it")
     name, data = checkpoint.facts["data"], checkpoint.config.get("data", {})
     try:
         parts = name.split(",")
@@ -145,10 +152,15 @@ def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return labels
 
 
+def _config(run: Path) -> dict[str, Any]:
+    """Return what config.json says, of whatever version; UserError where it is no configuration."""
+    config = _json(run, "config.json")
+    seed, data = config.get("seed"), config.get("data", {})
+    if not (seed is None or type(seed) is int) or not isinstance(data, dict):
+        raise UserError(f"{run / 'config.json'} is damaged (seed {seed!r:.50}): remove it")
+    return config
+
+
 def _json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise UserError(f"{folder / name} is damaged ({error}): remove it") from None
+    path = folder / name
+    return read_json(path, LARGEST) if path.exists() else {}

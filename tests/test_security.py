@@ -20,6 +20,7 @@ import pytest
 import torch
 from tests_support import tiny_model
 
+from agents import runs
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from envs import cache, sources
 from envs.behaviour.policy import load_policy
@@ -27,6 +28,7 @@ from envs.errors import UserError
 from envs.sources import arrays, folder, minari, minari_remote
 from envs.trajectories import Episode, Trajectories
 
+FACTS = {"env_id": "Toy-v0", "data": "a/b-v0", "targets": [1.0], "update": 3, "window": None}
 ROOT = Path(__file__).parents[1]
 LOADS = ("minrnn", "agents", "envs", "configs", "train.py", "evaluate.py")
 FORBIDDEN = (
@@ -191,9 +193,8 @@ def loaded_as_facts(path: Path) -> None:
 
 def replaced(path: Path, name: str) -> None:
     """Load a checkpoint in which the file stands in the place of another, with and without sums."""
-    facts = {"env_id": "Toy-v0", "data": "a/b-v0", "targets": [1.0], "update": 3, "window": None}
     last = path.parent / "last"
-    save_checkpoint(last, tiny_model(), facts)
+    save_checkpoint(last, tiny_model(), FACTS)
     (last / name).unlink()
     shutil.move(path, last / name)
     with pytest.raises(UserError):
@@ -214,6 +215,22 @@ def loaded_as_policy(path: Path) -> None:
     load_policy(path)
 
 
+def loaded_as_run(path: Path) -> None:
+    beside_a_checkpoint(path, "config.json")
+
+
+def loaded_as_returns(path: Path) -> None:
+    beside_a_checkpoint(path, "data.json")
+
+
+def beside_a_checkpoint(path: Path, name: str) -> None:
+    """Load a run in which the file has this name."""
+    save_checkpoint(path.parent / "last", tiny_model(), FACTS)
+    shutil.move(path, path.parent / name)
+    for checkpoint in runs.find([path.parent], "last"):
+        runs.data_returns(checkpoint)
+
+
 def loaded_as_minari(path: Path) -> None:
     data = folder.root() / "evil/evil-v0" / "data"
     data.mkdir(parents=True)
@@ -222,7 +239,7 @@ def loaded_as_minari(path: Path) -> None:
 
 
 PLACES = (
-    *(loaded_as_weights, loaded_as_facts, loaded_as_data),
+    *(loaded_as_weights, loaded_as_facts, loaded_as_run, loaded_as_returns, loaded_as_data),
     *(loaded_as_archive, loaded_as_policy, loaded_as_minari),
 )
 
@@ -259,6 +276,25 @@ def test_objects_in_the_cache_are_not_unpickled(
     file.with_name("about.json").write_text(json.dumps(about))
     with pytest.warns(UserWarning, match="cannot be read"):
         assert cache.cached([key], {}, make).num_episodes == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", {"seed": [1]}),
+        ("config.json", {"data": "x"}),
+        ("data.json", {"returns": "x"}),
+        ("data.json", {"returns": []}),
+        ("data.json", {"returns": [[1.0]]}),
+        ("data.json", {"returns": [1.0, float("nan")]}),
+    ],
+)
+def test_json_of_another_shape_beside_a_checkpoint_is_one_line(
+    tmp_path: Path, name: str, content: Any
+) -> None:
+    (tmp_path / "evil").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"\.json .*remove it"):
+        beside_a_checkpoint(tmp_path / "evil", name)
 
 
 @pytest.mark.parametrize(

@@ -2,32 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+CHECKOUT = Path(__file__).resolve().parents[1]
 Row = dict[str, Any]
 
 
-def results(folder: Path, flags: list[str], *, run: bool = True) -> list[Row] | None:
-    """Return the last checkpoint's row for each target; train with `flags` where there is no run.
+class RunFailed(Exception):
+    """A run of train.py ended with an error; the text is its line."""
 
-    A finished run has `results.json`; what an unfinished one left is removed. None where there is
-    no run and `run` is False.
+
+def results(folder: Path, flags: list[str], *, run: bool = True) -> list[Row] | None:
+    """Return the last checkpoint's row for each target; train with `flags` where they are missing.
+
+    A finished run has `results.json`; one that was stopped is gone on with. None where there is no
+    finished run and `run` is False.
     """
     report = folder / "results.json"
     if not report.exists():
         if not run:
             return None
-        shutil.rmtree(folder, ignore_errors=True)
-        command = [sys.executable, "train.py", "--run-dir", str(folder), *flags]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
-        if done.returncode:
-            sys.exit(f"error: {' '.join(command)} ended with {done.returncode}")
+        try:
+            train(folder, flags)
+        except RunFailed as error:
+            sys.exit(f"error: train.py --run-dir {folder} {' '.join(flags)}: {error}")
     return json.loads(report.read_text())["results"]["last"]
+
+
+def train(folder: Path, flags: list[str], log: Path | None = None) -> None:
+    """Begin the run in `folder` with `flags`, or go on with it, to its end.
+
+    What it writes to stderr goes into `log`, its progress bar included; None shows it. Raises
+    RunFailed.
+    """
+    begun = (folder / "config.json").exists()
+    command = [sys.executable, "train.py", "--resume" if begun else "--run-dir", str(folder)]
+    with contextlib.ExitStack() as stack:
+        errors = None
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            errors = stack.enter_context(log.open("wb"))
+        code = subprocess.run(
+            [*command, *flags], cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=errors, check=False
+        ).returncode
+    if code:
+        raise RunFailed((log and _last_line(log)) or f"ended with {code}")
+
+
+def _last_line(log: Path) -> str:
+    # That of our own error, or of a traceback; not the progress bar.
+    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
+    ours = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (ours or [line.strip() for line in lines if line.strip()] or [""])[-1]
 
 
 def as_asked(row: Row, best: float) -> bool:

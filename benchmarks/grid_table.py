@@ -1,0 +1,133 @@
+"""The table of benchmarks.grid: one row a run, in a CSV file that is whole at any moment."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from agents.atomic import write_file
+from envs.errors import UserError
+
+FINISHED, FAILED = "finished", "failed"
+
+
+class Key(NamedTuple):
+    """What sets a run of a grid apart."""
+
+    env: str
+    backbone: str
+    seed: int
+
+
+@dataclass
+class Row:
+    """One run; cells are empty where it failed."""
+
+    env: str
+    backbone: str
+    seed: int
+    status: str
+    """FINISHED or FAILED."""
+    score: float | None = None
+    """Normalised, of the highest target, at the last update; empty without reference returns."""
+    target: float | None = None
+    """The highest."""
+    mean: float | None = None
+    """Mean return obtained for it."""
+    calibration_error: float | None = None
+    """Mean distance of obtained and asked over all targets, as a share of the highest target."""
+    episodes_failed: int | None = None
+    """Episodes of the report that their environment failed; they are in no mean."""
+    seconds: float | None = None
+    """What this command spent on it; less than all where it went on with it."""
+    node: str = ""
+    folder: str = ""
+    error: str = ""
+
+    @property
+    def key(self) -> Key:
+        """What sets the run apart."""
+        return Key(self.env, self.backbone, self.seed)
+
+
+class Table:
+    """The rows of a CSV file, read at the start, written at each change.
+
+    Raises UserError where the file is of another kind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[Key, Row] = {}
+        if not path.exists():
+            return
+        with path.open(newline="", encoding="utf-8") as file:
+            for number, cells in enumerate(csv.DictReader(file), 2):
+                try:
+                    row = _row(cells)
+                except (TypeError, ValueError) as error:
+                    raise UserError(
+                        f"line {number} of {path} is no run of a grid ({error}): mend the line, or "
+                        "take the file away; runs that are finished will not be repeated"
+                    ) from None
+                self.rows[row.key] = row
+
+    def finished(self, key: Key) -> bool:
+        """Whether the run has come to its end."""
+        return key in self.rows and self.rows[key].status == FINISHED
+
+    def put(self, row: Row) -> None:
+        """Add a row, in place of that of an earlier attempt."""
+        self.rows.pop(row.key, None)
+        self.rows[row.key] = row
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(vars(each) for each in self.rows.values())
+        write_file(self.path, text.getvalue().encode())
+
+
+def figures(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the cells of a finished run from the rows of its report, one for each target."""
+    top = max(found, key=lambda row: row["target"])
+    distances = [abs(row["mean"] - row["target"]) for row in found]
+    return {
+        "score": top["score"],
+        "target": top["target"],
+        "mean": top["mean"],
+        "calibration_error": float(np.mean(distances)) / (abs(top["target"]) or 1.0),
+        "episodes_failed": sum(row["failed"] for row in found),
+    }
+
+
+def means(rows: list[Row]) -> Iterator[list[str]]:
+    """Yield a line of cells for each data set and backbone: means over the seeds, and failures."""
+    for (env, backbone), group in groupby(sorted(rows, key=lambda r: r.key), lambda r: r.key[:2]):
+        runs = list(group)
+        done = [row for row in runs if row.status == FINISHED]
+        cells = [env, backbone, f"{len(done)} of {len(runs)}"]
+        for name, form in (("score", ".1f"), ("mean", ".0f"), ("calibration_error", ".1%")):
+            values = [value for row in done if (value := getattr(row, name)) is not None]
+            spread = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):{form}}{spread}" if values else "-")
+        yield cells
+
+
+def _row(cells: dict[str, Any]) -> Row:
+    if cells.keys() != {field.name for field in fields(Row)}:
+        raise ValueError(f"its columns are {', '.join(map(str, cells))}")
+    if cells["status"] not in (FINISHED, FAILED):
+        raise ValueError(f"its status is {cells['status']!r}")
+    values = dict(cells)
+    for name in ("score", "target", "mean", "calibration_error", "seconds"):
+        values[name] = float(cells[name]) if cells[name] else None
+    values["episodes_failed"] = int(cells["episodes_failed"]) if cells["episodes_failed"] else None
+    values["seed"] = int(cells["seed"])
+    return Row(**values)

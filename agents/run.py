@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -148,7 +149,7 @@ class Run:
             yield
         except Stopped as stopped:
             say(f"\nstopped at update {self._saved[0]}; to go on:")
-            say(f"python train.py --resume {self.folder}")
+            say(f"python train.py --resume {shlex.quote(str(self.folder))}")
             raise SystemExit(stopped.code) from None
         except Diverged as error:
             last = "nothing was saved before it"

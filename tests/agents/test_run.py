@@ -1,0 +1,154 @@
+"""A run goes on in its folder as if it had not been left, or says why it cannot."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from small_run import fit, go_on
+from tests_support import tiny_data
+
+from configs import CheckpointConfig
+from envs.errors import UserError
+from tests.compare_runs import differences
+
+
+def leave(folder, at, number=signal.SIGTERM):
+    """Ask the run to stop when it is at an update; return the exit code."""
+
+    def ask(run):
+        sample = run.trainer.sampler.sample
+
+        def signalled():
+            if run.trainer.update == at - 1:
+                os.kill(os.getpid(), number)
+            return sample()
+
+        run.trainer.sampler.sample = signalled
+        fit(run)
+
+    with pytest.raises(SystemExit) as ended, go_on(folder) as run:
+        ask(run)
+    return ended.value.code
+
+
+@pytest.mark.parametrize("change", [{"update": None}, {"sampler": []}, {"log": {}}, {"data": 3}])
+def test_facts_of_another_shape_are_one_line(tmp_path, change):
+    leave(tmp_path / "run", at=5)
+    (state,) = (tmp_path / "run" / "state").iterdir()
+    facts = json.loads((state / "state.json").read_text())
+    (state / "SHA256SUMS").unlink()  # which the first format does not have
+    (state / "state.json").write_text(json.dumps({**facts, **change, "format": 1}))
+    with pytest.raises(UserError, match="damaged"), go_on(tmp_path / "run"):
+        pass
+
+
+def test_states_are_due_by_the_count_of_updates_and_by_the_clock(tmp_path):
+    with go_on(tmp_path / "run") as run:
+        for every, seconds, expected in [
+            (0, 0.0, [False] * 4),
+            (2, 0.0, [False, True, False, True]),
+            (0, 1e-9, [True] * 4),
+            (0, 1e9, [False] * 4),
+        ]:
+            options = CheckpointConfig(every=every, seconds=seconds)
+            run.config = dataclasses.replace(run.config, checkpoint=options)
+            found = []
+            for run.trainer.update in (1, 2, 3, 4):
+                found.append(run.state_due())
+            assert found == expected
+
+
+def test_signals_save_and_say_how_to_go_on(tmp_path, capsys):
+    with go_on(tmp_path / "alone") as run:
+        fit(run)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    assert leave(tmp_path / "run", at=17, number=signal.SIGTERM) == 143
+    assert leave(tmp_path / "run", at=60, number=signal.SIGINT) == 130
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    printed = capsys.readouterr().out
+    assert "stopped at update 17" in printed
+    assert "stopped at update 60" in printed
+    assert printed.count(f"python train.py --resume {tmp_path / 'run'}\n") == 2
+    with go_on(tmp_path / "run") as run:
+        fit(run)
+    assert differences(tmp_path / "alone", tmp_path / "run") == []
+
+
+def test_other_data_is_refused(tmp_path):
+    leave(tmp_path / "run", at=5)
+    data = tiny_data()
+    reward = data.reward.copy()
+    reward[3] += 1
+    other = dataclasses.replace(data, reward=reward)
+    with pytest.raises(UserError, match=r"not the data that .* was begun with \(12 episodes"):
+        go_on(tmp_path / "run", other).__enter__()
+
+
+def test_two_processes_do_not_train_one_run(tmp_path):
+    with go_on(tmp_path / "run"), pytest.raises(UserError, match="another process"):
+        go_on(tmp_path / "run").__enter__()
+    with go_on(tmp_path / "run"):
+        pass
+
+
+def test_other_threads_are_noted(tmp_path, capsys):
+    leave(tmp_path / "run", at=5)
+    torch.set_num_threads(2)
+    try:
+        with go_on(tmp_path / "run"):
+            pass
+    finally:
+        torch.set_num_threads(1)
+    assert "note   threads was 1, is 2: rounding may differ" in capsys.readouterr().out
+
+
+def test_a_diverged_run_names_its_last_checkpoint(tmp_path):
+    def diverge(run, at):
+        sample = run.trainer.sampler.sample
+
+        def poisoned():
+            batch = sample()
+            return batch._replace(obs=batch.obs * np.nan) if run.trainer.update == at else batch
+
+        run.trainer.sampler.sample = poisoned
+        fit(run)
+
+    with pytest.raises(UserError, match="nothing was saved before it"), go_on(tmp_path / "a") as a:
+        diverge(a, 3)
+    last = rf"not finite at update 71 .*{tmp_path / 'b' / 'last'} is the last checkpoint before it"
+    with pytest.raises(UserError, match=last), go_on(tmp_path / "b") as b:
+        diverge(b, 70)
+    newest = max(os.listdir(tmp_path / "b" / "state"))
+    assert newest == "0000000070"  # before the update that diverged
+
+
+def test_a_run_killed_before_its_first_save_begins_again(tmp_path):
+    folder = tmp_path / "run"
+    with go_on(tmp_path / "alone") as run:
+        fit(run)
+    with go_on(folder) as run:
+        for update in run.trainer.fit():
+            if update == 5:
+                break
+        run.log.metrics(5, "train", run.trainer.metrics())
+    (folder / ".writing-config.json").write_text("{")
+    (folder / "state").mkdir()
+    (folder / "state" / ".writing-x1").mkdir()
+    with go_on(folder) as run:
+        assert run.trainer.update == 0
+        fit(run)
+    assert differences(tmp_path / "alone", folder) == []
+
+
+def test_a_run_without_state_is_left_alone(tmp_path):
+    leave(tmp_path / "run", at=70)
+    shutil.rmtree(tmp_path / "run" / "state")
+    log = (tmp_path / "run" / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match=r"has no saved state, which an older minrnn"):
+        go_on(tmp_path / "run").__enter__()
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == log

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.catalog import lookup
+from envs.errors import one_line
 
 Statistic = Callable[[NDArray[np.float64]], float]
 RowStatistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -206,7 +207,8 @@ def protocol_text(entries: dict[str, Any]) -> str:
     width = max(len(name) for name in entries)
     lines: list[str] = []
     for name, value in entries.items():
-        lines.append(f"{name.replace('_', ' '):<{width}}  {_plain(value)}")
+        # Some of it is from files, which may hold what a terminal would obey.
+        lines.append(one_line(f"{name.replace('_', ' '):<{width}}  {_plain(value)}"))
     return "\n".join(lines)
 
 

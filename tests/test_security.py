@@ -22,7 +22,7 @@ from tests_support import tiny_model
 
 from agents import runs
 from agents.checkpoint import load_checkpoint, save_checkpoint
-from envs import cache, sources
+from envs import cache, score, sources
 from envs.behaviour.policy import load_policy
 from envs.errors import UserError
 from envs.sources import arrays, folder, minari, minari_remote
@@ -313,6 +313,16 @@ def test_an_id_cannot_leave_its_folder(name: str) -> None:
         minari_remote.download(name, progress=False)
     with pytest.raises((UserError, ValueError)):
         sources.load(name, download=False)
+
+
+def test_what_files_say_is_printed_and_not_obeyed() -> None:
+    entries = score.protocol(
+        data="a\x1b[2Jb", env_id="E-v0\n\x07", targets=[1], episodes=1, seeds=[0],
+        env_kwargs={"a": "\x1b]0;x\x07"}, own=(0.0, 1.0, "b\u202ec"),
+    )  # fmt: skip
+    text = score.protocol_text(entries)
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert len(text.split("\n")) == len(entries)
 
 
 def test_the_promises_name_their_tests() -> None:

@@ -98,7 +98,7 @@ def load(path: Path) -> tuple[Onnx, dict[str, Any]]:
         facts = json.loads(session.get_modelmeta().custom_metadata_map[export.KEY])
         newer = facts["format"] > export.FORMAT
         sizes = Sizes(**{name: facts[name] for name in Sizes._fields})
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise UserError(f"{path} was not made by this project's export; {again}") from None
     if newer:
         raise UserError(

@@ -9,17 +9,26 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agents import evaluation, html, plots, report
+import evaluate as evaluate_py
+import train
+from agents import evaluation, html, plots, report, runtime
 from agents.decision import DecisionModel, Spaces
 from agents.evaluation import Result
 from benchmarks.runs import calibration
 from configs import ModelConfig
 from envs import pool, score
 from envs.errors import UserError
+from envs.rollout import rollout
+from envs.sources import minari
 
 
 class Brittle(gym.Env[np.ndarray, np.ndarray]):
-    """Three steps of reward 1; of `seeds` it raises an error in the second."""
+    """Three steps of reward 1; of `seeds` it raises an error in the second.
+
+    So it does of those that are one more than a multiple of `every`.
+    """
+
+    every = 0
 
     def __init__(self, seeds: tuple[int, ...] = ()) -> None:
         self.observation_space = gym.spaces.Box(-9, 9, (3,), np.float64)
@@ -32,7 +41,8 @@ class Brittle(gym.Env[np.ndarray, np.ndarray]):
 
     def step(self, action: Any) -> Any:
         self.steps += 1
-        if self.seed in self.seeds and self.steps == 2:
+        bad = self.seed in self.seeds or (self.every and (self.seed or 0) % self.every == 1)
+        if bad and self.steps == 2:
             raise RuntimeError("the physics of <this> exploded")
         over = self.steps == 3
         return np.zeros(3), 1.0 + (self.seed or 0) % 2, over, False, {"success": over}
@@ -40,7 +50,7 @@ class Brittle(gym.Env[np.ndarray, np.ndarray]):
 
 @pytest.fixture(scope="module", autouse=True)
 def env_id():
-    gym.register("Brittle-v0", Brittle)
+    gym.register("Brittle-v0", "test_failures:Brittle")
     yield "Brittle-v0"
     gym.registry.pop("Brittle-v0")
 
@@ -159,6 +169,34 @@ def test_an_interval_with_gaps_is_that_of_the_scores_there_are():
     assert (low, high) == (0.0, 1.0)
     with pytest.raises(ValueError, match="a run without scores"):
         score.nested_interval([[1.0], [nan]])
+
+
+def test_a_run_goes_on_and_its_reports_count(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runtime, "configure", lambda threads: None)
+
+    def still(obs: Any, *_: Any) -> Any:
+        return np.zeros((len(obs), 2))
+
+    played = rollout("Brittle-v0", still, seeds=range(8), record=True)
+    assert played.episodes is not None
+    minari.write("failing/brittle-v0", played.episodes, env_id="Brittle-v0", description="test")
+    monkeypatch.setattr(Brittle, "every", 4)
+    flags = ["--preset", "smoke", "--env", "failing/brittle-v0", "--eval.targets", "3", "6"]
+    flags += ["--eval.episodes", "8", "--eval.quick-episodes", "4"]
+    train.main([*flags, "--run-dir", str(tmp_path / "run")])
+    printed = capsys.readouterr().out
+    happened = "2 of 8 episodes failed and are in no mean; seed 10001, step 1: RuntimeError: the ph"
+    assert f"asked 3: {happened}" in printed
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
+    for row in results["last"]:
+        assert row["failed"] == 2
+        assert row["mean"] == 4.0  # of four episodes with 3, and two with 6
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"eval/failed_asked_3": 1' in metrics
+
+    evaluate_py.main([str(tmp_path / "run"), "--checkpoint", "last", "--episodes", "5"])
+    assert "1 of 5 episodes failed and are in no mean" in capsys.readouterr().out
+    assert "1 of 5 episodes failed" in (tmp_path / "run" / "report.html").read_text()
 
 
 class FakePool:

@@ -10,7 +10,6 @@ import argparse
 import collections
 import json
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -88,6 +87,8 @@ def run(seed: int, first: int, count: int, folder: Path) -> Iterator[dict[str, A
 
 def work(seed: int, first: int, count: int, folder: Path) -> None:
     """Load cases one after the other, with bounded memory, and tell of each."""
+    import resource
+
     from agents.checkpoint import load_checkpoint
     from envs.errors import UserError
     from tests.agents.fuzz_mutations import mutate
@@ -161,6 +162,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         results = list(run(options.seed, options.first, options.count, Path(folder)))
+    import resource
+
     bad = [result for result in results if result["outcome"] not in GOOD]
     lines = [f"{result}" for result in bad[:20]]
     outcomes = collections.Counter(result["outcome"] for result in results)

@@ -8,6 +8,7 @@ from configs.base import (
     ModelConfig,
     OptimConfig,
     Stepper,
+    legible,
     resolve,
     to_dict,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "Stepper",
+    "legible",
     "resolve",
     "to_dict",
 ]

@@ -190,7 +190,7 @@ def rollout(
         from envs.processes import spread
 
         facts = spread(world, actor, num_envs, num_procs, finished)
-    return replace(_collect([p for p in played if p is not None]), **facts)
+    return replace(_collect(played), **facts)
 
 
 def play(
@@ -291,7 +291,9 @@ def _facts(world: World, env: gym.Env[Any, Any] | Direct) -> dict[str, Any]:
     }
 
 
-def _collect(played: list[Played]) -> Rollout:
+def _collect(queue: list[Played | None]) -> Rollout:
+    played = [p for p in queue if p is not None]
+    assert len(played) == len(queue), "episodes were lost"  # all behind them would move up
     successes = [p.success for p in played]
     episodes = tuple(p.episode for p in played if p.episode is not None)
     return Rollout(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -126,6 +129,23 @@ def test_a_machine_without_screen_and_opengl_names_what_to_install(monkeypatch):
     monkeypatch.setattr(rendering, "_works", lambda name: name == "osmesa")
     rendering.rendering_env("Hopper-v5").close()
     assert rendering.os.environ["MUJOCO_GL"] == "osmesa"
+
+
+@pytest.mark.parametrize("backend", ["egl", "osmesa"])
+def test_the_compiler_can_be_used_after_drawing(backend, checkout, monkeypatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    if not rendering._works.__wrapped__(backend):
+        pytest.skip(f"{backend} cannot draw here")
+    code = (
+        "from agents import rendering\n"
+        "env = rendering.rendering_env('Hopper-v5')\n"
+        "env.reset(seed=0)\n"
+        "rendering.frame(env)\n"
+        "import torch._dynamo\n"
+    )
+    environment = {**os.environ, "MUJOCO_GL": backend, "PYTHONPATH": str(checkout)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert done.returncode == 0
 
 
 def test_a_walker_stays_in_the_picture():

@@ -95,6 +95,15 @@ def make(model: DecisionModel, name: str = "auto", device: torch.device | str = 
     return _module(choose(model, name, device)).make(model.to(device).eval(), device)
 
 
+def check_times(timestep: NDArray[np.int64], limit: int | None) -> None:
+    """Raise UserError where a time step is beyond the embeddings that a model has."""
+    if limit is not None and timestep.max(initial=0) >= limit:
+        raise UserError(
+            f"step {timestep.max()} of an episode is beyond the {limit} that the agent has an "
+            f"embedding for: train with a larger --model.timestep-embedding, or with 0"
+        )
+
+
 def _module(name: str) -> Any:
     if name not in _MODULES:
         raise UserError(f"no engine {name!r}; there is auto, {', '.join(_MODULES)}")

@@ -29,8 +29,8 @@ _LISTEN = 0.05
 """Seconds between looks at what the other processes sent."""
 _PATIENCE = 5.0
 """Seconds in which a process has to end."""
-_STEPS = 100_000
-"""Steps in MuJoCo that take longer than a process takes to start."""
+_STEPS = 50_000
+"""Steps in MuJoCo that take longer than a process takes to start (docs/acting.md has figures)."""
 
 
 def worthwhile(steps: int) -> int:

@@ -285,4 +285,4 @@ def test_a_lost_episode_does_not_shift_the_others():
 
 def test_processes_are_taken_where_the_queue_is_long_and_there_are_cores(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    assert [worthwhile(steps) for steps in (0, 150_000, 250_000, 10**7)] == [1, 1, 2, 4]
+    assert [worthwhile(steps) for steps in (0, 90_000, 120_000, 10**7)] == [1, 1, 2, 4]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import gymnasium as gym
@@ -98,6 +100,32 @@ def test_films_show_the_episodes_that_were_evaluated(line):
         assert frames[-1][-4:].mean() == pytest.approx(0, abs=4)
 
 
+def test_a_film_holds_one_picture_at_a_time(line, monkeypatch):
+    alive, most = [], []
+
+    def encode(images, fps):
+        for image in images:
+            alive.append(weakref.ref(image))
+            most.append(sum(of() is not None for of in alive))
+        return b"mp4"
+
+    monkeypatch.setattr(video, "encode", encode)
+    films = video.film(line, SEED)
+    assert len(most) == sum(-(-film.steps // 2) + 1 for film in films)
+    assert max(most) <= 2  # one, and the next while it is drawn
+    assert all(film.poster.startswith(b"\xff\xd8") for film in films)
+
+
+def test_captions_have_returns_as_the_tables_do(line, monkeypatch):
+    captions = []
+    monkeypatch.setattr(video, "caption", lambda image, text: captions.append(text) or image[:32])
+    monkeypatch.setattr(video, "encode", lambda images, fps: bytes(len(list(images))))
+    line.results[-1] = dataclasses.replace(line.top, target=12345.6)
+    video.film(line, SEED)
+    assert captions[0] == "asked 12345.6   step 0   return 0.0"
+    assert f"step 12   return {line.top.returns.max():.1f}" in captions[6]
+
+
 def test_an_episode_of_another_return_is_refused(line):
     line.top.returns[:] += 1e-9
     with pytest.raises(UserError, match=r"not deterministic.*--video"):
@@ -181,6 +209,14 @@ def test_an_episode_is_shown_as_text(tmp_path, monkeypatch, line):
     assert played.returns[0] == line.top.returns[0]  # the same seed and target as evaluated
     for words in ("Drawn-v0, mingru last, asked 9, seed=10", "step     9", "to go", "█"):
         assert words in text
+
+
+def test_text_in_a_file_ends_with_its_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "has_display", lambda: False)
+    text = io.StringIO()
+    console = Console(file=text, width=100, height=24)
+    watch.watch(checkpoint(tmp_path), 9.0, seed=SEED, console=console, real_time=False)
+    assert text.getvalue().endswith("╯\n")
 
 
 def test_a_low_terminal_shows_what_fits(tmp_path, monkeypatch):

@@ -105,18 +105,13 @@ def main(arguments: list[str] | None = None) -> None:
 def report(found: list[Checkpoint], plan: Plan, options: Options) -> None:
     """Play every episode; write and print what came of them."""
     from agents import latency, publish, report, sweep, video
-    from agents.checkpoint import write_json
     from agents.runlog import say
 
     folder = out(found, options)
     if options.video:
         video.check(found)  # before hours of playing
     # What has been played is kept, whatever comes after.
-    lines = sweep.play(
-        found,
-        plan,
-        lambda lines: write_json(folder / "report.json", publish.as_json(lines, {}, {})),
-    )
+    lines = sweep.play(found, plan, lambda lines: publish.keep(lines, folder))
     films: dict[str, list[video.Video]] = {}
     for line in lines if options.video else ():
         try:

@@ -11,6 +11,7 @@ import torch
 
 from agents import engines, evaluation, runs
 from agents.evaluation import Result
+from agents.protocol import engine_version, how_chosen
 from agents.runlog import episode_bar, say
 from agents.runs import Checkpoint
 from configs import legible
@@ -102,7 +103,8 @@ def play(
             name = " ".join(part for part in (setting, checkpoint, how) if part)
             each = [_play(name, member, asked, window, plan) for member in members]
             results = [evaluation.pool(same) for same in zip(*each, strict=True)]
-            protocol = _protocol(members, asked, window, plan) | {"engine": results[0].engine}
+            protocol = _protocol(members, asked, window, plan)
+            protocol |= {"engine": engine_version(results[0].engine), "device": str(plan.device)}
             lines.append(Line(name, setting, tuple(members), window, results, protocol, returns))
             played(lines)
     return lines
@@ -172,13 +174,17 @@ def _protocol(
 ) -> dict[str, Any]:
     facts = members[0].facts
     updates = ", ".join(dict.fromkeys(str(member.facts["update"]) for member in members))
+    checkpoint = f"{members[0].name} (update {updates})"
+    if members[0].name == "best":
+        chosen = how_chosen(member.config for member in members)
+        checkpoint = ", ".join(part for part in (checkpoint, chosen) if part)
     return score.protocol(
         data=facts["data"],
         env_id=facts["env_id"],
         targets=targets,
         episodes=plan.episodes,
         seeds=[plan.seed],
-        checkpoint=f"{members[0].name} (update {updates})",
+        checkpoint=checkpoint,
         env_kwargs=facts["env_kwargs"],
         own=facts["reference"],
         memory=evaluation.describe_memory(window),

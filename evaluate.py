@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from agents.runs import Checkpoint
     from agents.sweep import Plan
 
+DEPTH = 3
+"""How far below a report's folder its runs may lie: runs/<data set>/<run>."""
 DESCRIPTION = """Play runs' checkpoints in their environment, asking for each target return.
 Prints a table with its protocol; writes report.json (every episode), report.html (one page with
 all figures) and figures/. Runs that differ by their seed alone are pooled; others are compared."""
@@ -53,11 +55,12 @@ class Options:
     (one, unless the engine is numba, which acts the same whatever the processes)."""
     device: str = "cpu"
     """auto, cpu, cuda, ... Acting with so small a model is fastest on the CPU."""
-    engine: str = "auto"
-    """What runs the model's step while the state is carried: `auto` is the fastest that starts
-    within seconds; an unknown name lists them all."""
+    engine: Literal["auto", "numba", "compiled", "onnx", "eager"] = "auto"
+    """What runs the model's step while the state is carried; `auto` is the fastest that starts
+    within seconds."""
     out: Path | None = None
-    """Folder of the report. Default: the run's, or the one that holds all the runs."""
+    """Folder of the report, or of what is exported. Default: the run's; for a report on several
+    runs, the folder that holds them all."""
     figures: Literal["png", "pdf", "svg"] = "png"
     """Format of the files in figures/; pdf and svg are sharp at any size, for a paper."""
     video: bool = False
@@ -104,15 +107,22 @@ def report(found: list[Checkpoint], plan: Plan, options: Options) -> None:
     from agents import latency, publish, report, sweep, video
     from agents.runlog import say
 
+    folder = out(found, options)
     if options.video:
         video.check(found)  # before hours of playing
-    lines = sweep.play(found, plan)
-    folder = out(options)
+    # What has been played is kept, whatever comes after.
+    lines = sweep.play(found, plan, lambda lines: publish.keep(lines, folder))
+    films: dict[str, list[video.Video]] = {}
+    for line in lines if options.video else ():
+        try:
+            films[line.name] = video.film(line, plan.seed)
+        except UserError as error:
+            say(f"note: {line.name} was not filmed: {error}")
     entries = publish.publish(
         lines,
         folder,
         seconds={line.name: latency.measure(line, plan) for line in lines},
-        videos={line.name: video.film(line, plan.seed) for line in lines if options.video},
+        videos=films,
         format=options.figures,
     )
     say(report.text(entries))
@@ -145,21 +155,48 @@ def export(found: list[Checkpoint], options: Options) -> None:
     from agents.runlog import say
 
     write = {"onnx": export.export_onnx, "pt2": export.export_pt2}
+    several = len({checkpoint.run for checkpoint in found}) > 1
+    places: dict[Path, Checkpoint] = {}
     for checkpoint in found:
         folder = options.out or checkpoint.run
+        if options.out is not None and several:
+            folder /= checkpoint.run.name
+        if (other := places.setdefault(folder / checkpoint.name, checkpoint)) is not checkpoint:
+            raise UserError(
+                f"{other.run} and {checkpoint.run} would both be written to {folder}: export one "
+                f"at a time"
+            )
+    for place, checkpoint in places.items():
         for format in options.export:
-            target = folder / f"{checkpoint.name}.{format}"
+            target = place.with_name(f"{place.name}.{format}")
             write[format](checkpoint.model, target, checkpoint.facts)
             say(str(target))
 
 
-def out(options: Options) -> Path:
-    """Return the folder of the report."""
-    if options.out is not None:
-        return options.out
-    if len(options.runs) == 1:
-        return options.runs[0]
-    return Path(os.path.commonpath([path.resolve() for path in options.runs]))
+def out(found: list[Checkpoint], options: Options) -> Path:
+    """Return the folder of the report, once something can be written there."""
+    from agents.checkpoint import write_file
+
+    folder = options.out or common([checkpoint.run for checkpoint in found])
+    write_file(folder / ".writable", b"")
+    (folder / ".writable").unlink()
+    return folder
+
+
+def common(runs: list[Path]) -> Path:
+    """Return the folder of a run, or the one that holds several.
+
+    Raises UserError where they lie so far apart that nobody would look there.
+    """
+    if len(set(runs)) == 1:
+        return runs[0]
+    try:
+        folder = Path(os.path.commonpath(runs))
+    except ValueError:  # on two drives
+        folder = Path("/")
+    if max(len(run.parts) for run in runs) - len(folder.parts) > DEPTH or folder == folder.parent:
+        raise UserError("these runs have no folder in common: name one for the report with --out")
+    return folder
 
 
 def check(options: Options) -> None:
@@ -177,6 +214,14 @@ def check(options: Options) -> None:
         raise UserError(f"--quantiles must be in [0, 1], not {options.quantiles}")
     if options.targets and options.quantiles:
         raise UserError("--targets and --quantiles both say what to ask for: give one of them")
+    if options.window and options.memory == ("carry",):
+        raise UserError("--window is for --memory window, not for carry alone: leave one out")
+    if options.engine != "auto" and options.memory == ("window",):
+        raise UserError("--engine is for --memory carry, not for a window: leave one out")
+    if options.watch and (options.export or options.video or len(options.runs) > 1):
+        raise UserError("--watch shows one run, and neither exports nor films: leave the rest out")
+    if options.export and options.video:
+        raise UserError("--export writes no report, so --video has none to be in: leave one out")
 
 
 if __name__ == "__main__":

@@ -163,13 +163,7 @@ def evaluate(
         raise ValueError("envpool takes no obs_keys, num_procs or record")
     asked = np.repeat(np.asarray(targets, dtype=np.float64), episodes)
     seeds = [seed + i for _ in targets for i in range(episodes)]
-    fits = (model.obs_dim, model.action_dim)
-    sizes = env_sizes(env_id, obs_keys=obs_keys, env_kwargs=env_kwargs)
-    if sizes != fits:
-        raise UserError(
-            f"the agent was trained for observations and actions of sizes {fits}, {env_id} has "
-            f"{sizes}: evaluate it in the environment that it was trained for"
-        )
+    check_env(model, env_id, obs_keys=obs_keys, env_kwargs=env_kwargs)
     was_training = model.training
     try:
         policy = Policy(model, asked, window=window, device=device, engine=engine)
@@ -232,6 +226,23 @@ def _actions(played: Rollout) -> list[np.ndarray] | None:
     return [none if i in played.failures else next(recorded).action for i in places]
 
 
+def check_env(
+    model: DecisionModel,
+    env_id: str,
+    *,
+    obs_keys: Sequence[str] = (),
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> None:
+    """Raise UserError where the environment cannot be made, or is not of the model's sizes."""
+    fits = (model.obs_dim, model.action_dim)
+    sizes = env_sizes(env_id, obs_keys=obs_keys, env_kwargs=env_kwargs)
+    if sizes != fits:
+        raise UserError(
+            f"the agent was trained for observations and actions of sizes {fits}, {env_id} has "
+            f"{sizes}: evaluate it in the environment that it was trained for"
+        )
+
+
 @contextmanager
 def exact_matmul():
     """Act in full float32: reported scores do not depend on a CPU's reduced-precision units."""
@@ -246,7 +257,8 @@ def exact_matmul():
 def beyond_data(model: DecisionModel, targets: Sequence[float]) -> str | None:
     """Say which targets lie outside the returns-to-go of the data, and what is asked instead."""
     low, high = float(model.rtg_low), float(model.rtg_high)
-    outside = [target for target in targets if not low - 1 <= target <= high + 1]
+    slack = 1e-4 * max(abs(low), abs(high))  # targets are rounded
+    outside = [target for target in targets if not low - slack <= target <= high + slack]
     if not outside:
         return None
     names = ", ".join(f"{target:g}" for target in outside)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from agents.report import Report, failed, interval, number_format
+from agents import protocol as report_protocol
+from agents.report import Report, failed, interval, names, number_format
 from agents.video import Video
 
 _CSP = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
@@ -56,23 +57,24 @@ def page(
 
     figures: by name, a caption and the picture as SVG, on white and on dark. videos: by line.
     """
+    shown = names(report)
+    notes = report_protocol.groups(report["protocol"]["note"], shown)
     body = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(str(report['protocol'].get('note') or ''))}</p>",
+        *(f"<p>{_group(called, note)}</p>" for called, note in notes),
         "<h2>Returns</h2>",
-        "<p>Mean and interquartile mean (IQM) over all episodes, with 95 % bootstrap intervals; "
-        "score: D4RL's normalisation, 0 random, 100 expert.</p>",
-        _table(report),
+        "<p>Mean and interquartile mean (IQM) over all episodes, with 95 % intervals.</p>",
+        _table(report, shown),
         *(f"<p>{escape(line)}</p>" for line in failed(report)),
         "<h2>Figures</h2>",
         '<div class="figures">',
         *(_figure(*parts) for parts in figures.values()),
         "</div>",
-        *(_videos(line, films) for line, films in videos.items()),
+        *(_videos(shown[line], films, _number(report)) for line, films in videos.items()),
         "<h2>Protocol</h2>",
-        _protocol(report["protocol"]),
+        _protocol(report["protocol"], shown),
         "<h2>Every episode</h2>",
-        *(_episodes(report, name) for name in report["results"]),
+        *(_episodes(report, name, shown[name]) for name in report["results"]),
     ]
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -85,9 +87,15 @@ def page(
     )
 
 
-def _table(report: Report) -> str:
-    rows = [(name, row) for name, swept in report["results"].items() for row in swept]
-    number = number_format(row[key] for _, row in rows for key in ("min", "max"))
+def _number(report: Report):
+    """Return what writes returns as the text of the report does."""
+    every = (row for swept in report["results"].values() for row in swept)
+    return number_format(row[key] for row in every for key in ("min", "max"))
+
+
+def _table(report: Report, shown: Mapping[str, str]) -> str:
+    rows = [(shown[name], row) for name, swept in report["results"].items() for row in swept]
+    number = _number(report)
     fails = any(row["failed"] for _, row in rows)
     scored = any(row["score"] is not None for _, row in rows)
     succeeds = any("success" in row for _, row in rows)
@@ -124,19 +132,19 @@ def _with_interval(row: Mapping[str, Any], key: str, ends: str, number: Any) -> 
     return f"{number(row[key])} <small>{interval(row[ends], number)}</small>"
 
 
-def _episodes(report: Report, name: str) -> str:
-    rows, protocol = report["results"][name], report["protocol"]
+def _episodes(report: Report, name: str, shown: str) -> str:
+    rows = report["results"][name]
+    protocol = report_protocol.of_line(report["protocol"], name, report["results"])
     runs, seed = protocol["runs"], protocol["seeds"][0]
-    runs = runs[name] if isinstance(runs, Mapping) else runs
-    number = number_format(row[key] for row in rows for key in ("min", "max"))
+    number = _number(report)
     head = ["run, seed of the episode", *(f"asked {number(row['target'])}" for row in rows)]
     each = range(seed, seed + len(rows[0]["returns"]) // len(runs))
     lines = [[f"{escape(run)}, {i}"] for run in runs for i in each]
     for row in rows:
         for cells, value, steps in zip(lines, row["returns"], row["lengths"], strict=True):
-            shown = "failed" if value is None else number(value)
-            cells.append(f"{shown} <small>{steps} steps</small>")
-    return f"<details><summary>{escape(name)}</summary>{_grid(head, lines)}</details>"
+            obtained = "failed" if value is None else number(value)
+            cells.append(f"{obtained} <small>{steps} steps</small>")
+    return f"<details><summary>{escape(shown)}</summary>{_grid(head, lines)}</details>"
 
 
 def _grid(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
@@ -158,31 +166,31 @@ def _figure(caption: str, light: bytes, dark: bytes) -> str:
     )
 
 
-def _videos(line: str, films: Sequence[Video]) -> str:
+def _videos(line: str, films: Sequence[Video], number: Callable[[float], str]) -> str:
     cells = "".join(
         f'<figure><video controls playsinline preload="metadata" '
         f'poster="{_data("image/jpeg", film.poster)}" src="{_data("video/mp4", film.mp4)}"></video>'
-        f"<figcaption>{escape(film.title)}: return {film.total:.1f}, {film.steps} steps; "
+        f"<figcaption>{escape(film.title)}: return {number(film.total)}, {film.steps} steps; "
         f"{escape(film.run)}, seed {film.seed}</figcaption></figure>"
         for film in films
     )
-    asked = f"asked {films[0].target:g}"
+    asked = f"asked {number(films[0].target)}"
     return f'<h2>Episodes of {escape(line)}, {asked}</h2><div class="videos">{cells}</div>'
 
 
-def _protocol(protocol: Mapping[str, Any]) -> str:
-    def write(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return "; ".join(f"{key}: {write(item)}" for key, item in value.items())
-        if isinstance(value, list | tuple):
-            return ", ".join(write(item) for item in value)
-        return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+def _protocol(protocol: Mapping[str, Any], shown: Mapping[str, str]) -> str:
+    entries: list[str] = []
+    for name, value in protocol.items():
+        written = [_group(*group) for group in report_protocol.groups(value, shown)]
+        entries.append(
+            f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{'<br>'.join(written)}</dd>\n"
+        )
+    return f"<dl>{''.join(entries)}</dl>"
 
-    entries = "".join(
-        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(write(value))}</dd>\n"
-        for name, value in protocol.items()
-    )
-    return f"<dl>{entries}</dl>"
+
+def _group(called: str, value: Any) -> str:
+    text = escape(report_protocol.plain(value))
+    return f'<span class="soft">{escape(called)}:</span> {text}' if called else text
 
 
 def _data(kind: str, content: bytes) -> str:

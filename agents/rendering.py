@@ -30,6 +30,7 @@ def rendering_env(
 
     Raises UserError where it has no such mode, or where this machine cannot draw.
     """
+    runtime.before_opengl()
     plain = make_env(env_id, obs_keys=obs_keys, env_kwargs=env_kwargs)
     modes = plain.metadata.get("render_modes", [])
     plain.close()
@@ -46,6 +47,7 @@ def rendering_env(
 
 def window_env(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
     """Make an environment that shows itself in a window as it is stepped."""
+    runtime.before_opengl()
     env = make_raw(env_id, env_kwargs={**env_kwargs, "render_mode": "human"})
     follow(env)
     return Following(env)
@@ -117,8 +119,6 @@ def choose_backend(env_id: str) -> None:
     for name in ("egl", "osmesa"):
         if _works(name):
             os.environ["MUJOCO_GL"] = name
-            if name == "osmesa":
-                runtime.before_osmesa()
             return
     if not has_display():
         raise UserError(f"{env_id} cannot be drawn here, without a screen; {INSTALL}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from agents import protocol as protocols
 from agents.evaluation import Result
 from envs import score
 
@@ -15,9 +16,17 @@ Report = dict[str, Any]
 
 
 def as_json(results: Mapping[str, Sequence[Result]], protocol: dict[str, Any]) -> Report:
-    """Return the results, every single episode included, as JSON types."""
-    rows = {name: [row(r, protocol) for r in swept] for name, swept in results.items()}
-    return {"protocol": protocol, "results": rows}
+    """Return the results, every single episode included, as JSON types.
+
+    results: by line. protocol: of all lines, or merged (see agents.protocol).
+    """
+    rows, over = {}, {}
+    for name, swept in results.items():
+        of_line = protocols.of_line(protocol, name, results)
+        rows[name] = [row(result, of_line) for result in swept]
+        successes = any(result.success is not None for result in swept)
+        over[name] = {"intervals": protocols.intervals(swept[0].num_runs, successes)}
+    return {"protocol": protocol | protocols.merge(over), "results": rows}
 
 
 def row(result: Result, protocol: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,23 +74,21 @@ def row(result: Result, protocol: Mapping[str, Any]) -> dict[str, Any]:
 
 def failed(report: Report) -> list[str]:
     """Return a line on each row of a report in which episodes failed, with the first of them."""
+    shown = names(report)
     return [
-        f"{name}, asked {row['target']:g}: {row['failed']} of {len(row['returns'])} episodes "
-        f"failed and are in no mean; {next(iter(row['failures'].values()))}"
+        f"{shown[name]}, asked {row['target']:g}: {row['failed']} of {len(row['returns'])} "
+        f"episodes failed and are in no mean; {next(iter(row['failures'].values()))}"
         for name, swept in report["results"].items()
         for row in swept
         if row["failed"]
     ]
 
 
-def merge(protocols: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the protocols of several lines as one; where they differ, {line: value}."""
-    merged: dict[str, Any] = {}
-    for key in dict.fromkeys(key for protocol in protocols.values() for key in protocol):
-        values = {name: protocol.get(key) for name, protocol in protocols.items()}
-        first, *others = values.values()
-        merged[key] = first if all(other == first for other in others) else values
-    return merged
+def names(report: Report) -> dict[str, str]:
+    """Return the names of a report's lines as people read them, by name."""
+    lines = report["results"]
+    of_line = {name: protocols.of_line(report["protocol"], name, lines) for name in lines}
+    return protocols.names({name: entries["data"] for name, entries in of_line.items()})
 
 
 def table(results: Mapping[str, Sequence[Result]], protocol: dict[str, Any]) -> str:
@@ -93,30 +100,63 @@ def text(report: Report) -> str:
     """Return a report as a table with its protocol, for a terminal of 100 columns.
 
     With the share of successes where the environment reports them, and the number of episodes that
-    failed where there are any.
+    failed where there are any. Where the names of the lines are too long to stand beside their
+    numbers, each stands above them.
     """
-    rows = [(name, entries) for name, swept in report["results"].items() for entries in swept]
-    number = number_format(entries[key] for _, entries in rows for key in ("min", "max"))
-    fails = any(entries["failed"] for _, entries in rows)
-    succeeds = any("success" in entries for _, entries in rows)
-    first = max(12, *(len(name) + 2 for name, _ in rows))
-    header = f"{'checkpoint':<{first}}{'asked':>9}{'mean':>9}{'95 %':>18}{'IQM':>9}{'95 %':>18}"
-    header += f"{'score':>8}{'success':>9}{'steps':>7}" if succeeds else f"{'score':>8}{'steps':>7}"
-    header += f"{'failed':>8}" if fails else ""
-    lines = [header, "-" * len(header)]
-    for name, entries in rows:
-        cells = f"{name:<{first}}{number(entries['target']):>9}"
+    shown = names(report)
+    every = [entries for swept in report["results"].values() for entries in swept]
+    number = number_format(entries[key] for entries in every for key in ("min", "max"))
+    succeeds = any("success" in entries for entries in every)
+    fails = any(entries["failed"] for entries in every)
+    head = ["checkpoint", "asked", "mean", "95 %", "IQM", "95 %", "score"]
+    head += ["success"] * succeeds + ["steps"] + ["failed"] * fails
+
+    def cells(name: str, entries: Mapping[str, Any]) -> list[str]:
+        found = [name, number(entries["target"])]
         for key in ("mean", "iqm"):
-            cells += f"{number(entries[key]):>9}"
-            cells += f"{interval(entries[f'{key}_interval_95'], number):>18}"
-        cells += f"{'-' if entries['score'] is None else format(entries['score'], '.1f'):>8}"
+            ends = interval(entries[f"{key}_interval_95"], number)
+            found += [number(entries[key]), ends]
+        found.append("-" if entries["score"] is None else f"{entries['score']:.1f}")
         if succeeds:
             rate = entries.get("success_rate")
-            cells += f"{'-' if rate is None else f'{100 * rate:.1f} %':>9}"
-        cells += f"{entries['mean_length']:>7.0f}"
-        lines.append(cells + (f"{entries['failed']:>8}" if fails else ""))
-    lines += ["", *failed(report)] if fails else []
-    return "\n".join([*lines, "", score.protocol_text(report["protocol"])])
+            found.append("-" if rate is None else f"{100 * rate:.1f} %")
+        found.append(f"{entries['mean_length']:.0f}")
+        return [*found, str(entries["failed"])] if fails else found
+
+    lines = {
+        name: [cells(shown[name], entries) for entries in swept]
+        for name, swept in report["results"].items()
+    }
+    heading, *rows = aligned([head, *(row for group in lines.values() for row in group)])
+    if len(heading) > protocols.WIDTH:
+        bare = [["", *row[1:]] for group in lines.values() for row in group]
+        heading, *rest = aligned([["", *head[1:]], *bare])
+        following = iter(rest)
+        rows = [
+            line
+            for name, group in lines.items()
+            for line in (shown[name], *(next(following) for _ in group))
+        ]
+    rows += ["", *failed(report)] if fails else []
+    written = protocols.text(report["protocol"], shown)
+    return "\n".join([heading, "-" * len(heading), *rows, "", written])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines whose columns are as wide as they need; the first to the left.
+
+    Example:
+        >>> aligned([["a", "-1.5"], ["last", "2"]])
+        ['a     -1.5', 'last     2']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
 
 
 def number_format(values: Iterable[float]):

@@ -59,9 +59,11 @@ def find(paths: Sequence[Path], which: str = "both") -> list[Checkpoint]:
 
     Raises UserError where there is none.
     """
-    found: list[Checkpoint] = []
-    for path in dict.fromkeys(path.resolve() for path in paths):
+    found: dict[Path, Checkpoint] = {}
+    for path in (path.resolve() for path in paths):
         if (path / "agent.json").is_file():
+            if which not in ("both", path.name) and path.name in ("last", "best"):
+                raise UserError(f"{path} is no checkpoint called {which}: leave out --checkpoint")
             folders = {path.name: path}
         else:
             names = ["last", "best"] if which == "both" else [which]
@@ -73,14 +75,15 @@ def find(paths: Sequence[Path], which: str = "both") -> list[Checkpoint]:
                 )
         for name, folder in folders.items():
             run = folder.parent if (folder.parent / "config.json").is_file() else path
-            found.append(Checkpoint(name, run, *load_checkpoint(folder), _config(run)))
-    return found
+            found[folder] = Checkpoint(name, run, *load_checkpoint(folder), _config(run))
+    return list(found.values())
 
 
 def group(checkpoints: Sequence[Checkpoint]) -> dict[tuple[str, str], list[Checkpoint]]:
     """Return checkpoints by their setting and name, (mingru, last): the seeds of it lie together.
 
     A setting is called by what sets it apart (mingru, lr=0.0001); "" where there is one alone.
+    Raises UserError where one has the same seed twice: an interval over seeds would be too narrow.
     """
     settings: dict[str, list[Checkpoint]] = {}
     for checkpoint in checkpoints:
@@ -89,7 +92,14 @@ def group(checkpoints: Sequence[Checkpoint]) -> dict[tuple[str, str], list[Check
     found: dict[tuple[str, str], list[Checkpoint]] = {}
     for name, members in zip(names, settings.values(), strict=True):
         for member in members:
-            found.setdefault((name, member.name), []).append(member)
+            others = found.setdefault((name, member.name), [])
+            for other in others:
+                if member.seed is not None and member.seed == other.seed:
+                    raise UserError(
+                        f"{other.run} and {member.run} are the same seed, {member.seed}, of the "
+                        f"same setting: give one of them"
+                    )
+            others.append(member)
     return found
 
 

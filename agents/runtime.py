@@ -21,7 +21,7 @@ def configure(threads: int) -> None:
     torch.set_float32_matmul_precision("medium")
     _keep_large_buffers()
     if os.environ.get("MUJOCO_GL", "").lower() == "osmesa":  # MuJoCo loads it when imported
-        before_osmesa()
+        before_opengl()
 
 
 def be_deterministic() -> None:
@@ -30,10 +30,11 @@ def be_deterministic() -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def before_osmesa() -> None:
-    """Load triton, which torch's compiler and optimisers import, before OSMesa.
+def before_opengl() -> None:
+    """Load triton, which torch's compiler and optimisers import, before OpenGL.
 
-    Both bring LLVM along: loaded after OSMesa, triton ends the process (segmentation fault).
+    Mesa's renderers without a graphics card (OSMesa; EGL too) bring LLVM along, and so does triton:
+    loaded second, it ends the process (segmentation fault).
     """
     with suppress(ImportError):
         importlib.import_module("triton")

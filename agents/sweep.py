@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from agents import evaluation, runs
+from agents import engines, evaluation, runs
 from agents.evaluation import Result
+from agents.protocol import engine_version, how_chosen
 from agents.runlog import episode_bar, say
 from agents.runs import Checkpoint
+from configs import legible
 from envs import score
 from envs.errors import UserError
 
@@ -69,28 +71,42 @@ class Line:
         return max(self.results, key=lambda result: result.target)
 
 
-def play(checkpoints: Sequence[Checkpoint], plan: Plan) -> list[Line]:
+def play(
+    checkpoints: Sequence[Checkpoint],
+    plan: Plan,
+    played: Callable[[list[Line]], object] = lambda lines: None,
+) -> list[Line]:
     """Play every episode of the plan; return the lines in the order of the checkpoints.
 
-    Raises UserError where targets cannot be chosen, and as evaluation.evaluate does.
+    played: called after each line, with all that there are. Raises UserError where targets cannot
+    be chosen, and as evaluation.evaluate does.
     """
     grouped = runs.group(checkpoints)
     data = {key: runs.data_returns(members[0]) for key, members in grouped.items()}
     # Before anything is played: a report of hours does not end in an error about its last run.
     targets = {key: choose_targets(members, plan, data[key]) for key, members in grouped.items()}
+    ways = {key: _windows(members, plan) for key, members in grouped.items()}
+    for key, members in grouped.items():
+        for member in members:
+            world = {name: member.facts[name] for name in ("env_id", "obs_keys", "env_kwargs")}
+            evaluation.check_env(member.model, **world)
+            if None in ways[key]:
+                engines.choose(member.model, plan.engine, plan.device)
     lines: list[Line] = []
     for (setting, checkpoint), members in grouped.items():
         asked, returns = targets[setting, checkpoint], data[setting, checkpoint]
         if warning := evaluation.beyond_data(members[0].model, asked):
             say(f"note: targets {warning}")
-        windows = choose_windows(plan, members[0].facts["window"])
+        windows = ways[setting, checkpoint]
         for window in windows:
             how = "" if len(windows) == 1 else "carry" if window is None else "window"
             name = " ".join(part for part in (setting, checkpoint, how) if part)
-            played = [_play(name, member, asked, window, plan) for member in members]
-            results = [evaluation.pool(same) for same in zip(*played, strict=True)]
-            protocol = _protocol(members, asked, window, plan) | {"engine": results[0].engine}
+            each = [_play(name, member, asked, window, plan) for member in members]
+            results = [evaluation.pool(same) for same in zip(*each, strict=True)]
+            protocol = _protocol(members, asked, window, plan)
+            protocol |= {"engine": engine_version(results[0].engine), "device": str(plan.device)}
             lines.append(Line(name, setting, tuple(members), window, results, protocol, returns))
+            played(lines)
     return lines
 
 
@@ -108,7 +124,7 @@ def choose_targets(
                 f"python -m envs.inspect {facts['data']} fetches it, or give --targets"
             )
         chosen = np.quantile(data, plan.quantiles)
-        return tuple(dict.fromkeys(round(float(target), 1) for target in chosen))
+        return tuple(dict.fromkeys(legible(target) for target in chosen))
     if any(member.facts["targets"] != facts["targets"] for member in members):
         folders = ", ".join(str(member.run) for member in members)
         raise UserError(f"{folders} were evaluated with different targets: give --targets")
@@ -120,6 +136,14 @@ def choose_windows(plan: Plan, window_of_run: int | None) -> list[int | None]:
     kinds = plan.memory or ("window" if plan.window or window_of_run else "carry",)
     window = plan.window or window_of_run or DEFAULT_WINDOW
     return [window if kind == "window" else None for kind in dict.fromkeys(kinds)]
+
+
+def _windows(members: Sequence[Checkpoint], plan: Plan) -> list[int | None]:
+    of_runs = {member.facts["window"] for member in members}
+    if len(of_runs) > 1 and not plan.memory:
+        folders = ", ".join(str(member.run) for member in members)
+        raise UserError(f"{folders} were evaluated with different memories: give --memory")
+    return choose_windows(plan, max(of_runs, key=lambda window: window or 0))
 
 
 def _play(
@@ -150,13 +174,17 @@ def _protocol(
 ) -> dict[str, Any]:
     facts = members[0].facts
     updates = ", ".join(dict.fromkeys(str(member.facts["update"]) for member in members))
+    checkpoint = f"{members[0].name} (update {updates})"
+    if members[0].name == "best":
+        chosen = how_chosen(member.config for member in members)
+        checkpoint = ", ".join(part for part in (checkpoint, chosen) if part)
     return score.protocol(
         data=facts["data"],
         env_id=facts["env_id"],
         targets=targets,
         episodes=plan.episodes,
         seeds=[plan.seed],
-        checkpoint=f"{members[0].name} (update {updates})",
+        checkpoint=checkpoint,
         env_kwargs=facts["env_kwargs"],
         own=facts["reference"],
         memory=evaluation.describe_memory(window),

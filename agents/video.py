@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from agents.evaluation import Result
 from agents.rendering import frame, rendering_env
-from agents.report import best_median_worst
+from agents.report import best_median_worst, number_format
 from agents.runlog import episode_bar
 from agents.runs import Checkpoint
 from agents.sweep import Line
@@ -51,7 +51,7 @@ def check(checkpoints: Sequence[Checkpoint]) -> None:
     for facts in worlds.values():
         with contextlib.closing(_env(facts)) as env:
             env.reset(seed=0)
-            encode([caption(frame(env), 0.0, 0, 0.0)], MAX_FPS)
+            encode([caption(frame(env), "")], MAX_FPS)
 
 
 def film(line: Line, first_seed: int) -> list[Video]:
@@ -61,40 +61,67 @@ def film(line: Line, first_seed: int) -> list[Video]:
     this machine can neither draw nor encode, and where a replay does not end as it was evaluated.
     """
     result, videos = line.top, []
+    number = number_format(value for other in line.results for value in other.returns)
     places = best_median_worst(result.returns)
     with episode_bar(f"film {line.name}", len(places)) as progress:
         for title, place in places.items():
             seed = first_seed + place % result.by_run(result.returns).shape[1]
-            videos.append(_film(line, result, place, seed, title))
+            videos.append(_film(line, result, place, seed, title, number))
             progress(len(videos), len(places))
     return videos
 
 
-def _film(line: Line, result: Result, place: int, seed: int, title: str) -> Video:
+def _film(
+    line: Line, result: Result, place: int, seed: int, title: str, number: Callable[[float], str]
+) -> Video:
     facts = line.members[0].facts
     assert result.actions is not None
     actions = result.actions[place]
+    total, poster = 0.0, b""
     with contextlib.closing(_env(facts)) as env:
         real_time = float(env.metadata.get("render_fps") or MAX_FPS)
         every = max(1, round(real_time / MAX_FPS))
-        total, images = 0.0, []
-        env.reset(seed=seed)
-        for step, action in enumerate(actions):
-            if step % every == 0:
-                images.append(caption(frame(env), result.target, step, total))
-            _, reward, _, _, _ = env.step(action)
-            total += float(reward)
-        images.append(caption(frame(env), result.target, len(actions), total))
+        middle = len(actions) // every // 2 * every
+
+        def images() -> Iterator[np.ndarray]:
+            """Yield the pictures one by one: together they are larger than all else here."""
+            nonlocal total, poster
+            for step, total in _replay(env, seed, actions):
+                if step % every and step < len(actions):
+                    continue
+                asked = f"asked {number(result.target)}"
+                image = caption(frame(env), f"{asked}   step {step}   return {number(total)}")
+                if step == middle:
+                    poster = _jpeg(image)
+                yield image
+
+        mp4 = encode(images(), real_time / every)
     if total != float(result.returns[place]):
         raise UserError(
             f"{facts['env_id']} is not deterministic: the episode of seed {seed} gave "
             f"{result.returns[place]!r} when evaluated and {total!r} when filmed; leave out --video"
         )
-    poster = io.BytesIO()
-    Image.fromarray(images[len(images) // 2]).save(poster, "JPEG", quality=80)
-    mp4 = encode(images, real_time / every)
     run = line.members[place // result.by_run(result.returns).shape[1]].run.name
-    return Video(title, result.target, run, seed, total, len(actions), mp4, poster.getvalue())
+    return Video(title, result.target, run, seed, total, len(actions), mp4, poster)
+
+
+def _replay(
+    env: gym.Env[Any, Any], seed: int, actions: Sequence[np.ndarray] | np.ndarray
+) -> Iterator[tuple[int, float]]:
+    """Play an episode's actions again; yield the steps and the return so far, from 0 to the end."""
+    total = 0.0
+    env.reset(seed=seed)
+    yield 0, total
+    for step, action in enumerate(actions):
+        _, reward, _, _, _ = env.step(action)
+        total += float(reward)
+        yield step + 1, total
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=80)
+    return file.getvalue()
 
 
 def _env(facts: dict[str, Any]) -> gym.Env[Any, Any]:
@@ -103,11 +130,10 @@ def _env(facts: dict[str, Any]) -> gym.Env[Any, Any]:
     )
 
 
-def caption(image: np.ndarray, target: float, step: int, total: float) -> np.ndarray:
+def caption(image: np.ndarray, text: str) -> np.ndarray:
     """Return a picture (H, W, 3) with a line of text, its sizes even, as H.264 wants them."""
     height, width = (size - size % 2 for size in image.shape[:2])
     drawn = Image.fromarray(image[:height, :width])
-    text = f"asked {target:.4g}   step {step}   return {total:.1f}"
     font = ImageFont.load_default(size=max(10, width // 30))
     place = (width // 40, width // 50)
     ImageDraw.Draw(drawn).text(
@@ -116,7 +142,7 @@ def caption(image: np.ndarray, target: float, step: int, total: float) -> np.nda
     return np.asarray(drawn)
 
 
-def encode(images: Sequence[np.ndarray] | Iterator[np.ndarray], fps: float) -> bytes:
+def encode(images: Iterable[np.ndarray], fps: float) -> bytes:
     """Return pictures (H, W, 3), u8, of even size, as an MP4 that browsers play and can seek in."""
     av = encoder()
     file = io.BytesIO()

@@ -122,6 +122,8 @@ def watch(
                 f"no window can be opened on this display ({reason}): env -u DISPLAY -u "
                 "WAYLAND_DISPLAY python evaluate.py ... --watch shows the episode as text"
             ) from error
+    if not live.console.is_terminal:
+        live.console.line()  # which Live leaves to others where it cannot move the cursor
     return played
 
 

@@ -10,6 +10,7 @@ from configs.base import (
     ModelConfig,
     OptimConfig,
     Stepper,
+    legible,
     resolve,
     to_dict,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "Stepper",
+    "legible",
     "resolve",
     "saved",
     "to_dict",

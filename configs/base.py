@@ -257,7 +257,7 @@ def resolve(config: Config, info: DataInfo) -> Config:
     if evaluation.targets is None:
         quantiles = [quantile(info.returns, q) for q in TARGET_QUANTILES]
         # Few or equal episodes give equal quantiles: ask for each once.
-        targets = tuple(dict.fromkeys(round(target, 1) for target in [*quantiles, best]))
+        targets = tuple(dict.fromkeys(legible(target) for target in [*quantiles, best]))
         evaluation = dataclasses.replace(evaluation, targets=targets)
     steps = max(info.max_length, info.horizon or 0)
     if 0 < config.model.timestep_embedding < steps:
@@ -272,6 +272,11 @@ def resolve(config: Config, info: DataInfo) -> Config:
         bias = biases.pop() if len(biases) == 1 else 0.0
         model = dataclasses.replace(model, forget_bias=bias)
     return dataclasses.replace(config, model=model, data=data, eval=evaluation)
+
+
+def legible(value: float) -> float:
+    """Return a return to ask for, in five digits."""
+    return float(f"{value:.5g}")
 
 
 def quantile(values: tuple[float, ...], q: float) -> float:

@@ -12,21 +12,25 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import connection, get_context
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
 from envs.errors import UserError
 from envs.make import registered
 from envs.play import Actor, Played, World, play
 
+_CONTEXT = get_context("spawn")
 _LISTEN = 0.05
 """Seconds between looks at what the other processes sent."""
-_STEPS = 100_000
-"""Steps in MuJoCo that take longer than a process takes to start."""
+_PATIENCE = 5.0
+"""Seconds in which a process has to end."""
+_STEPS = 50_000
+"""Steps in MuJoCo that take longer than a process takes to start (docs/acting.md has figures)."""
 
 
 def worthwhile(steps: int) -> int:
@@ -44,59 +48,90 @@ def spread(
 ) -> dict[str, Any]:
     """Play every episode in `num_procs` processes, this one among them; return what `play` does.
 
-    Errors of the others are raised here. Whatever happens, none of them is left behind.
+    This one plays while the others start, and all end with the last episode. Errors of the others
+    are raised here, a dead one as UserError. Whatever happens, none of them is left behind.
     """
     spec = registered(world.env) if isinstance(world.env, str) else None
     try:
         payload = pickle.dumps((world, spec, actor))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"this rollout cannot be sent to other processes ({error}); define environment and "
-            f"actor at the top of a module, or use one process"
-        ) from None
-    context = get_context("spawn")
-    place = context.Value("q", 0)
-    shares = [num_envs // num_procs + (i < num_envs % num_procs) for i in range(num_procs)]
-    others: dict[connection.Connection, Any] = {}
+        raise _cannot_be_sent(error) from None
+    place = _CONTEXT.Value("q", 0)
+    total = len(world.seeds)
+    own, *shares = (num_envs // num_procs + (i < num_envs % num_procs) for i in range(num_procs))
+    others: list[_Other] = []
     try:
-        with _one_thread_each(), _deaf_to_ctrl_c():
-            for share in shares[1:]:
-                here, there = context.Pipe(duplex=False)
-                process = context.Process(
-                    target=_other, args=(payload, share, place, there), daemon=True
-                )
-                process.start()
-                there.close()
-                others[here] = process
-        listener = _Listener(others, finished)
-        facts = play(world, actor, shares[0], _taker(place, len(world.seeds)), finished, listener)
-        while listener.talking:
+        for share in shares:
+            with _ctrl_c_waits():
+                others.append(_Other(payload, share, place))
+        listener = _Listener(others, total, finished)
+        take = _taker(place, total, meanwhile=listener.wait)
+        facts = play(world, actor, own, take, listener.finished, listener)
+        while listener.left and listener.talking:
             listener.wait(None)
         return facts
     finally:
-        for process in others.values():
-            process.terminate()
-            process.join()
-            process.close()
+        for other in others:
+            other.process.terminate()
+        for other in others:
+            other.end()
+
+
+class _Other:
+    """Another process, started, and the pipe to it.
+
+    What it is started with is small, for that is written before it is known to live; a thread sends
+    the rest, which fails, and does not block, where the process is dead.
+    """
+
+    def __init__(self, payload: bytes, num_envs: int, place: Any) -> None:
+        self.pipe, there = _CONTEXT.Pipe()
+        args = num_envs, place, there
+        self.process = _CONTEXT.Process(target=_play_here, args=args, daemon=True)
+        with _one_thread_each():
+            self.process.start()
+        there.close()
+        self._sender = threading.Thread(target=self._send, args=(payload,), daemon=True)
+        self._sender.start()
+
+    def _send(self, payload: bytes) -> None:
+        with suppress(OSError):  # the listener finds it dead
+            self.pipe.send_bytes(payload)
+
+    def end(self) -> None:
+        """Wait for a process that was terminated, and let go of all that belongs to it."""
+        self.process.join(_PATIENCE)
+        if self.process.is_alive():  # stopped, or deaf to this
+            self.process.kill()
+            self.process.join()
+        self._sender.join()
+        self.pipe.close()
+        self.process.close()
 
 
 class _Listener:
     """Hear of the others' episodes and errors, now and then."""
 
     def __init__(
-        self, others: dict[connection.Connection, Any], finished: Callable[[Played], None]
+        self, others: Sequence[_Other], left: int, finished: Callable[[Played], None]
     ) -> None:
-        self.talking, self._processes, self._finished = list(others), others, finished
+        self.left, self._finished = left, finished
+        self.talking = {other.pipe: other.process for other in others}
         self._next = 0.0
 
     def __call__(self) -> None:
         if time.perf_counter() >= self._next:
-            self.wait(0)
+            self.wait()
             self._next = time.perf_counter() + _LISTEN
 
-    def wait(self, timeout: float | None) -> None:
+    def finished(self, played: Played) -> None:
+        """Count an episode, whoever played it."""
+        self.left -= 1
+        self._finished(played)
+
+    def wait(self, timeout: float | None = 0) -> None:
         """Take in all that they have sent; wait for something with `timeout` None."""
-        while pipes := connection.wait(self.talking, timeout):
+        while self.left and (pipes := connection.wait(list(self.talking), timeout)):
             for pipe in pipes:
                 assert isinstance(pipe, connection.Connection)
                 self._hear(pipe)
@@ -105,30 +140,57 @@ class _Listener:
     def _hear(self, pipe: connection.Connection) -> None:
         try:
             message = pipe.recv()
-        except EOFError:
-            process = self._processes[pipe]
-            process.join()
-            raise RuntimeError(
-                f"a process of the rollout died (exit code {process.exitcode})"
-            ) from None
+        except (EOFError, OSError):
+            raise _died(self.talking[pipe]) from None
         if message is None:
-            self.talking.remove(pipe)
+            del self.talking[pipe]
         elif isinstance(message, BaseException):
             raise message
         else:
-            self._finished(message)
+            self.finished(message)
 
 
-def _other(payload: bytes, num_envs: int, place: Any, pipe: connection.Connection) -> None:
+def _died(process: Any) -> UserError:
+    process.join(_PATIENCE)
+    code = process.exitcode
+    if code is not None and code < 0:
+        return UserError(
+            f"a process of the rollout was killed by signal {-code}, for lack of memory perhaps: "
+            f"use fewer processes (--num-procs, num_procs)"
+        )
+    return UserError(
+        f"a process of the rollout died (exit code {code}; it may have said why, above): a script "
+        f'has to be a file that keeps what it does behind `if __name__ == "__main__":`, as each '
+        f"process loads it again; or use one process (--num-procs 1, num_procs=1)"
+    )
+
+
+def _cannot_be_sent(error: Exception) -> UserError:
+    return UserError(
+        f"this rollout cannot be sent to other processes ({error}); define environment and actor "
+        f"at the top of a module, or use one process"
+    )
+
+
+def _play_here(num_envs: int, place: Any, pipe: connection.Connection) -> None:
     """Play in a process of its own; send each episode, an error if there is one, and None."""
     try:
-        world, spec, actor = pickle.loads(payload)
+        world, spec, actor = _received(pipe)
         if spec is not None:
             gym.registry.setdefault(spec.id, spec)  # what its script has registered, perhaps
         play(world, actor, num_envs, _taker(place, len(world.seeds)), pipe.send)
         pipe.send(None)
     except BaseException as error:
-        _send_error(pipe, error)
+        with suppress(OSError):  # nobody is there to hear it
+            _send_error(pipe, error)
+
+
+def _received(pipe: connection.Connection) -> tuple[World, EnvSpec | None, Actor]:
+    payload = pipe.recv_bytes()
+    try:
+        return pickle.loads(payload)
+    except (AttributeError, ImportError) as error:
+        raise _cannot_be_sent(error) from error
 
 
 def _send_error(pipe: connection.Connection, error: BaseException) -> None:
@@ -142,27 +204,36 @@ def _send_error(pipe: connection.Connection, error: BaseException) -> None:
     pipe.send(error)
 
 
-def _taker(place: Any, total: int) -> Callable[[], int | None]:
+def _taker(
+    place: Any, total: int, meanwhile: Callable[[], object] = lambda: None
+) -> Callable[[], int | None]:
+    lock = place.get_lock()
+
     def take() -> int | None:
-        with place.get_lock():
+        while not lock.acquire(timeout=_LISTEN):
+            meanwhile()  # who holds it may have died with it
+        try:
             index = place.value
             place.value = min(index + 1, total)
+        finally:
+            lock.release()
         return index if index < total else None
 
     return take
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    # A new process inherits what is ignored: Ctrl-C is for this one alone, which ends the others.
-    if threading.current_thread() is not threading.main_thread():
+def _ctrl_c_waits() -> Iterator[None]:
+    # A new process inherits which signals wait: Ctrl-C is for this one alone, which ends the
+    # others. Here it is only late.
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -122,8 +122,7 @@ def rollout(
         from envs.processes import spread
 
         facts = spread(world, actor, num_envs, num_procs, finished)
-    rolled = _collect([p for p in played if p is not None])
-    return replace(rolled, failures=dict(sorted(failures.items())), **facts)
+    return replace(_collect(played), failures=dict(sorted(failures.items())), **facts)
 
 
 def too_many(name: str, failures: Mapping[int, str], total: int) -> None:
@@ -135,7 +134,9 @@ def too_many(name: str, failures: Mapping[int, str], total: int) -> None:
         )
 
 
-def _collect(played: list[Played]) -> Rollout:
+def _collect(queue: list[Played | None]) -> Rollout:
+    played = [p for p in queue if p is not None]
+    assert len(played) == len(queue), "episodes were lost"  # all behind them would move up
     successes = [p.success for p in played]
     episodes = tuple(p.episode for p in played if p.episode is not None)
     return Rollout(

@@ -10,20 +10,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.catalog import lookup
-from envs.errors import one_line
 
-Statistic = Callable[[NDArray[np.float64]], float]
 RowStatistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Takes (N, n) and returns (N,): a statistic of each row."""
 
 CONVENTION = (
-    "Reference constants are D4RL's, measured on the environments and data of its time; "
-    "on gymnasium's, such as Hopper-v5 and AdroitHandDoor-v1, and on other data sets they are a "
-    "convention."
+    "Score: D4RL's normalisation, 0 random, 100 expert. Its reference constants were measured on "
+    "the environments and data of its time; on gymnasium's, such as Hopper-v5 and "
+    "AdroitHandDoor-v1, and on other data sets they are a convention."
 )
-
-
-OWN = "Reference constants are those of the data set itself, for its own environment."
+OWN = (
+    "Score: 0 and 100 are the reference returns that the data set itself names, for its own "
+    "environment."
+)
 NONE = "No reference constants: raw returns only."
 
 
@@ -115,33 +114,6 @@ def nested_interval(
     return float(low), float(high)
 
 
-def bootstrap_interval(
-    scores: ArrayLike,
-    statistic: Statistic = iqm,
-    *,
-    level: float = 0.95,
-    samples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Return a percentile bootstrap confidence interval (low, high) of a statistic.
-
-    scores: (R,) runs, or (R, M) runs of M tasks, whose runs are drawn again task by task (the
-    stratified bootstrap of rliable).
-    """
-    values = np.asarray(scores, np.float64)
-    if not values.size:
-        raise ValueError("the interval of no scores")
-    values = values.reshape(len(values), -1)
-    runs, tasks = values.shape
-    rng = np.random.default_rng(seed)
-    draws = np.empty(samples)
-    for i in range(samples):
-        draws[i] = statistic(values[rng.integers(runs, size=(runs, tasks)), np.arange(tasks)])
-    tail = 50.0 * (1.0 - level)
-    low, high = np.percentile(draws, [tail, 100.0 - tail])
-    return float(low), float(high)
-
-
 def rate_interval(successes: ArrayLike, *, z: float = 1.959964) -> tuple[float, float]:
     """Return the Wilson interval (low, high) of a share of successes, of 95 % by default.
 
@@ -179,7 +151,7 @@ def protocol(
     """Return what a score has to be printed with, fit for JSON.
 
     data: the data set's id. targets: the returns asked for. episodes: how many for each target.
-    seeds: of training or, for one run, of the first episode. checkpoint: last or best.
+    seeds: of the first episode. checkpoint: last or best.
     env_kwargs: arguments of the environment beside its id. own: as `reference` takes it.
     """
     low, high, source = reference(env_id, env_kwargs, own) or (None, None, None)
@@ -193,6 +165,7 @@ def protocol(
         "targets": [float(target) for target in targets],
         "episodes": int(episodes),
         "seeds": [int(seed) for seed in seeds],
+        "episode_seeds": "episode i, from 0, has the seed above + i: the same for each target",
         "checkpoint": checkpoint,
         "reference_min": low,
         "reference_max": high,
@@ -200,24 +173,6 @@ def protocol(
         "note": NONE if source is None else OWN if own else CONVENTION,
         **more,
     }
-
-
-def protocol_text(entries: dict[str, Any]) -> str:
-    """Return the protocol as lines of "name: value"."""
-    width = max(len(name) for name in entries)
-    lines: list[str] = []
-    for name, value in entries.items():
-        # Some of it is from files, which may hold what a terminal would obey.
-        lines.append(one_line(f"{name.replace('_', ' '):<{width}}  {_plain(value)}"))
-    return "\n".join(lines)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key}={_plain(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
-    return "-" if value is None else str(value)
 
 
 def _version(package: str) -> str | None:

@@ -266,3 +266,28 @@ def test_acting_times_envpool_where_it_is_installed(checkout):
     assert [*found] == ["gymnasium", "envpool, 1 thread(s)", "envpool, 2 thread(s)"]
     assert {row["steps"] for row in found.values()} == {6000}
     assert all(row["seconds"] > 0 for row in found.values())
+
+
+def test_carry_window_compares_what_is_there(checkout, tmp_path):
+    folder = tmp_path / "a-b-v0"
+    for name in ("mingru", "attention"):
+        (folder / f"{name}-seed0").mkdir(parents=True)
+        results = json.dumps({"results": {"last": []}})
+        (folder / f"{name}-seed0" / "results.json").write_text(results)
+    for way, means in (("carried", (90.0, 40.0)), ("window-of-5", (80.0, 50.0))):
+        row = {"score_interval_95": [1.0, 2.0]}
+        rows = [
+            {**row, "target": target, "mean": mean, "score": mean / 2}
+            for target, mean in zip((100.0, 50.0), means, strict=True)
+        ]
+        (folder / way).mkdir()
+        report = {"results": {"mingru last": rows, "attention last": rows[::-1]}}
+        (folder / way / "report.json").write_text(json.dumps(report))
+    flags = ["--envs", "a/b-v0", "--backbones", "mingru", "attention", "--seeds", "0"]
+    done = run(checkout, "carry_window", *flags, "--windows", "5", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    cells = "45.0 (1.0 to 2.0) | 40.0 (1.0 to 2.0) | 10.0% | 10.0%"
+    assert [line for line in done.stdout.splitlines() if line.startswith("| a/b")] == [
+        f"| a/b-v0 | mingru | {cells} |",
+        f"| a/b-v0 | attention | {cells} |",
+    ]

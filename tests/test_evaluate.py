@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 
 import evaluate
-from agents import rendering, runs, runtime
+from agents import engines, evaluation, latency, rendering, runs, runtime, video
 from agents.checkpoint import save_checkpoint, write_json
 from agents.decision import DecisionModel, Spaces
 from configs import ModelConfig
@@ -97,11 +99,46 @@ def test_seeds_are_pooled_and_filmed(run, tmp_path):
     assert (tmp_path / "report" / "report.html").read_text().count("data:video/mp4") == 3
 
 
-def test_the_report_of_several_runs_lies_beside_them(tmp_path):
-    folders = [write_run(tmp_path / name) for name in ("a", "b")]
-    options = evaluate.Options(runs=tuple(folders))
-    assert evaluate.out(options) == tmp_path.resolve()
-    assert evaluate.out(evaluate.Options(runs=(folders[0],))) == folders[0]
+def test_the_report_lies_with_the_run_or_beside_several(run, tmp_path):
+    call(run / "best", "--episodes", 1, "--targets", 1)
+    assert (run / "report.html").is_file()
+    assert not (run / "best" / "report.html").exists()
+    assert evaluate.common([tmp_path / "a" / "x", tmp_path / "b" / "y"]) == tmp_path
+    for far in ("/elsewhere/run", tmp_path / "1/2/3/4"):
+        with pytest.raises(UserError, match=r"no folder in common.*--out"):
+            evaluate.common([tmp_path / "run", Path(far)])
+
+
+def test_what_was_played_is_kept_whatever_comes_after(run, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(latency, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call(run, "--episodes", 2, "--targets", 1, "--out", tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [len(rows[0]["returns"]) for rows in report["results"].values()] == [2, 2]
+
+
+def test_a_film_that_fails_is_a_note(run, tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise UserError("no film today")
+
+    monkeypatch.setattr(video, "check", lambda found: None)
+    monkeypatch.setattr(video, "film", broken)
+    call(run, "--episodes", 1, "--targets", 1, "--video", "--out", tmp_path)
+    assert "note: best was not filmed: no film today" in capsys.readouterr().out
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_nothing_is_played_before_everything_has_been_looked_at(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "rollout", lambda *_, **__: pytest.fail("played"))
+    other = write_run(tmp_path / "other", seed=1)
+    for name in ("last", "best"):
+        facts = json.loads((other / name / "agent.json").read_text())
+        (other / name / "agent.json").write_text(json.dumps(facts | {"env_id": "Gone-v0"}))
+    with pytest.raises(UserError, match="Gone-v0"):
+        call(run, other, "--out", tmp_path / "report")
 
 
 def test_an_episode_is_shown(run, capsys):
@@ -124,6 +161,17 @@ def test_the_step_is_exported(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt2"]
 
 
+def test_several_runs_are_exported_side_by_side_or_not_at_all(tmp_path):
+    a, b = (write_run(tmp_path / name / "run", seed=i) for i, name in enumerate("ab"))
+    c = write_run(tmp_path / "c", seed=2)
+    flags = ["--checkpoint", "last", "--export", "pt2", "--out", tmp_path / "out"]
+    with pytest.raises(UserError, match=r"both be written to .*run: export one at a time"):
+        call(a, b, *flags)
+    call(a, c, *flags)
+    found = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.pt2"))
+    assert found == ["c/last.pt2", "run/last.pt2"]
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -131,8 +179,11 @@ def test_the_step_is_exported(run, tmp_path):
         (["--quantiles", "2"], ["--quantiles", "[0, 1]"]),
         (["--quantiles", "0.5", "--targets", "1"], ["--targets", "--quantiles", "one of them"]),
         (["--num-procs", "0"], ["--num-procs", "positive"]),
-        (["--engine", "steam"], ["steam", "eager"]),
-        (["--out", "{}/file/out", "--episodes", "1", "--targets", "1"], ["report.json", "another"]),
+        (["--engine", "eager", "--memory", "window"], ["--engine", "carry"]),
+        (["--window", "5", "--memory", "carry"], ["--window", "--memory window"]),
+        (["--watch", "--export", "pt2"], ["--watch", "exports"]),
+        (["--export", "pt2", "--video"], ["--export", "--video"]),
+        (["--out", "{}/file/out", "--episodes", "1", "--targets", "1"], ["file/out", "another"]),
     ],
 )
 def test_what_cannot_be_is_refused(run, tmp_path, flags, words):
@@ -146,3 +197,9 @@ def test_what_cannot_be_is_refused(run, tmp_path, flags, words):
 def test_a_run_has_to_be_named():
     with pytest.raises(UserError, match="name the folder of a run"):
         call()
+
+
+def test_every_engine_can_be_named():
+    named = get_args(get_type_hints(evaluate.Options)["engine"])
+    assert named[0] == "auto"
+    assert set(named[1:]) == set(engines.names())

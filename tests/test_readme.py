@@ -74,7 +74,7 @@ def test_nothing_is_left_to_fill_in(checkout):
 
 
 def test_the_test_command_is_the_one_of_the_gate(checkout):
-    command = 'pip install -e ".[dev]" -c constraints.txt && pytest'
+    command = 'pip install -e ".[dev]" -c constraints.txt && pytest -n auto'
     assert command in (checkout / "README.md").read_text(encoding="utf-8").splitlines()
     gate = (checkout / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert command in gate

@@ -73,19 +73,35 @@ def why_not(name: str, model: DecisionModel, device: torch.device | str = "cpu")
     return _module(name).why_not(model, torch.device(device))
 
 
-def make(model: DecisionModel, name: str = "auto", device: torch.device | str = "cpu") -> Engine:
-    """Return the engine called `name`; "auto" is the best of those that start within seconds.
+def choose(model: DecisionModel, name: str = "auto", device: torch.device | str = "cpu") -> str:
+    """Return `name`, or for "auto" the best of the engines that start within seconds.
 
-    The model is put in eval mode and on the device, and may be copied. Raises UserError for a name
-    that there is not, and for an engine that cannot act with this model.
+    Raises UserError for a name that there is not, and for an engine that cannot act with the model.
     """
-    device = torch.device(device)
     if name == "auto":
-        name = next(n for n in _AUTO if why_not(n, model, device) is None)
-    elif reason := why_not(name, model, device):
+        return next(n for n in _AUTO if why_not(n, model, device) is None)
+    if reason := why_not(name, model, device):
         there = ", ".join(available(model, device))
         raise UserError(f"the engine {name} cannot act with this agent: {reason}; try {there}")
-    return _module(name).make(model.to(device).eval(), device)
+    return name
+
+
+def make(model: DecisionModel, name: str = "auto", device: torch.device | str = "cpu") -> Engine:
+    """Return the engine that `choose` chooses.
+
+    The model is put in eval mode and on the device, and may be copied.
+    """
+    device = torch.device(device)
+    return _module(choose(model, name, device)).make(model.to(device).eval(), device)
+
+
+def check_times(timestep: NDArray[np.int64], limit: int | None) -> None:
+    """Raise UserError where a time step is beyond the embeddings that a model has."""
+    if limit is not None and timestep.max(initial=0) >= limit:
+        raise UserError(
+            f"step {timestep.max()} of an episode is beyond the {limit} that the agent has an "
+            f"embedding for: train with a larger --model.timestep-embedding, or with 0"
+        )
 
 
 def _module(name: str) -> Any:

@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.decision import DecisionModel
-from agents.engines import Floats
-from envs.errors import UserError
+from agents.engines import Floats, check_times
 
 
 def why_not(model: DecisionModel, device: torch.device) -> str | None:
@@ -58,12 +57,7 @@ class Numba:
         """See `Engine.step`. Raises UserError beyond the time steps that the model has learned."""
         if obs.shape != self._obs.shape:
             raise ValueError(f"expected observations {self._obs.shape}, not {obs.shape}")
-        times = self._program.times
-        if times is not None and timestep.max(initial=0) >= times:
-            raise UserError(
-                f"step {timestep.max()} of an episode is beyond the {times} that the agent has an "
-                f"embedding for: train with a larger --model.timestep-embedding, or with 0"
-            )
+        check_times(timestep, self._program.times)
         # The kernel checks nothing, and sees addresses: copies of its own are right for certain.
         self._obs[...] = obs
         self._rtg[...] = rtg

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.decision import DecisionModel
-from agents.engines import Floats
-from envs.errors import UserError
+from agents.engines import Floats, check_times
 
 
 class Sizes(NamedTuple):
@@ -89,12 +88,3 @@ class PackedEngine:
     def _run(self) -> Floats:
         """Compute one step from the buffers; return the actions."""
         raise NotImplementedError
-
-
-def check_times(timestep: NDArray[np.int64], limit: int | None) -> None:
-    """Raise UserError where a time step is beyond the embeddings that a model has."""
-    if limit is not None and timestep.max(initial=0) >= limit:
-        raise UserError(
-            f"step {timestep.max()} of an episode is beyond the {limit} that the agent has an "
-            f"embedding for: train with a larger --model.timestep-embedding, or with 0"
-        )

@@ -2,7 +2,7 @@
 
 from agents.plots.calibration import calibration
 from agents.plots.curve import curve, curves
-from agents.plots.latency import latency
+from agents.plots.latency import latency, pieces
 from agents.plots.returns import returns
 from agents.plots.theme import DARK, LIGHT, Theme, render
 
@@ -14,6 +14,7 @@ __all__ = [
     "curve",
     "curves",
     "latency",
+    "pieces",
     "render",
     "returns",
 ]

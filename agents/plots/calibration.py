@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from agents.evaluation import Result
-from agents.plots.theme import LIGHT, Theme, behind, drawing, legend_below, marker, style
+from agents.plots.theme import LIGHT, Theme, drawing, heading, legend_below, marker, style
 
 
 def calibration(
@@ -19,7 +20,8 @@ def calibration(
 ) -> Figure:
     """Plot mean returns with 95 % intervals over the returns asked for; a faint dot an episode.
 
-    The data's own returns are a histogram behind, where they are known.
+    The data's own returns are a histogram behind, where they are known: over the same axis of
+    returns, of a height that no axis tells.
     """
     swept = [result for line in results.values() for result in line]
     values = [*(r.obtained for r in swept), np.array([r.target for r in swept])]
@@ -32,7 +34,7 @@ def calibration(
         figure = Figure(figsize=(6.4, 4.8), layout="constrained")
         axes = figure.add_subplot()
         if data_returns is not None:
-            behind(axes, data_returns, 60, ink)
+            _behind(axes, data_returns, ink)
         axes.plot(
             [low, high], [low, high], color=ink, linewidth=1, linestyle="--", label="as asked"
         )
@@ -43,12 +45,23 @@ def calibration(
         axes.set_ylim(low, high)
         axes.set_xlabel("return asked for")
         axes.set_ylabel("return obtained")
-        axes.set_title(title)
-        legend_below(figure, axes)
+        axes.set_title(heading(title))
+        legend_below(figure, [axes])
     return figure
 
 
-def _line(axes, place: int, name: str, swept: Sequence[Result], shift: float) -> None:
+def _behind(axes: Axes, returns: np.ndarray, ink: str) -> None:
+    back = axes.twinx()
+    back.hist(returns, 60, color=ink, alpha=0.16, linewidth=0)
+    back.set_axis_off()
+    back.set_zorder(0)
+    axes.set_zorder(1)
+    axes.patch.set_visible(False)
+    label = "returns in the data (height not to scale)"
+    axes.fill_between([], [], color=ink, alpha=0.16, linewidth=0, label=label)
+
+
+def _line(axes: Axes, place: int, name: str, swept: Sequence[Result], shift: float) -> None:
     swept = sorted(swept, key=lambda r: r.target)
     asked = np.array([r.target for r in swept]) + shift
     mean = np.array([r.mean for r in swept])

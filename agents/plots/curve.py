@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agents.plots.theme import LIGHT, Theme, drawing, log_scale, style
+from agents.plots.theme import LIGHT, Theme, drawing, heading, legend_below, log_scale, style
 
 Metrics = Sequence[Mapping[str, Any]]
 """The rows of a run's metrics.jsonl."""
@@ -26,7 +27,15 @@ def curve(metrics: Metrics, best_in_data: float | None, title: str, theme: Theme
             asked = name.removeprefix(PREFIX)
             below.plot(*_points(metrics, name), marker="o", markersize=3, color=colour, label=asked)
             below.axhline(float(asked), color=colour, linewidth=0.8, linestyle=":")
-        _finish(below, best_in_data, ink, "asked (dotted)")
+        _best(below, best_in_data, ink)
+        if below.get_legend_handles_labels()[0]:
+            below.legend(
+                title="asked (dotted)",
+                fontsize=7,
+                title_fontsize=8,
+                loc="center left",
+                bbox_to_anchor=(1.0, 0.5),
+            )
     return figure
 
 
@@ -50,8 +59,9 @@ def curves(
             ):
                 points = [_points(m, key) for m, key in zip(members, keys, strict=True)]
                 _mean_and_runs(axes, points, style(place), name)
-        _finish(below, best_in_data, ink, None)
+        _best(below, best_in_data, ink)
         below.set_ylabel("mean return\nasked for the largest")
+        legend_below(figure, [above, below])
     return figure
 
 
@@ -60,23 +70,15 @@ def _panels(title: str):
     above, below = figure.subplots(2, 1, sharex=True)
     log_scale(above)
     above.set_ylabel("training loss")
-    above.set_title(title)
+    above.set_title(heading(title))
     below.set_xlabel("update")
     below.set_ylabel("mean return")
     return figure, above, below
 
 
-def _finish(below, best_in_data: float | None, ink: str, title: str | None) -> None:
+def _best(below: Axes, best_in_data: float | None, ink: str) -> None:
     if best_in_data is not None:
         below.axhline(best_in_data, color=ink, linewidth=0.8, linestyle="--", label="best in data")
-    if below.get_legend_handles_labels()[0]:
-        below.legend(
-            title=title,
-            fontsize=7,
-            title_fontsize=8,
-            loc="center left",
-            bbox_to_anchor=(1.0, 0.5),
-        )
 
 
 def _points(metrics: Metrics, key: str) -> tuple[list[float], list[float]]:

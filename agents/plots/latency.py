@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from agents.plots.theme import LIGHT, Theme, drawing, legend_below, log_scale, style
+from agents.plots.theme import LIGHT, Theme, drawing, heading, legend_below, log_scale, style
 
 PIECES = 40
 
@@ -21,13 +21,10 @@ def latency(seconds: Mapping[str, np.ndarray], title: str, theme: Theme = LIGHT)
         figure = Figure(figsize=(6.4, 3.7), layout="constrained")
         axes = figure.add_subplot()
         for place, (name, taken) in enumerate(seconds.items()):
-            pieces = np.array_split(taken * 1e6, min(PIECES, len(taken)))
-            ends = np.cumsum([len(piece) for piece in pieces])
-            middle = ends - np.array([len(piece) for piece in pieces]) / 2
-            low, median, high = np.array([np.percentile(p, (10, 50, 90)) for p in pieces]).T
+            step, low, median, high = pieces(taken)
             label = f"{name}: median {np.median(taken) * 1e6:.0f} µs"
-            axes.plot(middle, median, linewidth=1.5, label=label, **style(place))
-            axes.fill_between(middle, low, high, color=f"C{place % 6}", alpha=0.2, linewidth=0)
+            axes.plot(step, median, linewidth=1.5, label=label, **style(place))
+            axes.fill_between(step, low, high, color=f"C{place % 6}", alpha=0.2, linewidth=0)
         medians = [np.median(taken) for taken in seconds.values()]
         if max(medians) > 3 * min(medians):
             log_scale(axes)
@@ -35,6 +32,17 @@ def latency(seconds: Mapping[str, np.ndarray], title: str, theme: Theme = LIGHT)
             axes.set_ylim(0, 3e6 * max(medians))
         axes.set_xlabel("step of the episode")
         axes.set_ylabel("time of a step, µs")
-        axes.set_title(title)
-        legend_below(figure, axes)
+        axes.set_title(heading(title))
+        legend_below(figure, [axes])
     return figure
+
+
+def pieces(seconds: np.ndarray) -> np.ndarray:
+    """Return (4, P): the middle step of each of up to 40 pieces, and its 10, 50, 90 % in µs.
+
+    seconds: (T,) the time that each step took.
+    """
+    parts = np.array_split(seconds * 1e6, min(PIECES, len(seconds)))
+    lengths = np.array([len(part) for part in parts])
+    spread = np.array([np.percentile(part, (10, 50, 90)) for part in parts]).T
+    return np.vstack([np.cumsum(lengths) - lengths / 2, spread])

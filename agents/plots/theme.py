@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
-import numpy as np
 from cycler import cycler
 from matplotlib import ticker
 from matplotlib.axes import Axes
@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 Theme = dict[Any, Any]
 """Settings of matplotlib (rcParams)."""
 
+LABEL = 90
+"""Characters of a legend's label that fit into the width of a figure."""
 _MARKERS = "os^DvPX"
 _DASHES = ("-", "--", ":")
 
@@ -84,22 +86,25 @@ def marker(place: int) -> str:
     return _MARKERS[place % len(_MARKERS)]
 
 
-def behind(axes: Axes, values: np.ndarray, bins: int | Sequence[float], ink: str) -> None:
-    """Draw a faint histogram behind `axes`, at a scale of its own: the returns in the data."""
-    back = axes.twinx()
-    back.hist(values, bins, color=ink, alpha=0.16, linewidth=0)
-    back.set_axis_off()
-    back.set_zorder(0)
-    axes.set_zorder(1)
-    axes.patch.set_visible(False)
-    axes.fill_between([], [], color=ink, alpha=0.16, linewidth=0, label="returns in the data")
+def heading(title: str) -> str:
+    """Return a title broken into lines that are no wider than a figure."""
+    return textwrap.fill(title, 72, break_long_words=False, break_on_hyphens=False)
 
 
-def legend_below(figure: Figure, axes: Axes) -> None:
-    """Put the legend of `axes` below all panels; the figure grows by as much."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.set_figheight(figure.get_figheight() + 0.2 * -(-len(labels) // 2))
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+def legend_below(figure: Figure, panels: Iterable[Axes]) -> None:
+    """Put one legend of all panels below them; the figure grows by as much.
+
+    In two columns where the labels are short enough, in broken lines where they are very long.
+    """
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(textwrap.fill(label, LABEL), handle)
+    columns = 2 if max(map(len, entries), default=0) <= LABEL // 2 - 4 else 1
+    lines = sum(label.count("\n") + 1 for label in entries)
+    figure.set_figheight(figure.get_figheight() + 0.2 * -(-lines // columns))
+    handles, labels = list(entries.values()), list(entries)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def log_scale(axes: Axes) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import time
+from collections import Counter
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -21,20 +25,36 @@ OTHERS = [name for name in engines.names() if name not in ("numba", "eager")]
 
 
 class Uneven(gym.Env[np.ndarray, np.ndarray]):
-    """Episodes of 5 to 500 steps, short ones more often, and a reward of 1 for each step."""
+    """Episodes of 5 to 500 steps, short ones more often, and a reward of 1 for each step.
 
-    def __init__(self) -> None:
+    With a folder, a file there tells of each episode who played it, and the first one waits until
+    there are two players.
+    """
+
+    def __init__(self, folder: str = "") -> None:
+        self.folder = folder
         self.observation_space = gym.spaces.Box(-9, 9, (2,), np.float64)
         self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         assert seed is not None
         self.left = length(seed)
+        if self.folder:
+            Path(self.folder, f"{seed} {os.getpid()}").touch()
+            end = time.monotonic() + 60
+            while len(players(self.folder)) < 2:
+                assert time.monotonic() < end, "nobody else plays"
+                time.sleep(1e-2)
         return np.zeros(2), {}
 
     def step(self, action: Any) -> Any:
         self.left -= 1
         return np.asarray(action, np.float64), 1.0, self.left == 0, False, {}
+
+
+def players(folder: str | Path) -> Counter[str]:
+    """Count the episodes of each process."""
+    return Counter(path.name.split()[1] for path in Path(folder).iterdir())
 
 
 def length(seed: int) -> int:
@@ -88,9 +108,12 @@ def test_and_so_it_is_with_engines_that_take_long_to_make(engine, request):
     assert_unbiased(returns(engine, 7))
 
 
-def test_and_over_processes():
-    # "eager" starts as fast as anything; the environment is registered in this process alone.
-    assert_unbiased(returns("eager", 8, num_procs=2))
+def test_and_over_processes(tmp_path):
+    # The environment is registered in this process alone.
+    assert_unbiased(returns("eager", 8, num_procs=2, env_kwargs={"folder": str(tmp_path)}))
+    shares = players(tmp_path)
+    assert len(shares) == 2
+    assert sum(shares.values()) == EPISODES
 
 
 def test_the_first_to_finish_would_be_far_off():

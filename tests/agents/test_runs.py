@@ -61,6 +61,29 @@ def test_a_run_named_twice_is_played_once(tmp_path):
     assert names([a, a / ".." / "a"]) == {("", "last"): ["a"]}
 
 
+def test_a_checkpoint_named_beside_its_run_is_played_once(tmp_path):
+    a = save(tmp_path / "a")
+    assert names([a, a / "best"], "best") == {("", "best"): ["a"]}
+
+
+def test_one_seed_twice_is_refused(tmp_path):
+    found = runs.find([save(tmp_path / name, seed=4) for name in "ab"], "last")
+    with pytest.raises(UserError, match=r"a and .*b are the same seed, 4, of the same setting"):
+        runs.group(found)
+
+
+def test_a_path_that_is_another_checkpoint_than_asked_for_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint called last"):
+        runs.find([save(tmp_path / "a") / "best"], "last")
+
+
+def test_seeds_that_remembered_in_different_ways_are_not_mixed(tmp_path):
+    found = runs.find([save(tmp_path / f"{i}", seed=i) for i in range(2)], "last")
+    found[1].facts["window"] = 9
+    with pytest.raises(UserError, match="different memories: give --memory"):
+        sweep.play(found, sweep.Plan())
+
+
 def test_a_checkpoint_alone_finds_its_run(tmp_path):
     a = save(tmp_path / "a", seed=5)
     (found,) = runs.find([a / "best"])
@@ -94,6 +117,8 @@ def test_targets_are_those_named_or_quantiles_or_the_runs(tmp_path):
     data = np.array([0.0, 10.0])
     assert sweep.choose_targets(found, sweep.Plan(targets=(5.0,)), data) == (5.0,)
     assert sweep.choose_targets(found, sweep.Plan(quantiles=(0, 0.5, 0.5)), data) == (0.0, 5.0)
+    tiny = sweep.choose_targets(found, sweep.Plan(quantiles=(0, 0.5, 1)), data / 1e4)
+    assert tiny == (0.0, 0.0005, 0.001)
     assert sweep.choose_targets(found, sweep.Plan(), data) == (1.0, 2.0)
     with pytest.raises(UserError, match=r"--quantiles needs .*--targets"):
         sweep.choose_targets(found, sweep.Plan(quantiles=(0.5,)), None)

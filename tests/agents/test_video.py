@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import os
+import subprocess
+import sys
+import weakref
 from typing import Any
 
 import gymnasium as gym
@@ -95,6 +100,32 @@ def test_films_show_the_episodes_that_were_evaluated(line):
         assert frames[-1][-4:].mean() == pytest.approx(0, abs=4)
 
 
+def test_a_film_holds_one_picture_at_a_time(line, monkeypatch):
+    alive, most = [], []
+
+    def encode(images, fps):
+        for image in images:
+            alive.append(weakref.ref(image))
+            most.append(sum(of() is not None for of in alive))
+        return b"mp4"
+
+    monkeypatch.setattr(video, "encode", encode)
+    films = video.film(line, SEED)
+    assert len(most) == sum(-(-film.steps // 2) + 1 for film in films)
+    assert max(most) <= 2  # one, and the next while it is drawn
+    assert all(film.poster.startswith(b"\xff\xd8") for film in films)
+
+
+def test_captions_have_returns_as_the_tables_do(line, monkeypatch):
+    captions = []
+    monkeypatch.setattr(video, "caption", lambda image, text: captions.append(text) or image[:32])
+    monkeypatch.setattr(video, "encode", lambda images, fps: bytes(len(list(images))))
+    line.results[-1] = dataclasses.replace(line.top, target=12345.6)
+    video.film(line, SEED)
+    assert captions[0] == "asked 12345.6   step 0   return 0.0"
+    assert f"step 12   return {line.top.returns.max():.1f}" in captions[6]
+
+
 def test_an_episode_of_another_return_is_refused(line):
     line.top.returns[:] += 1e-9
     with pytest.raises(UserError, match=r"not deterministic.*--video"):
@@ -126,6 +157,23 @@ def test_a_machine_without_screen_and_opengl_names_what_to_install(monkeypatch):
     monkeypatch.setattr(rendering, "_works", lambda name: name == "osmesa")
     rendering.rendering_env("Hopper-v5").close()
     assert rendering.os.environ["MUJOCO_GL"] == "osmesa"
+
+
+@pytest.mark.parametrize("backend", ["egl", "osmesa"])
+def test_the_compiler_can_be_used_after_drawing(backend, checkout, monkeypatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    if not rendering._works.__wrapped__(backend):
+        pytest.skip(f"{backend} cannot draw here")
+    code = (
+        "from agents import rendering\n"
+        "env = rendering.rendering_env('Hopper-v5')\n"
+        "env.reset(seed=0)\n"
+        "rendering.frame(env)\n"
+        "import torch._dynamo\n"
+    )
+    environment = {**os.environ, "MUJOCO_GL": backend, "PYTHONPATH": str(checkout)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert done.returncode == 0
 
 
 def test_a_walker_stays_in_the_picture():
@@ -161,6 +209,14 @@ def test_an_episode_is_shown_as_text(tmp_path, monkeypatch, line):
     assert played.returns[0] == line.top.returns[0]  # the same seed and target as evaluated
     for words in ("Drawn-v0, mingru last, asked 9, seed=10", "step     9", "to go", "█"):
         assert words in text
+
+
+def test_text_in_a_file_ends_with_its_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "has_display", lambda: False)
+    text = io.StringIO()
+    console = Console(file=text, width=100, height=24)
+    watch.watch(checkpoint(tmp_path), 9.0, seed=SEED, console=console, real_time=False)
+    assert text.getvalue().endswith("╯\n")
 
 
 def test_a_low_terminal_shows_what_fits(tmp_path, monkeypatch):

@@ -224,8 +224,26 @@ def _taker(
 
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
-    # A new process inherits which signals wait: Ctrl-C is for this one alone, which ends the
-    # others. Here it is only late.
+    # Ctrl-C is for this process alone, which ends the others. Here it is only late: any thread may
+    # receive it, and the handler is then the main thread's to call.
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT) if main else None
+    came: list[Any] = []
+    if handler is not None:
+        signal.signal(signal.SIGINT, lambda *given: came.append(given))
+    try:
+        with _blocked():
+            yield
+    finally:
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+            if came and callable(handler):
+                handler(*came[0])
+
+
+@contextmanager
+def _blocked() -> Iterator[None]:
+    # A new process inherits which signals wait.
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

@@ -208,15 +208,26 @@ def test_ctrl_c_ends_them_all_without_a_word(tmp_path, checkout, actor, procs):
     assert (code, errors) == (130, "\ninterrupted: what was saved before stays\n")
 
 
-def test_ctrl_c_while_a_process_is_started_is_late_and_not_lost():
+@pytest.mark.parametrize("threads", [0, 2])
+def test_ctrl_c_while_a_process_is_started_is_late_and_not_lost(threads):
+    # Where there are other threads, one of them receives the signal.
+    over = threading.Event()
+    others = [threading.Thread(target=over.wait) for _ in range(threads)]
+    for other in others:
+        other.start()
+
     def start() -> None:
         with _ctrl_c_waits():
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
             started.append(True)
 
     started: list[bool] = []
     with pytest.raises(KeyboardInterrupt):
         start()
+    over.set()
+    for other in others:
+        other.join()
     assert started
 
 

@@ -14,6 +14,9 @@ from configs import Config, cli
 from envs.script import run_script
 
 if TYPE_CHECKING:
+    import torch
+
+    from agents.distributed import Ranks
     from agents.judge import Judge
     from agents.run import Run
 
@@ -28,10 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = cli.parse(arguments, DESCRIPTION)
 
     # Here and not above, so that --help is instant.
-    from agents import evaluation, runtime
-    from agents.build import build, describe, load_data, resolve
-    from agents.judge import Judge
-    from agents.run import Run
+    from agents import distributed, runtime
     from agents.run_folder import finished
     from agents.runlog import say
 
@@ -41,13 +41,28 @@ def main(arguments: list[str] | None = None) -> None:
     runtime.configure(config.threads)
     if config.deterministic:
         runtime.be_deterministic()
-    device = runtime.select_device(config.device)
-    data = load_data(config)
+    resumes = bool(config.resume or config.resume_if_there)
+    with distributed.join(config.device, seed=config.seed, resumes=resumes) as (ranks, device):
+        train(config, device, ranks)
+
+
+def train(config: Config, device: torch.device, ranks: Ranks) -> None:
+    """Load, build, fit, report: in this process alone, or as one of several."""
+    from agents import evaluation
+    from agents.build import build, describe, load_data, resolve
+    from agents.follower import Follower
+    from agents.judge import Judge
+    from agents.run import Run
+    from agents.runlog import say
+
+    with ranks.first():
+        data = load_data(config)
     config = resolve(config, data)
-    trainer = build(config, data, device)
-    judge = Judge(config, data, device)
+    trainer = build(config, data, device, ranks)
+    judge = Judge(config, data, device, ranks)
+    kind = Run if ranks.writer else Follower
     # Nothing is written before everything that could be wrong with the input has been looked at.
-    with Run(config, data, trainer, judge.facts()) as run:
+    with kind(config, data, trainer, judge.facts()) as run:
         say(describe(run.config, data, trainer))
         for note in data.notes:
             say(f"note   {note}")
@@ -57,7 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
             say(f"resume update {trainer.update} of {config.optim.updates}")
         fit(run, judge)
         told = report(run, judge)
-    say(told)
+    if ranks.writer:
+        say(told)
 
 
 def fit(run: Run, judge: Judge) -> None:
@@ -114,9 +130,11 @@ def report(run: Run, judge: Judge) -> str:
     say("\nevaluating last and best" if best < last else "\nevaluating")
     models = {"last": run.trainer.acting_model}
     if best < last:
-        models["best"], _ = checkpoint.load_checkpoint(folder / "best")
+        models["best"] = run.best()
     with run.stop.at_once():
         final = judge.final(models)
+    if not run.ranks.writer:
+        return ""
     protocol = judge.protocol(last, best)
     title = f"{run.data.name} · {config.model.backbone} · seed {config.seed}"
     run.log.figure("calibration", plots.calibration(final, run.data.returns, title))

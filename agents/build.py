@@ -6,6 +6,7 @@ import torch
 
 import configs
 from agents.decision import DecisionModel, Spaces
+from agents.distributed import ALONE, Ranks
 from agents.trainer import Trainer
 from configs import Config
 from envs import pool, sources
@@ -46,13 +47,15 @@ def resolve(config: Config, data: Trajectories) -> Config:
         raise UserError(str(error)) from None
 
 
-def build(config: Config, data: Trajectories, device: torch.device) -> Trainer:
+def build(
+    config: Config, data: Trajectories, device: torch.device, ranks: Ranks = ALONE
+) -> Trainer:
     """Return the trainer of a resolved configuration: weights, batches and dropout of its seed."""
     torch.manual_seed(config.seed)
     model = build_model(config, data)
     kind = PackedSampler if config.data.rows == "packed" else WindowSampler
     sampler = kind(data, config.data.batch_size, config.data.length, seed=config.seed)
-    return Trainer(model, sampler, config.optim, device)
+    return Trainer(model, sampler, config.optim, device, ranks)
 
 
 def build_model(config: Config, data: Trajectories) -> DecisionModel:
@@ -77,11 +80,12 @@ def describe(config: Config, data: Trajectories, trainer: Trainer) -> str:
     """Say what is about to be trained, in three lines."""
     parameters = sum(p.numel() for p in trainer.model.parameters())
     m, d, o = config.model, config.data, config.optim
+    shared = f", shared by {trainer.ranks.size} processes," if trainer.ranks.size > 1 else ""
     return (
         f"data   {data.name}: {data.num_episodes} episodes, {data.num_steps} steps of "
         f"{data.env_id}, best return {data.returns.max():.0f}\n"
         f"agent  {m.backbone} {m.num_layers} x {m.dim}, {m.tokens} tokens, {parameters:,} "
         f"parameters, {trainer.device}\n"
-        f"train  {o.updates} updates of {d.batch_size} {d.rows} x {d.length} steps -> "
+        f"train  {o.updates} updates of {d.batch_size} {d.rows} x {d.length} steps{shared} -> "
         f"{config.run_dir}"
     )

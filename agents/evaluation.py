@@ -12,6 +12,8 @@ import torch
 
 from agents import engines
 from agents.decision import DecisionModel
+from agents.distributed import ALONE, Ranks
+from agents.parts import whole
 from agents.policy import Policy
 from configs import Stepper
 from envs import score
@@ -146,6 +148,7 @@ def evaluate(
     num_procs: int | None = 1,
     record: bool = False,
     stepper: Stepper = "gymnasium",
+    ranks: Ranks = ALONE,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Result]:
     """Play `episodes` episodes for each target, all in one queue; the same seeds for each target.
@@ -158,15 +161,19 @@ def evaluate(
     soonest done, where that cannot change a score. `record` keeps the actions.
     `stepper="envpool"` plays other episodes, in one process with threads (see envs.pool): to choose
     by, not to report; `obs_keys`, `num_procs` and `record` are for gymnasium.
+    `ranks` share the episodes, and all of them return all results; actions stay where they were.
     """
     if stepper == "envpool" and (obs_keys or record or num_procs != 1):
         raise ValueError("envpool takes no obs_keys, num_procs or record")
+    if record and ranks.size > 1:
+        raise ValueError("one process alone can record actions")
     asked = np.repeat(np.asarray(targets, dtype=np.float64), episodes)
     seeds = [seed + i for _ in targets for i in range(episodes)]
     check_env(model, env_id, obs_keys=obs_keys, env_kwargs=env_kwargs)
     was_training = model.training
     try:
-        policy = Policy(model, asked, window=window, device=device, engine=engine)
+        mine = slice(ranks.rank, None, ranks.size)
+        policy = Policy(model, asked[mine], window=window, device=device, engine=engine)
         if num_procs is None:
             limit = time_limit(env_id, env_kwargs) or 0
             alike = policy.engine.name in engines.SAME_FOR_ANY_ROWS
@@ -177,13 +184,17 @@ def evaluate(
             "progress": progress,
         }
         with exact_matmul():
-            if stepper == "envpool":
-                played = pool_rollout(env_id, policy, seeds, **shared)
+            if ranks.size > 1 and not seeds[mine]:
+                played = None
+            elif stepper == "envpool":
+                played = pool_rollout(env_id, policy, seeds[mine], **shared)
             else:
                 more = {"obs_keys": obs_keys, "num_procs": num_procs, "record": record}
-                played = rollout(env_id, policy, seeds, **shared, **more, forgiving=True)
+                more |= {"forgiving": True, "part_of": len(seeds)}
+                played = rollout(env_id, policy, seeds[mine], **shared, **more)
     finally:
         model.train(was_training)
+    played = whole(played, ranks)
     parts = [range(i * episodes, (i + 1) * episodes) for i in range(len(targets))]
     actions = _actions(played)
     return [

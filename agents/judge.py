@@ -9,6 +9,7 @@ import torch
 
 from agents import evaluation
 from agents.decision import DecisionModel
+from agents.distributed import ALONE, Ranks
 from agents.evaluation import Result
 from agents.runlog import episode_bar
 from configs import Config, Stepper
@@ -23,8 +24,11 @@ own."""
 class Judge:
     """Try agents in the environment of a run's data."""
 
-    def __init__(self, config: Config, data: Trajectories, device: torch.device) -> None:
-        self.config, self.data, self.device = config, data, device
+    def __init__(
+        self, config: Config, data: Trajectories, device: torch.device, ranks: Ranks = ALONE
+    ) -> None:
+        """`ranks` share the episodes of each evaluation."""
+        self.config, self.data, self.device, self.ranks = config, data, device, ranks
         self.targets = config.eval.targets or ()
         self.window = config.data.length if config.eval.memory == "window" else None
 
@@ -84,7 +88,8 @@ class Judge:
     def _play(
         self, model: DecisionModel, episodes: int, seed: int, stepper: Stepper = "gymnasium"
     ) -> list[Result]:
-        with episode_bar("evaluate", len(self.targets) * episodes) as progress:
+        total = len(range(self.ranks.rank, len(self.targets) * episodes, self.ranks.size))
+        with episode_bar("evaluate", total, hidden=not self.ranks.writer) as progress:
             return evaluation.evaluate(
                 model,
                 self.data.env_id,
@@ -97,6 +102,7 @@ class Judge:
                 window=self.window,
                 device=self.device,
                 stepper=stepper,
+                ranks=self.ranks,
                 progress=progress,
             )
 

@@ -39,8 +39,12 @@ def capture(trainer: Trainer) -> tuple[dict[str, Tensor], Facts]:
 def restore(trainer: Trainer, tensors: dict[str, Tensor], facts: Facts) -> None:
     """Bring a fresh trainer of the same run to where `capture` found it.
 
-    On another kind of device the random numbers of dropout are others from here on.
+    On another kind of device the random numbers of dropout are others from here on. Facts that are
+    none raise what `sound` catches.
     """
+    update = int(facts["update"])
+    if not 0 <= update <= trainer.config.updates:
+        raise ValueError(f"update {update} of {trainer.config.updates}")
     with torch.no_grad():
         for name, own in _weights(trainer).items():
             own.copy_(tensors[name])
@@ -56,7 +60,7 @@ def restore(trainer: Trainer, tensors: dict[str, Tensor], facts: Facts) -> None:
         torch.cuda.set_rng_state(tensors["generator.cuda"], trainer.device)
     for name, own in (("losses", trainer.losses), ("norms", trainer.norms)):
         own[:] = tensors[name].to(trainer.device).unbind() if name in tensors else []
-    trainer.update = int(facts["update"])
+    trainer.update = update
     trainer.since = time.perf_counter() - float(facts["seconds"])
     trainer.sampler.load_state_dict(facts["sampler"])
     trainer.mark_checked()
@@ -130,7 +134,14 @@ def sound(folder: Path) -> Iterator[None]:
     """Context: facts of another shape than ours become a UserError."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"the state in {folder} is damaged ({reason}): begin another run") from None
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import shlex
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import configs
 from agents import resume, runs
-from agents.checkpoint import save_checkpoint, write_json
+from agents.checkpoint import load_checkpoint, save_checkpoint, write_json
+from agents.decision import DecisionModel
 from agents.run_folder import clear, locked, make_folder
 from agents.runlog import RunLog, checked, say
 from agents.stop import Stop, Stopped
@@ -42,6 +45,7 @@ class Run:
         self.evaluated = 0
         """The last update whose evaluation is behind."""
         self.stop = Stop()
+        self.ranks = trainer.ranks
         self._saved = (-1, -1)
         self._saved_at = time.monotonic()
         self._open = ExitStack()
@@ -65,6 +69,7 @@ class Run:
             total = self.config.optim.updates
             self.log = RunLog(self.folder, total, self.trainer.update, position)
             entered.enter_context(self.log)
+            self.meet()
             entered.enter_context(self._explained())
             entered.enter_context(self.stop)
             self._open = entered.pop_all()
@@ -72,6 +77,37 @@ class Run:
 
     def __exit__(self, *exception: Any) -> bool:
         return bool(self._open.__exit__(*exception))
+
+    def meet(self) -> None:
+        """Let all ranks begin where rank 0 is; UserError where they were given other input."""
+        if self.ranks.size == 1:
+            return
+        self.ranks.stop = self.stop
+        settings = {**configs.saved.settings(self.config), "data": self._data}
+        for rank, other in enumerate(self.ranks.gather(settings)):
+            if names := [name for name in settings if settings[name] != other.get(name)]:
+                raise UserError(
+                    f"ranks {self.ranks.rank} and {rank} differ in {', '.join(names)}: start all "
+                    "by the same command, with the same data"
+                )
+        tensors, training = resume.capture(self.trainer) if self.ranks.writer else ({}, {})
+        own = self.evaluated, self.best_score, self.best_update
+        tensors, facts = self.ranks.send(tensors, (training, own, str(self.config.run_dir)))
+        if not self.ranks.writer:
+            resume.restore(self.trainer, tensors, facts[0])
+            self.evaluated, self.best_score, self.best_update = facts[1]
+            self.folder = Path(facts[2])
+            self.config = dataclasses.replace(self.config, run_dir=self.folder)
+
+    def best(self) -> DecisionModel:
+        """Return the model of the best checkpoint, on all ranks."""
+        if self.ranks.writer:
+            model, _ = load_checkpoint(self.folder / "best")
+        else:
+            model = copy.deepcopy(self.trainer.acting_model)
+        tensors, _ = self.ranks.send(model.state_dict(), None)
+        model.load_state_dict(tensors)
+        return model
 
     def save(self, name: str) -> None:
         """Write a checkpoint that acts, `last` or `best`."""
@@ -107,9 +143,10 @@ class Run:
 
     def stop_if_asked(self) -> None:
         """Save the state and raise Stopped, where a signal asked for it."""
-        if self.stop.asked:
+        ranks = self.ranks
+        if ranks.stopping(self.trainer.update) if ranks.size > 1 else self.stop.asked:
             self.save_state()
-            self.stop.check()
+            self.stop.now()
 
     def _restore(self) -> dict[str, Any] | None:
         """Bring the trainer to the newest state; return where the log stood then."""
@@ -164,4 +201,5 @@ def machine(trainer: Trainer) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": trainer.device.type,
         "threads": torch.get_num_threads(),
+        "ranks": trainer.ranks.size,
     }

@@ -30,9 +30,12 @@ def say(text: str = "") -> None:
 
 
 @contextmanager
-def episode_bar(name: str, total: int) -> Iterator[Callable[[int, int], object]]:
+def episode_bar(
+    name: str, total: int, *, hidden: bool = False
+) -> Iterator[Callable[[int, int], object]]:
     """Show a progress bar over `total` episodes; yield the callback that moves it."""
-    with tqdm(total=total, desc=name, unit="episode", leave=False, dynamic_ncols=True) as bar:
+    form = {"unit": "episode", "leave": False, "dynamic_ncols": True}
+    with tqdm(total=total, desc=name, disable=hidden, **form) as bar:
         yield lambda done, _total: bar.update(done - bar.n)
 
 

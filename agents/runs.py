@@ -24,7 +24,16 @@ DATA_FILE = "data.json"
 LARGEST = 64_000_000
 """Bytes of config.json and of data.json; a million returns take 20 MB."""
 _NOT_A_SETTING = {
-    *("seed", "run_dir", "resume", "device", "threads", "deterministic", "preset"),
+    *(
+        "seed",
+        "run_dir",
+        "resume",
+        "resume_if_there",
+        "device",
+        "threads",
+        "deterministic",
+        "preset",
+    ),
     *("data.cache", "data.download", "optim.compile"),
 }
 

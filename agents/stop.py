@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 
 class Stopped(BaseException):
@@ -52,6 +52,10 @@ class Stop:
         """Raise Stopped where the run is to stop."""
         if self._number:
             raise Stopped(self._number)
+
+    def now(self) -> NoReturn:
+        """Raise Stopped: by the signal that came to this process, or else to another rank."""
+        raise Stopped(self._number or signal.SIGTERM)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

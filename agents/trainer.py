@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import minrnn
 from agents.decision import DecisionModel
+from agents.distributed import ALONE, Ranks
 from configs import OptimConfig
 from envs.errors import UserError
 from envs.sampler import Batch, PackedSampler, WindowSampler
@@ -46,7 +47,12 @@ class Trainer:
         sampler: PackedSampler | WindowSampler,
         config: OptimConfig,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
+        """`model` and `sampler` are of one seed on all ranks; each takes its share of a batch."""
+        self.ranks = ranks
+        if ranks.size > 1:
+            sampler.shard(ranks.rank, ranks.size)
         self.model = model.to(device)
         self.sampler, self.config, self.device = sampler, config, device
         self.optimizer = torch.optim.AdamW(
@@ -129,7 +135,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = to_tensors(self.sampler.sample(), self.device)
+        self.ranks.seed(self.update)
         loss = self._gradients(batch)
+        loss = self.ranks.sum(self.model, loss)
         limit = self.config.clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.optimizer.step()
@@ -164,6 +172,8 @@ class Trainer:
             torch.compiler.cudagraph_mark_step_begin()
         with self._autocast():
             loss = function(**batch)
+            # Before and not after: what is rounded in between is then that of one process.
+            loss = loss * self.sampler.share if self.ranks.size > 1 else loss
         loss.backward()
         return loss.detach().clone()  # the next replay of a CUDA graph writes over it
 

@@ -209,6 +209,9 @@ class Config:
     """Go on with the run in this folder where it was stopped or killed, to the bit. Its
     configuration is kept; only --device, --threads, --checkpoint.*, --data.cache and
     --data.download may be others."""
+    resume_if_there: bool = False
+    """Go on with the run in --run-dir where it was begun before: for commands that are begun again
+    by themselves, as torchrun --max-restarts and queues do."""
     seed: int = 0
     """Seed of weights, batches and dropout."""
     device: str = "auto"

@@ -22,9 +22,15 @@ def parse(arguments: Sequence[str] | None, description: str) -> Config:
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--preset", default="default")
     early.add_argument("--resume", type=Path)
+    early.add_argument("--run-dir", "--run_dir", type=Path)
+    early.add_argument("--resume-if-there", "--resume_if_there", action="store_true")
     given = early.parse_known_args(arguments)[0]
     if given.preset not in PRESETS:
         early.exit(2, f"error: unknown preset {given.preset!r}: choose from {', '.join(PRESETS)}\n")
+    if given.resume_if_there and given.run_dir is None:
+        early.exit(2, "error: --resume-if-there needs --run-dir, the folder to look in\n")
+    if given.resume_if_there and (given.run_dir / saved.FILE).exists():
+        return _resumed(given.run_dir, arguments, description, early)
     if given.resume is not None:
         return _resumed(given.resume, arguments, description, early)
     default = dataclasses.replace(PRESETS[given.preset], preset=given.preset)
@@ -51,4 +57,4 @@ def _resumed(
             f"error: {', '.join(others)} cannot change in a resumed run: leave it out, "
             "or begin another run\n",
         )
-    return dataclasses.replace(found, run_dir=folder)
+    return dataclasses.replace(found, run_dir=folder, resume=folder)

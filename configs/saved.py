@@ -35,11 +35,16 @@ def read(folder: Path) -> Config:
         raise ValueError(f"{path} is damaged ({error}): put back a copy, or train again") from None
 
 
+def settings(config: Config) -> dict[str, Any]:
+    """Return what changes the results, as in data.length: its value."""
+    flat = _flat(to_dict(config))
+    return {name: value for name, value in flat.items() if not name.startswith(FREE)}
+
+
 def changed(config: Config, saved: Config) -> list[str]:
     """Return the options, as --data.length, in which `config` is not the run that was saved."""
-    ours, theirs = _flat(to_dict(config)), _flat(to_dict(saved))
-    names = [name for name in ours if ours[name] != theirs[name]]
-    return [f"--{name.replace('_', '-')}" for name in names if not name.startswith(FREE)]
+    ours, theirs = settings(config), settings(saved)
+    return [f"--{name.replace('_', '-')}" for name in ours if ours[name] != theirs[name]]
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:

@@ -68,6 +68,7 @@ def rollout(
     num_procs: int = 1,
     record: bool = False,
     forgiving: bool = False,
+    part_of: int = 0,
     progress: Progress | None = None,
 ) -> Rollout:
     """Run every queued episode once, K = num_envs at a time, and return all of their results.
@@ -82,6 +83,7 @@ def rollout(
     forgiving: an environment that raises an error, or gives an observation or a reward that is not
     finite, fails its episode alone, and is made anew for the next; otherwise that is raised. What
     is an error of the actor's is raised in any case.
+    part_of: episodes of a queue that other machines play too; by default these are all.
     progress(done, total) is called after each episode. Environments are closed at the end, and on
     errors. Raises UserError where the actor returns an action that is not finite, and where more
     than half of the episodes fail.
@@ -103,12 +105,13 @@ def rollout(
     world = World(env, seeds, tuple(obs_keys), dict(env_kwargs or {}), record, forgiving)
     played: list[Played | None] = [None] * len(seeds)
     count, failures = itertools.count(1), dict[int, str]()
+    name = env if isinstance(env, str) else "the environment"
 
     def finished(episode: Played) -> None:
         played[episode.index] = episode
         if episode.failure is not None:
             failures[episode.index] = episode.failure
-            too_many(env if isinstance(env, str) else "the environment", failures, len(seeds))
+            too_many(name, failures, part_of or len(seeds))
         done = next(count)
         if progress is not None:
             progress(done, len(seeds))

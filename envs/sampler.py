@@ -60,13 +60,29 @@ class Sampler(ABC):
         self._timestep = trajectories.timesteps()
         self._rng = np.random.default_rng(seed)
         self._steps = np.zeros((0, length), np.int64)
+        self._own: slice | None = None
+        self.share = 1.0
+        """The part of the last batch's real steps that `sample` returned; see `shard`."""
 
     @abstractmethod
     def sample(self) -> Batch:
         """Draw the next batch."""
 
+    def shard(self, rank: int, ranks: int) -> None:
+        """Return only every `ranks`-th row of each batch from now on, beginning with row `rank`.
+
+        The batches of samplers of one seed, and of all ranks, are together those of one that was
+        not sharded, and their states can be exchanged.
+        """
+        if not 0 <= rank < ranks <= self.batch_size:
+            raise UserError(
+                f"a batch of {self.batch_size} rows cannot be shared by {ranks} processes: raise "
+                "--data.batch-size, which is that of all together, or take fewer"
+            )
+        self._own = slice(rank, None, ranks)
+
     def last_episodes(self) -> list[int]:
-        """Return the episodes, in order, that the last batch had steps of."""
+        """Return the episodes, in order, that the last batch had steps of, all ranks' rows."""
         return np.unique(np.searchsorted(self._starts, self._steps, side="right") - 1).tolist()
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,8 +111,16 @@ class Sampler(ABC):
     def _gather(
         self, steps: NDArray[np.int64], resets: NDArray[np.bool_], mask: NDArray[np.bool_] | None
     ) -> Batch:
-        """Take the steps (B, T), which are indices into the flat arrays, and blank the padding."""
+        """Take the steps (B, T), which are indices into the flat arrays, and blank the padding.
+
+        Of the rows of this rank alone, where there are several.
+        """
         self._steps = steps
+        if (own := self._own) is not None:
+            real = np.ones(steps.shape, np.bool_) if mask is None else mask
+            self.share = float(np.count_nonzero(real[own]) / np.count_nonzero(real))
+            steps, resets = steps[own], resets[own].copy()
+            mask = None if mask is None else mask[own].copy()
         timestep = self._timestep.take(steps)
         prev_action = self._action.take(steps - 1, axis=0)
         prev_action[timestep == 0] = 0.0

@@ -36,7 +36,17 @@ def leave(folder, at, number=signal.SIGTERM):
     return ended.value.code
 
 
-@pytest.mark.parametrize("change", [{"update": None}, {"sampler": []}, {"log": {}}, {"data": 3}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"update": None},
+        {"update": -1},
+        {"update": 2**63},
+        {"sampler": []},
+        {"log": {}},
+        {"data": 3},
+    ],
+)
 def test_facts_of_another_shape_are_one_line(tmp_path, change):
     leave(tmp_path / "run", at=5)
     (state,) = (tmp_path / "run" / "state").iterdir()

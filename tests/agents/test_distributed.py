@@ -244,11 +244,14 @@ def test_two_ranks_at_half_the_batch_give_the_weights_of_one_process(checkout, r
 
 @pytest.mark.slow
 @linux
-def test_a_run_of_which_a_rank_is_killed_ends_as_if_it_had_not(runs):
+def test_a_run_whose_rank_is_stopped_and_killed_ends_as_if_it_had_not(runs):
     folder = runs / "killed"
     process = torchrun.start(*FLAGS, "--run-dir", folder, "--resume-if-there")
+    torchrun.strike(process, folder, 14, 1, signal.SIGTERM)
     torchrun.strike(process, folder, 63, 1, signal.SIGKILL)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
-    assert "resume update" in printed
+    assert printed.count("torchrun --nproc-per-node 2 train.py --resume") == 1, printed
+    assert printed.count("resume update") == 2, printed
+    assert "connectFullMesh" not in printed  # every restart found the others at once
     assert differences(runs / "two", folder) == []

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import PrefixStore, rendezvous
 
 from agents import runtime
 from envs.errors import UserError
@@ -162,8 +163,13 @@ def join(device: str, *, seed: int, resumes: bool) -> Iterator[tuple[Ranks, torc
             "so that it goes on with its run"
         )
     chosen, backend = choose(device, *(int(os.environ[name]) for name in _TORCHRUN[2:4]))
-    dist.init_process_group(backend, timeout=TIMEOUT)
-    yield Ranks(dist.get_rank(), dist.get_world_size(), seed), chosen
+    store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    # torchrun keeps one store for all attempts: the last one's addresses are still in it, and are
+    # those of processes that are gone.
+    attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {size}"
+    store = PrefixStore(f"minrnn attempt {attempt}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    yield Ranks(rank, size, seed), chosen
     dist.destroy_process_group()
 
 

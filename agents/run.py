@@ -185,8 +185,10 @@ class Run:
         try:
             yield
         except Stopped as stopped:
+            ranks = self.ranks.size
+            begin = "python" if ranks == 1 else f"torchrun --nproc-per-node {ranks}"
             say(f"\nstopped at update {self._saved[0]}; to go on:")
-            say(f"python train.py --resume {shlex.quote(str(self.folder))}")
+            say(f"{begin} train.py --resume {shlex.quote(str(self.folder))}")
             raise SystemExit(stopped.code) from None
         except Diverged as error:
             last = "nothing was saved before it"

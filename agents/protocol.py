@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from envs.errors import one_line
+
 Protocol = dict[str, Any]
 """What a score has to be printed with (see envs.score.protocol)."""
 
@@ -63,7 +65,8 @@ def text(protocol: Protocol, shown: Mapping[str, str] | None = None) -> str:
     for name, value in protocol.items():
         first = f"{name.replace('_', ' '):<{width}}  "
         for called, item in groups(value, shown or {}):
-            words = f"{called}: {plain(item)}" if called else plain(item)
+            # Some of it is from files, which may hold what a terminal would obey.
+            words = one_line(f"{called}: {plain(item)}" if called else plain(item))
             indent = " " * (width + 2)
             wrapped = textwrap.wrap(
                 words,

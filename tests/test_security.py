@@ -20,7 +20,7 @@ import pytest
 import torch
 from tests_support import tiny_model
 
-from agents import runs
+from agents import protocol, runs
 from agents.checkpoint import load_checkpoint, save_checkpoint
 from envs import cache, score, sources
 from envs.behaviour.policy import load_policy
@@ -320,9 +320,9 @@ def test_what_files_say_is_printed_and_not_obeyed() -> None:
         data="a\x1b[2Jb", env_id="E-v0\n\x07", targets=[1], episodes=1, seeds=[0],
         env_kwargs={"a": "\x1b]0;x\x07"}, own=(0.0, 1.0, "b\u202ec"),
     )  # fmt: skip
-    text = score.protocol_text(entries)
-    assert all(line.isprintable() for line in text.split("\n"))
-    assert len(text.split("\n")) == len(entries)
+    lines = protocol.text(entries).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert sum(not line.startswith(" ") for line in lines) == len(entries)
 
 
 def test_the_promises_name_their_tests() -> None:

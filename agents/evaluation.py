@@ -268,7 +268,7 @@ def exact_matmul():
 def beyond_data(model: DecisionModel, targets: Sequence[float]) -> str | None:
     """Say which targets lie outside the returns-to-go of the data, and what is asked instead."""
     low, high = float(model.rtg_low), float(model.rtg_high)
-    slack = 1e-4 * max(abs(low), abs(high))  # targets are rounded
+    slack = 1e-3 * max(abs(low), abs(high))  # targets are rounded
     outside = [target for target in targets if not low - slack <= target <= high + slack]
     if not outside:
         return None

@@ -278,8 +278,9 @@ def resolve(config: Config, info: DataInfo) -> Config:
 
 
 def legible(value: float) -> float:
-    """Return a return to ask for, in five digits."""
-    return float(f"{value:.5g}")
+    """Return a return to ask for, to four digits, and to a tenth where it has more."""
+    magnitude = math.floor(math.log10(abs(value))) if value else 0
+    return round(value, max(1, 3 - magnitude))
 
 
 def quantile(values: tuple[float, ...], q: float) -> float:

@@ -15,6 +15,7 @@ from configs import (
     EvalConfig,
     ModelConfig,
     OptimConfig,
+    legible,
     resolve,
     to_dict,
 )
@@ -37,6 +38,11 @@ def test_every_preset_resolves_and_survives_json(name):
 def test_resolving_twice_changes_nothing():
     once = resolve(Config(), INFO)
     assert resolve(once, INFO) == once
+
+
+def test_targets_are_written_as_fine_as_their_size_calls_for():
+    values = (218.89, 12345.67, 20.044, 0.0123456, -7.12345, 0.0)
+    assert [legible(v) for v in values] == [218.9, 12345.7, 20.04, 0.01235, -7.123, 0.0]
 
 
 def test_targets_are_quantiles_of_the_data_and_its_best():

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.rendezvous import PrefixStore, rendezvous
+from torch.distributed.rendezvous import rendezvous
 
 from agents import runtime
 from envs.errors import UserError
@@ -167,7 +167,8 @@ def join(device: str, *, seed: int, resumes: bool) -> Iterator[tuple[Ranks, torc
     # torchrun keeps one store for all attempts: the last one's addresses are still in it, and are
     # those of processes that are gone.
     attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {size}"
-    store = PrefixStore(f"minrnn attempt {attempt}", store)
+    prefix = dist.PrefixStore  # pyright: ignore[reportPrivateImportUsage]
+    store = prefix(f"minrnn attempt {attempt}", store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     yield Ranks(rank, size, seed), chosen
     dist.destroy_process_group()

@@ -40,7 +40,7 @@ TARGETS = ["--eval.targets", "20", "60"]
 
 def main() -> int:
     """Soak for the time that is asked for; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Train and evaluate, and watch what grows.")
     parser.add_argument("--minutes", type=float, default=60.0, help="how long")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="folder of the rows")
     options = parser.parse_args()

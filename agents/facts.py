@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import types
 import typing
 from collections.abc import Callable
@@ -66,7 +65,7 @@ def fits(value: Any, kind: Any) -> bool:
     if origin is list:
         return isinstance(value, list) and all(fits(item, arguments[0]) for item in value)
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e30
+        return type(value) in (int, float) and abs(value) < 1e30  # not NaN, nor what overflows
     if kind is int:
         return type(value) is int and abs(value) < _MAX_INT
     if kind is str:

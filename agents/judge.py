@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ from agents import evaluation
 from agents.decision import DecisionModel
 from agents.distributed import ALONE, Ranks
 from agents.evaluation import Result
-from agents.runlog import episode_bar
+from agents.runlog import episode_bar, say
 from configs import Config, Stepper
 from envs import score
+from envs.rollout import TooManyFailed
 from envs.trajectories import Trajectories
 
 QUICK_SEEDS = 1_000_000
@@ -46,11 +48,19 @@ class Judge:
         }
 
     def quick(self, model: DecisionModel) -> tuple[dict[str, float], float]:
-        """Return metrics for the log, and the mean return for the highest target."""
+        """Return metrics for the log, and the mean return for the highest target.
+
+        Where too many episodes failed, that is noted, and the return is minus infinity: training
+        does not depend on it.
+        """
         options = self.config.eval
-        results = self._play(
-            model, options.quick_episodes, options.seed + QUICK_SEEDS, options.stepper
-        )
+        try:
+            results = self._play(
+                model, options.quick_episodes, options.seed + QUICK_SEEDS, options.stepper
+            )
+        except TooManyFailed as error:
+            say(f"note   not evaluated, and training goes on: {error}")
+            return {"failed": 1.0}, -math.inf
         asked = {f"return_asked_{r.target:g}": r.mean for r in results}
         rates = {f"success_asked_{r.target:g}": r.success_rate for r in results}
         asked |= {name: rate for name, rate in rates.items() if rate is not None}

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from configs.base import Config, to_dict
 
 FILE = "config.json"
+LARGEST_NUMBER = 1e300
+"""Of a configuration: what is larger overflows sooner or later."""
 LARGEST = 1_000_000
 """Bytes; a real one has three thousand."""
 FREE = ("resume", "run_dir", "device", "threads", "checkpoint.", "data.cache", "data.download")
@@ -27,7 +29,8 @@ def read(folder: Path) -> Config:
     if not path.is_file():
         raise ValueError(f"no run in {folder}: give the folder of a run that train.py began")
     try:
-        text = path.read_bytes()
+        with path.open("rb") as file:
+            text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
             raise ValueError("too large")
         return dataclasses.replace(_typed(json.loads(text), Config, "it"), run_dir=folder)
@@ -72,7 +75,10 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
         return {key: _typed(item, arguments[1], name) for key, item in value.items()}
     elif kind is Path and isinstance(value, str):
         return Path(value)
-    elif type(value) is kind or (kind is float and type(value) is int):
+    elif kind is float:
+        if type(value) in (int, float) and abs(value) < LARGEST_NUMBER:
+            return value
+    elif type(value) is kind:
         return value
     raise ValueError(f"{name} cannot be {value!r:.50}")
 

@@ -128,10 +128,14 @@ def rollout(
     return replace(_collect(played), failures=dict(sorted(failures.items())), **facts)
 
 
+class TooManyFailed(UserError):
+    """More than half of the episodes failed."""
+
+
 def too_many(name: str, failures: Mapping[int, str], total: int) -> None:
-    """Raise UserError where more than half of the episodes failed: what is left means nothing."""
+    """Raise TooManyFailed where more than half of the episodes did: what is left means nothing."""
     if 2 * len(failures) > total:
-        raise UserError(
+        raise TooManyFailed(
             f"{len(failures)} of {total} episodes of {name} failed, one of them at "
             f"{next(iter(failures.values()))}: mend the environment, or its version"
         )

@@ -39,12 +39,14 @@ Moment = Callable[[subprocess.Popen[str], Path, random.Random], None]
 
 
 def make_data() -> None:
-    """Write random episodes of Hopper to $MINARI_DATASETS_PATH."""
+    """Write random episodes of Hopper to $MINARI_DATASETS_PATH, unless they are there."""
     import numpy as np
 
     from envs.rollout import rollout
-    from envs.sources import minari
+    from envs.sources import folder, minari
 
+    if folder.exists(DATA):
+        return
     rng = np.random.default_rng(0)
 
     def act(obs: np.ndarray, *_: np.ndarray) -> np.ndarray:

@@ -17,7 +17,25 @@ from typing import Any
 import numpy as np
 
 JSON, TENSORS, SUMS = "agent.json", "model.safetensors", "SHA256SUMS"
-NUMBERS = [0, 1, -1, 2, 3, 7, 255, 2**16, 10**6, 10**9, 2**31, 2**63, 10**30, 0.5, -0.0, 1e308]
+NUMBERS = [
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    255,
+    2**16,
+    10**6,
+    10**9,
+    2**31,
+    2**63,
+    10**30,
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+]
 VALUES: list[Any] = [
     *(*NUMBERS, float("inf"), float("nan"), None, True, False, [], {}, [[]], {"a": 1}, [1, 2, 3]),
     *(

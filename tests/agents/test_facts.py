@@ -41,14 +41,26 @@ def test_what_train_writes_is_taken_as_it_is() -> None:
     [
         ("env_id", ["", "x" * 1000, None, 3, ["Toy-v0"]]),
         ("data", [None, 3, []]),
-        ("targets", [None, 1.0, ["1"], [None], [True], [float("nan")], [float("inf")], [1e300]]),
+        (
+            "targets",
+            [None, 1.0, ["1"], [None], [True], [float("nan")], [float("inf")], [1e300], [10**400]],
+        ),
         ("update", [-1, 1.5, True, None, 10**30]),
         ("window", [0, -1, True, 1.5, "20", MAX_WINDOW + 1]),
         ("env_kwargs", [None, [], "x"]),
         ("obs_keys", [None, "ab", [1]]),
         (
             "reference",
-            [[], [1, 2], [1, 2, 3], ["a", 1, 2], [1, 2, "a", "b"], [None, 2, "a"], "abc"],
+            [
+                [],
+                [1, 2],
+                [1, 2, 3],
+                ["a", 1, 2],
+                [1, 2, "a", "b"],
+                [None, 2, "a"],
+                [10**400, 2, "a"],
+                "abc",
+            ],
         ),
     ],
 )

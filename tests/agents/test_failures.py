@@ -25,10 +25,11 @@ from envs.sources import minari
 class Brittle(gym.Env[np.ndarray, np.ndarray]):
     """Three steps of reward 1; of `seeds` it raises an error in the second.
 
-    So it does of those that are one more than a multiple of `every`.
+    So it does of those that are one more than a multiple of `every`, and of those beyond `last`.
     """
 
     every = 0
+    last: int | None = None
 
     def __init__(self, seeds: tuple[int, ...] = ()) -> None:
         self.observation_space = gym.spaces.Box(-9, 9, (3,), np.float64)
@@ -42,6 +43,7 @@ class Brittle(gym.Env[np.ndarray, np.ndarray]):
     def step(self, action: Any) -> Any:
         self.steps += 1
         bad = self.seed in self.seeds or (self.every and (self.seed or 0) % self.every == 1)
+        bad = bad or (self.last is not None and (self.seed or 0) > self.last)
         if bad and self.steps == 2:
             raise RuntimeError("the physics of <this> exploded")
         over = self.steps == 3
@@ -197,6 +199,24 @@ def test_a_run_goes_on_and_its_reports_count(tmp_path, monkeypatch, capsys):
     evaluate_py.main([str(tmp_path / "run"), "--checkpoint", "last", "--episodes", "5"])
     assert "1 of 5 episodes failed and are in no mean" in capsys.readouterr().out
     assert "1 of 5 episodes failed" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_training_ends_where_its_evaluations_on_the_way_fail(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runtime, "configure", lambda threads: None)
+
+    def still(obs: Any, *_: Any) -> Any:
+        return np.zeros((len(obs), 2))
+
+    played = rollout("Brittle-v0", still, seeds=range(8), record=True)
+    assert played.episodes is not None
+    minari.write("failing/later-v0", played.episodes, env_id="Brittle-v0", description="test")
+    monkeypatch.setattr(Brittle, "last", 500_000)  # those of the report are below
+    flags = ["--preset", "smoke", "--env", "failing/later-v0", "--eval.targets", "3"]
+    train.main([*flags, "--run-dir", str(tmp_path / "run")])
+    assert "note   not evaluated, and training goes on: " in capsys.readouterr().out
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
+    assert [row["failed"] for row in results["last"]] == [0]
+    assert '"eval/failed": 1.0' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 class FakePool:

@@ -126,6 +126,8 @@ def data_returns(checkpoint: Checkpoint) -> np.ndarray | None:
         if any(part in LOCAL_DATA and not minari_folder.exists(part) for part in parts):
             return None  # it would be rolled out, which takes a while
         weights, env_id = data.get("weights"), data.get("env_id")
+        if ":" in str(env_id):
+            return None  # it names a module, which a stranger's file is not to have imported
         loaded = sources.load(name, env_id=env_id, weights=weights, download=False, progress=False)
     except UserError:
         return None

@@ -222,7 +222,12 @@ def _same_flags(out: Path, flags: list[str]) -> None:
     file = out / "flags.json"
     if not file.exists():
         write_json(file, flags)
-    elif (begun := json.loads(file.read_text())) != flags:
+        return
+    try:
+        begun = [str(flag) for flag in json.loads(file.read_text())]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}): remove it") from None
+    if begun != flags:
         raise UserError(
             f"the runs in {out} were begun with the flags {' '.join(begun) or '(none)'}, not "
             f"{' '.join(flags) or '(none)'}: repeat those, or choose another --out"

@@ -165,6 +165,9 @@ def test_runs_of_other_flags_are_not_mixed(ray, trained, tmp_path):
     start(tmp_path, "--", "--optim.updates", "5")
     with pytest.raises(UserError, match=r"begun with the flags --optim.updates 5, not \(none\)"):
         start(tmp_path)
+    (tmp_path / "flags.json").write_text("{")
+    with pytest.raises(UserError, match=r"flags\.json is damaged .*: remove it"):
+        start(tmp_path)
 
 
 @pytest.mark.parametrize("flag", ["--seed", "--model.backbone=gru", "--run_dir"])

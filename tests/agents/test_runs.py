@@ -112,6 +112,13 @@ def test_returns_of_the_data_are_the_runs_own_or_unknown(tmp_path):
     assert runs.data_returns(local) is None  # and nothing has been rolled out
 
 
+def test_a_runs_configuration_does_not_choose_a_module_to_import(tmp_path, monkeypatch):
+    (found,) = runs.find([save(tmp_path / "a", data={"env_id": "evil:Toy-v0"})], "last")
+    (tmp_path / "a" / runs.DATA_FILE).unlink()
+    monkeypatch.setattr(runs.sources, "load", lambda *_, **__: pytest.fail("loaded"))
+    assert runs.data_returns(found) is None
+
+
 def test_targets_are_those_named_or_quantiles_or_the_runs(tmp_path):
     found = runs.find([save(tmp_path / "a")], "last")
     data = np.array([0.0, 10.0])

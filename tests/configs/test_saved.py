@@ -75,6 +75,7 @@ def test_other_options_are_refused_in_one_line(tmp_path, capsys, flags, name):
         '{"eval": {"targets": [1, "a"]}}',
         '{"model": {"cell": {"window": [3]}}}',
         '{"env": null}',
+        '{"optim": {"lr": 1%s}}' % ("0" * 400),
     ],
 )
 def test_a_damaged_configuration_is_one_line(tmp_path, capsys, text):

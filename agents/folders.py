@@ -50,6 +50,10 @@ Expected = Layout | Callable[[dict[str, Any], Layout], Layout]
 """The tensors that there must be; or a function of the facts and of the header's layout."""
 
 
+class Newer(UserError):
+    """A folder that a newer version of this code wrote: not damaged, and not to be replaced."""
+
+
 def save_folder(
     folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], kind: Kind
 ) -> None:
@@ -85,7 +89,7 @@ def load_folder(
         if type(version) is not int or version < 1:
             raise Damaged(f"{kind.facts} has no format")
         if version > kind.format:
-            raise UserError(
+            raise Newer(
                 f"{folder} was written by a newer minrnn (format {version}, this one reads "
                 f"up to {kind.format}): update minrnn"
             )

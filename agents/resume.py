@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from agents.atomic import old_name
-from agents.folders import STATE, load_folder, save_folder
+from agents.folders import STATE, Newer, load_folder, save_folder
 from agents.tensorfile import Layout, layout
 from agents.trainer import Trainer
 from envs.errors import UserError
@@ -110,12 +110,15 @@ class States:
     ) -> tuple[dict[str, Tensor], Facts] | None:
         """Return the newest state that is sound; None where none was saved yet.
 
-        Tells of those that are not. Raises UserError where none is.
+        Tells of those that are not. Raises UserError where none is, and where a newer version of
+        this code wrote one.
         """
         names = self._names()
         for name in reversed(names):
             try:
                 return load_folder(self.folder / name, STATE, expected(trainer))
+            except Newer:
+                raise
             except UserError as error:
                 if name == names[0]:
                     raise

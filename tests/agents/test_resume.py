@@ -10,6 +10,7 @@ from small_run import CPU
 from tests_support import tiny_data, tiny_model
 
 from agents import resume
+from agents.folders import STATE
 from agents.resume import States, capture, restore
 from agents.trainer import Trainer
 from configs import OptimConfig
@@ -112,6 +113,16 @@ def test_the_last_states_are_kept_and_a_damaged_one_is_passed_over(tmp_path):
         (folder / "state.json").write_text("{")
     with pytest.raises(UserError, match=r"0004 is damaged"):
         states.newest(make(), told.append)
+
+
+def test_a_state_of_a_newer_version_is_not_passed_over(tmp_path, monkeypatch):
+    states = States(tmp_path, 2)
+    states.save("0002", *capture(make()))
+    monkeypatch.setattr(resume, "STATE", STATE._replace(format=STATE.format + 1))
+    states.save("0004", *capture(make()))
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"0004 was written by a newer minrnn .*: update minrnn"):
+        states.newest(make(), pytest.fail)
 
 
 def test_a_state_killed_between_its_renames_is_found(tmp_path):

@@ -102,10 +102,11 @@ def test_the_reported_mean_is_that_of_the_environment(engine, num_envs):
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-def test_and_so_it_is_with_engines_that_take_long_to_make(engine, request):
+@pytest.mark.parametrize("num_envs", [1, 7, 16, EPISODES])
+def test_and_so_it_is_with_engines_that_take_long_to_make(engine, num_envs, request):
     if engine == "compiled" and not request.config.getoption("--long"):
         pytest.skip("needs --long")
-    assert_unbiased(returns(engine, 7))
+    assert_unbiased(returns(engine, num_envs))
 
 
 def test_and_over_processes(tmp_path):

@@ -1,0 +1,46 @@
+"""Adapters that plug a `Stack` into other libraries, one module each; see docs/plugging-in.md.
+
+Nothing here is imported by `minrnn` itself, and each host only by the module named after it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from minrnn.registry import hint
+from minrnn.stack import StackConfig
+
+
+@contextmanager
+def needs(extra: str) -> Generator[None]:
+    """Turn a failed import of a host into one that says how to install it.
+
+    >>> with needs("sb3"):
+    ...     import torch
+    """
+    try:
+        yield
+    except ImportError as error:
+        line = f'pip install "minrnn[{extra}]"'
+        raise ImportError(f"minrnn.hosts.{extra} needs its host: {line} ({error})") from error
+
+
+def stack_config(options: StackConfig | Mapping[str, Any] | None) -> StackConfig:
+    """Return the options as a `StackConfig`; hosts that write theirs as JSON have a mapping.
+
+    Raises ValueError for a field that is not there.
+
+    >>> stack_config({"dim": 32, "backbone": "minlstm"}).dim
+    32
+    """
+    if isinstance(options, StackConfig):
+        return options
+    there = tuple(field.name for field in dataclasses.fields(StackConfig))
+    given = dict(options or {})
+    for name in given:
+        if name not in there:
+            raise ValueError(f"StackConfig has no field {name!r}{hint(name, there)}")
+    return StackConfig(**given)

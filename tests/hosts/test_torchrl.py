@@ -1,0 +1,293 @@
+"""TorchRL: rollouts, replays, GAE and PPO give what the stack gives."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import minrnn
+
+with warnings.catch_warnings():  # its own, at import
+    warnings.simplefilter("ignore")
+    pytest.importorskip("torchrl.collectors")
+
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule, TensorDictSequential
+from torchrl.collectors import Collector
+from torchrl.data import (
+    Binary,
+    Categorical,
+    Composite,
+    LazyTensorStorage,
+    TensorDictReplayBuffer,
+    Unbounded,
+)
+from torchrl.data.replay_buffers import SliceSampler
+from torchrl.envs import BurnInTransform, EnvBase, TransformedEnv
+from torchrl.modules import ProbabilisticActor, set_recurrent_mode
+from torchrl.modules.utils import get_env_transforms_from_module
+from torchrl.objectives import ClipPPOLoss
+from torchrl.objectives.value import GAE
+
+from minrnn.hosts.torchrl import StackModule
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+CUE, LENGTHS = 2, (3, 5, 4)
+
+
+class Recall(EnvBase):
+    """Three environments with episodes of 3, 5 and 4 steps; the cue of the first step pays.
+
+    observation: (3, 4) cue one-hot at the first step, then zeros; the time; noise. Reward 1 for
+    the action that is the cue. Every other episode is truncated, not terminated.
+    """
+
+    def __init__(self, seed=0):
+        super().__init__(batch_size=[3])
+        self.observation_spec = Composite(observation=Unbounded((3, 4)), shape=(3,))
+        self.action_spec = Categorical(CUE, shape=(3,))
+        self.reward_spec = Unbounded((3, 1))
+        flag = Binary(1, (3, 1), dtype=torch.bool)
+        self.full_done_spec = Composite(
+            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=(3,)
+        )
+        self.generator = torch.Generator().manual_seed(seed)
+        self.time = torch.zeros(3, dtype=torch.long)
+        self.cue = torch.zeros(3, dtype=torch.long)
+        self.episode = torch.zeros(3, dtype=torch.long)
+
+    def _set_seed(self, seed):
+        self.generator.manual_seed(seed)
+
+    def _observe(self):
+        cue = nn.functional.one_hot(self.cue, CUE) * (self.time == 0)[:, None]
+        noise = torch.randn(3, 1, generator=self.generator)
+        return torch.cat([cue.float(), self.time[:, None] / 5, noise], 1)
+
+    def _reset(self, tensordict):
+        rows = torch.ones(3, dtype=torch.bool)
+        if tensordict is not None and tensordict.get("_reset", None) is not None:
+            rows = tensordict["_reset"].reshape(3)
+        new = torch.randint(CUE, (3,), generator=self.generator)
+        self.time[rows], self.cue[rows] = 0, new[rows]
+        self.episode[rows] += 1
+        return TensorDict({"observation": self._observe()}, [3])
+
+    def _step(self, tensordict):
+        reward = (tensordict["action"] == self.cue).float()[:, None]
+        self.time += 1
+        done = (self.time == torch.tensor(LENGTHS))[:, None]
+        cut = done & (self.episode % 2 == 0)[:, None]
+        flags = {"done": done, "terminated": done & ~cut, "truncated": cut}
+        return TensorDict({"observation": self._observe(), "reward": reward, **flags}, [3])
+
+
+class Agent:
+    """One core under a policy head and a value head."""
+
+    def __init__(self, **options):
+        torch.manual_seed(0)
+        options = {"dim": 16, "num_layers": 1, "mlp_ratio": 2.0} | options
+        self.core = StackModule(options, input_size=4)
+        dim = self.core.stack.dim
+        logits = TensorDictModule(nn.Linear(dim, CUE), ["embed"], ["logits"])
+        value = TensorDictModule(nn.Linear(dim, 1), ["embed"], ["state_value"])
+        self.actor = ProbabilisticActor(
+            TensorDictSequential(self.core, logits),
+            in_keys=["logits"],
+            distribution_class=torch.distributions.Categorical,
+            return_log_prob=True,
+        )
+        self.critic = TensorDictSequential(self.core, value)
+
+    def env(self, seed=0):
+        return TransformedEnv(Recall(seed), get_env_transforms_from_module(self.core))
+
+    def collector(self, frames=60, total=-1):
+        return Collector(self.env(), self.actor, frames_per_batch=frames, total_frames=total)
+
+
+def advantages(agent, data):
+    estimator = GAE(gamma=0.9, lmbda=0.8, value_network=agent.critic, deactivate_vmap=True)
+    with set_recurrent_mode(True):
+        estimator(data)
+
+
+def batches(agent, num, frames=60):
+    collector = agent.collector(frames)
+    found = [data for data, _ in zip(collector, range(num), strict=False)]
+    collector.shutdown()
+    return found
+
+
+@pytest.mark.parametrize("backbone", minrnn.available())
+def test_replay_repeats_the_rollout_across_resets(backbone):
+    agent = Agent(backbone=backbone)
+    _, data = batches(agent, 2, 63)  # the second starts in mid-episode
+    assert data["is_init"][:, 1:].any(1).all()
+    assert not data["is_init"][:, 0].all()
+    with torch.no_grad(), set_recurrent_mode(True):
+        again = agent.actor.get_dist(data.clone()).log_prob(data["action"])
+    torch.testing.assert_close(again, data["action_log_prob"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cut", [(0, 4), (2, 9), (7, 20)])
+@pytest.mark.parametrize("learned", [False, True])
+def test_any_cut_of_a_batch_is_replayed_the_same(cut, learned):
+    agent = Agent(cell={"learn_initial_state": learned})
+    if learned:
+        agent.core.stack.blocks[0].mixer.initial.data.fill_(0.7)
+    (data,) = batches(agent, 1)
+    piece = data[:, slice(*cut)].clone()
+    expected = piece["action_log_prob"].clone()
+    with torch.no_grad(), set_recurrent_mode(True):
+        found = agent.actor.get_dist(piece).log_prob(piece["action"])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        piece["next", "recurrent_state"][:, -1],
+        data["next", "recurrent_state"][:, cut[1] - 1],
+        rtol=0,
+        atol=1e-5,
+    )
+
+
+def by_hand(agent, data):
+    """Return the values of every observation, and of those that came next, step by step."""
+    stack, core = agent.core.stack, agent.core
+    here, there = [], []
+    with torch.no_grad():
+        for t in range(data.shape[1]):
+            state = stack.unpack(data["recurrent_state"][:, t])
+            x = core.encoder(data["observation"][:, t])
+            y, state = stack.step(x, state, data["is_init"][:, t, 0])
+            here.append(agent.critic[1].module(y))
+            y, _ = stack.step(core.encoder(data["next", "observation"][:, t]), state)
+            there.append(agent.critic[1].module(y))
+    return torch.stack(here, 1), torch.stack(there, 1)
+
+
+@pytest.mark.parametrize("backbone", ["mingru", "attention", "slstm"])
+def test_gae_bootstraps_from_the_right_states(backbone):
+    agent = Agent(backbone=backbone)
+    _, data = batches(agent, 2, 63)
+    value, after = by_hand(agent, data)
+    advantages(agent, data)
+    torch.testing.assert_close(data["state_value"], value, rtol=0, atol=1e-5)
+    torch.testing.assert_close(data["next", "state_value"], after, rtol=0, atol=1e-5)
+    advantage, total = torch.zeros(3, 1), []
+    for t in reversed(range(data.shape[1])):
+        reward, done = data["next", "reward"][:, t], data["next", "done"][:, t]
+        over = data["next", "terminated"][:, t]
+        delta = reward + 0.9 * after[:, t] * ~over - value[:, t]
+        advantage = delta + 0.9 * 0.8 * advantage * ~done
+        total.insert(0, advantage)
+    torch.testing.assert_close(data["advantage"], torch.stack(total, 1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", minrnn.available())
+def test_ppo_trains_for_one_update(backbone):
+    agent = Agent(backbone=backbone)
+    loss_module = ClipPPOLoss(agent.actor, agent.critic)
+    before = copy.deepcopy(agent.core.state_dict())
+    (data,) = batches(agent, 1)
+    advantages(agent, data)
+    losses = loss_module(data)
+    assert losses["kl_approx"].abs() < 1e-5  # the first update starts from the policy that acted
+    assert losses["clip_fraction"] == 0
+    (losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]).backward()
+    optimizer = torch.optim.SGD(loss_module.parameters(), 0.1)
+    optimizer.step()
+    changed = [k for k, v in agent.core.state_dict().items() if not torch.equal(v, before[k])]
+    assert any("mixer" in key for key in changed)
+    with torch.no_grad():
+        assert agent.actor(agent.env().reset())["action"].shape == (3,)
+
+
+def train(agent, updates):
+    """Return the mean reward of the last five batches."""
+    loss_module = ClipPPOLoss(agent.actor, agent.critic, entropy_coeff=0.003)
+    optimizer = torch.optim.Adam(loss_module.parameters(), 1e-2)
+    rewards = []
+    for data in agent.collector(240, 240 * updates):
+        advantages(agent, data)
+        for _ in range(3):
+            losses = loss_module(data)
+            optimizer.zero_grad()
+            sum(v for k, v in losses.items() if k.startswith("loss_")).backward()
+            optimizer.step()
+        rewards.append(data["next", "reward"].mean().item())
+    return sum(rewards[-5:]) / 5
+
+
+class Forgetful(StackModule):
+    """Drop the state, as a mistake would."""
+
+    def forward(self, tensordict):
+        tensordict["is_init"] = torch.ones_like(tensordict["is_init"])
+        tensordict["recurrent_state"] = torch.zeros_like(tensordict["recurrent_state"])
+        return super().forward(tensordict)
+
+
+def test_the_state_is_what_solves_a_memory_task():
+    # Who knows the cue at the first step of an episode alone gets 1 there and 0.5 afterwards.
+    assert train(Agent(), 15) > 0.9
+    forgetful = Agent()
+    forgetful.core.__class__ = Forgetful
+    assert train(forgetful, 15) < 0.75
+
+
+def test_a_flat_batch_of_slices_is_replayed_the_same():
+    agent = Agent()
+    storage = LazyTensorStorage(100, ndim=2)
+    sampler = SliceSampler(slice_len=3, end_key=("next", "done"), strict_length=True)
+    buffer = TensorDictReplayBuffer(storage=storage, sampler=sampler, batch_size=30)
+    buffer.extend(batches(agent, 1)[0])
+    sample = buffer.sample()
+    assert sample.shape == (30,)
+    assert (sample["is_init"][:, 0] & (sample["recurrent_state"] != 0).any(1)).sum() > 2
+    expected = sample["action_log_prob"].clone()
+    with torch.no_grad(), set_recurrent_mode(True):
+        found = agent.actor.get_dist(sample).log_prob(sample["action"])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_burn_in_gives_the_state_of_the_rollout():
+    agent = Agent()
+    (data,) = batches(agent, 1)
+    out = BurnInTransform([agent.core], burn_in=6)(data.clone())
+    found = out["recurrent_state"][:, 0]
+    going_on = ~data["is_init"][:, 6, 0]
+    assert going_on.any()
+    expected = data["recurrent_state"][:, 6][going_on]
+    torch.testing.assert_close(found[going_on], expected, rtol=0, atol=1e-5)
+
+
+def test_state_dicts_carry_the_actions():
+    agent, other = Agent(), Agent()
+    for parameter in agent.actor.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    other.actor.load_state_dict(agent.actor.state_dict())
+    data = [a.env(seed=3).rollout(12, a.actor, break_when_any_done=False) for a in (agent, other)]
+    torch.testing.assert_close(data[0]["logits"][:, 0], data[1]["logits"][:, 0], rtol=0, atol=0)
+    with torch.no_grad():
+        again = other.core(data[0].clone())["embed"]
+    torch.testing.assert_close(again, data[0]["embed"], rtol=0, atol=1e-6)
+
+
+def test_wrong_options_and_missing_flags_are_told():
+    with pytest.raises(ValueError, match="no field 'width'"):
+        StackModule({"width": 3})
+    with pytest.raises(ValueError, match="did you mean 'mingru'"):
+        StackModule({"backbone": "mingr"})
+    core = StackModule({"dim": 4, "num_layers": 1})
+    with pytest.raises(KeyError, match="InitTracker"):
+        core(TensorDict({"observation": torch.zeros(2, 4)}, [2]))
+    data = TensorDict({"observation": torch.zeros(4), "is_init": torch.ones(1).bool()}, [])
+    with set_recurrent_mode(True), pytest.raises(ValueError, match="last batch dimension is time"):
+        core(data)

@@ -11,6 +11,7 @@ from minrnn.hosts import needs, stack_config
 # The adapter, and what it imports.
 HOSTS = {
     "gymnasium": "gymnasium",
+    "rllib": "ray",
     "torchrl": "torchrl",
 }
 

@@ -10,8 +10,10 @@ from minrnn.hosts import needs, stack_config
 
 # The adapter, and what it imports.
 HOSTS = {
+    "d3rlpy": "d3rlpy",
     "gymnasium": "gymnasium",
     "rllib": "ray",
+    "sb3": "sb3_contrib",
     "torchrl": "torchrl",
 }
 

@@ -33,7 +33,9 @@ def test_there_are_no_more_python_blocks_than_are_run(checkout):
 
 
 def test_python_blocks_of_the_docs_run(checkout):
-    files = [f"docs/{path.name}" for path in (checkout / "docs").glob("*.md")]
+    # tests/hosts/test_docs.py runs those of plugging-in.md, which need other libraries.
+    pages = [path.name for path in (checkout / "docs").glob("*.md")]
+    files = [f"docs/{name}" for name in pages if name != "plugging-in.md"]
     found = [block for file in files for block in blocks(checkout, "python", file)]
     assert found
     for block in found:

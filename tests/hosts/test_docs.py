@@ -1,0 +1,51 @@
+"""Every block of docs/plugging-in.md runs as it stands, in a process and folder of its own."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from packaging.requirements import Requirement
+from test_hosts import HOSTS
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+with open(os.path.join(ROOT, "docs", "plugging-in.md"), encoding="utf-8") as page:
+    TEXT = page.read()
+SECTIONS = {part.split("\n")[0]: part for part in TEXT.split("\n## ")[1:]}
+BLOCKS = {
+    f"{title} {number}": block
+    for title, part in SECTIONS.items()
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", part, re.DOTALL))
+}
+
+
+def hosts(text):
+    return set(re.findall(r"minrnn\.hosts\.(\w+)", text))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_blocks_run(name, checkout, tmp_path):
+    for host in hosts(BLOCKS[name]) & set(HOSTS):
+        if importlib.util.find_spec(HOSTS[host]) is None:
+            pytest.skip(f"needs {host}")
+    env = os.environ | {"PYTHONPATH": str(checkout)}
+    subprocess.run([sys.executable, "-c", BLOCKS[name]], cwd=tmp_path, env=env, check=True)
+
+
+def test_every_host_has_a_section_with_a_block_and_says_what_was_tried(checkout):
+    project = (checkout / "pyproject.toml").read_text(encoding="utf-8")
+    shown = {host for block in BLOCKS.values() for host in hosts(block)}
+    assert shown >= set(HOSTS)
+    for host in HOSTS:
+        row = re.search(rf"\| `minrnn\[{host}\]` \| `minrnn\.hosts\.{host}` \| (.+) \|", TEXT)
+        assert row, host
+        wanted = Requirement(re.search(rf'\n{host} = \["([^"]+)"', project)[1])
+        tried = re.search(rf"{wanted.name} ([\d.]+)", row[1])
+        assert tried, (host, wanted.name)
+        assert tried[1] in wanted.specifier, host
+
+
+def test_no_block_is_outside_of_a_section():
+    assert len(BLOCKS) == TEXT.count("```python")

@@ -1,4 +1,4 @@
-"""A `Stack` as the memory of an RLlib module, new API stack: for PPO and others with a value."""
+"""A `Stack` as the memory of an RLlib module, new API stack: for PPO and IMPALA."""
 
 # pyright: basic, reportMissingImports=false
 

@@ -1,5 +1,6 @@
 """d3rlpy: frames are a sequence, and what it learns survives saving."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -112,6 +113,28 @@ def test_every_backbone_trains_and_saves(space, backbone, tmp_path):
     np.testing.assert_array_equal(again.predict(x), action)
     np.testing.assert_array_equal(again.predict_value(x, action), value)
     assert again.config == algorithm.config
+
+
+def takers():
+    """Return every configuration of Q-learning with an encoder, and which of its fields are one."""
+    for config in vars(d3rlpy.algos.qlearning).values():
+        if dataclasses.is_dataclass(config):
+            names = [field.name for field in dataclasses.fields(config)]
+            fields = [name for name in names if name.endswith("encoder_factory")]
+            if fields:
+                yield pytest.param(config, fields, id=config.__name__)
+
+
+def test_there_are_many_algorithms():
+    assert len(list(takers())) >= 20
+
+
+@pytest.mark.parametrize(("config", "fields"), list(takers()))
+def test_every_q_learning_algorithm_takes_it(config, fields):
+    encoders = dict.fromkeys(fields, factory())
+    algorithm = config(batch_size=16, **encoders).create(device="cpu:0")
+    fit(algorithm, algorithm.get_action_type(), 2)
+    assert len(algorithm.predict(questions()[0])) == 5
 
 
 @pytest.mark.parametrize("backbone", minrnn.available())

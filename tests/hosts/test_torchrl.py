@@ -113,8 +113,9 @@ class Agent:
         return Collector(self.env(), self.actor, frames_per_batch=frames, total_frames=total)
 
 
-def advantages(agent, data):
-    estimator = GAE(gamma=0.9, lmbda=0.8, value_network=agent.critic, deactivate_vmap=True)
+def advantages(agent, data, **options):
+    options = options or {"deactivate_vmap": True}
+    estimator = GAE(gamma=0.9, lmbda=0.8, value_network=agent.critic, **options)
     with set_recurrent_mode(True):
         estimator(data)
 
@@ -180,6 +181,12 @@ def test_gae_bootstraps_from_the_right_states(backbone):
     advantages(agent, data)
     torch.testing.assert_close(data["state_value"], value, rtol=0, atol=1e-5)
     torch.testing.assert_close(data["next", "state_value"], after, rtol=0, atol=1e-5)
+    other = data.select("observation", "recurrent_state", "is_init", "next").clone()
+    advantages(agent, other, shifted=True, shifted_budget=21)
+    valid = other["shifted_valid"] & ~other["next", "terminated"][..., 0]
+    assert (valid & other["next", "truncated"][..., 0]).any()
+    found = other["next", "state_value"]
+    torch.testing.assert_close(found[valid], after[valid], rtol=0, atol=1e-5)
     advantage, total = torch.zeros(3, 1), []
     for t in reversed(range(data.shape[1])):
         reward, done = data["next", "reward"][:, t], data["next", "done"][:, t]

@@ -153,6 +153,19 @@ def test_a_saved_memory_goes_on_with_the_same_outputs(backbone, tmp_path):
     assert not torch.equal(twin.state_dict()["state"], act.state_dict()["state"])
 
 
+def test_a_policy_that_writes_into_its_state_spoils_no_copy():
+    def policy(obs, state, resets):
+        return torch.zeros(3), state.add_(1)
+
+    act = StatefulPolicy(policy, 2, make("NextStep"))
+    saved, obs = act.state_dict(), np.zeros((3, 4))
+    act(obs)
+    act.load_state_dict(saved)
+    act(obs)
+    assert (saved["state"] == 0).all()
+    assert (act.state_dict()["state"] == 1).all()
+
+
 def test_nested_spaces_and_single_precision():
     envs = make("NextStep")
 

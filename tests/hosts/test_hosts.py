@@ -1,5 +1,6 @@
 """What all adapters have in common: lazy imports, an install line, options that are checked."""
 
+import importlib.util
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from minrnn.hosts import needs, stack_config
 
 # The adapter, and what it imports.
 HOSTS = {
+    "cleanrl": "gymnasium",
     "d3rlpy": "d3rlpy",
     "gymnasium": "gymnasium",
     "rllib": "ray",
@@ -30,9 +32,21 @@ def test_a_missing_host_is_told_with_the_line_that_installs_it(name, checkout):
     subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
 
 
+@pytest.mark.parametrize("name", ["", *HOSTS])
+def test_examples_in_docstrings_run(name, checkout):
+    if name and importlib.util.find_spec(HOSTS[name]) is None:
+        pytest.skip(f"needs {name}")
+    code = (
+        f"import doctest, minrnn.hosts{'.' * bool(name)}{name} as module\n"
+        "result = doctest.testmod(module)\n"
+        "assert result.attempted and not result.failed, result\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
+
+
 def test_every_adapter_is_listed_here_and_has_an_extra(checkout):
     files = {path.stem for path in (checkout / "minrnn" / "hosts").glob("[a-z]*.py")}
-    assert files - {"cleanrl"} == set(HOSTS)
+    assert files == set(HOSTS)
     project = (checkout / "pyproject.toml").read_text(encoding="utf-8")
     for name in HOSTS:
         assert f"\n{name} = [" in project, name

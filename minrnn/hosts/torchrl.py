@@ -28,8 +28,8 @@ class StackModule(TensorDictModuleBase):
 
     x: (*batch, input_size), y: (*batch, dim), state: (*batch, S) packed, is_init: (*batch, 1) or
     (*batch,) bool, which `InitTracker` writes. Outside `set_recurrent_mode` one step for each
-    element; inside it, as in every loss and advantage of TorchRL, the last batch dimension is time
-    and is read at once.
+    element; inside it, as in every loss of TorchRL (GAE has to be called in it), the last batch
+    dimension is time and is read at once.
 
     What a replay computes is what the rollout did, for any cut of it: a row starts from the state
     that is stored at its first step. Where `is_init` is set later in a row, and the state stored

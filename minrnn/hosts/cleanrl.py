@@ -1,0 +1,292 @@
+"""Recurrent PPO in CleanRL's style, with a `Stack`: a file to copy and to change.
+
+    python -m minrnn.hosts.cleanrl --env-id CartPole-v1 --backbone mingru
+
+After ppo_atari_lstm.py of CleanRL, which loops over time in each update; here it is one call.
+`train(args, envs)` takes any vector environment of Gymnasium, with any autoreset mode:
+
+    >>> agent = train(Args(env_id="CartPole-v1", total_timesteps=512, num_envs=4, num_steps=32))
+    >>> state, start = agent.initial_state(1), torch.ones(1, dtype=torch.bool)
+    >>> action, logprob, entropy, value, state = agent.step(torch.zeros(1, 4), state, start)
+"""
+
+# pyright: basic, reportMissingImports=false
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Independent, Normal
+
+from minrnn.hosts import needs
+from minrnn.stack import Stack, StackConfig
+
+with needs("cleanrl"):
+    import numpy as np
+    import tyro
+    from gymnasium.envs.registration import make_vec
+    from gymnasium.spaces import Box, Discrete
+    from gymnasium.vector import AutoresetMode, VectorEnv
+
+
+@dataclass
+class Args:
+    """Options; the defaults are CleanRL's where it has them."""
+
+    env_id: str = "CartPole-v1"
+    """Environment; observations are a Box, actions a Box or Discrete."""
+    seed: int = 1
+    """Seed of the networks, the actions and the environments."""
+    total_timesteps: int = 100_000
+    """Environment steps."""
+    backbone: str = "mingru"
+    """Cell of the stack."""
+    dim: int = 64
+    """Width of the stack."""
+    num_layers: int = 1
+    """Depth of the stack."""
+    learning_rate: float = 2.5e-4
+    """Of Adam, falling to zero."""
+    num_envs: int = 8
+    """Environments stepped together."""
+    num_steps: int = 128
+    """Steps of each environment in a rollout."""
+    num_minibatches: int = 4
+    """Minibatches; each has some environments, with all their steps in order."""
+    update_epochs: int = 4
+    """Passes over a rollout."""
+    gamma: float = 0.99
+    """Discount."""
+    gae_lambda: float = 0.95
+    """Lambda of generalised advantage estimation."""
+    clip_coef: float = 0.2
+    """Clipping of the ratio."""
+    ent_coef: float = 0.01
+    """Weight of the entropy."""
+    vf_coef: float = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """Clipping of the gradient."""
+
+
+class Agent(nn.Module):
+    """A linear layer, a stack, and linear heads for the actions and the value."""
+
+    def __init__(self, envs: VectorEnv, args: Args) -> None:
+        super().__init__()
+        obs, action = envs.single_observation_space, envs.single_action_space
+        if not isinstance(obs, Box):
+            raise ValueError(f"observations must be a Box, not {obs}")
+        if not isinstance(action, (Box, Discrete)):
+            raise ValueError(f"actions must be a Box or Discrete, not {action}")
+        outputs = int(action.n if isinstance(action, Discrete) else np.prod(action.shape or ()))
+        self.encoder = nn.Linear(int(np.prod(obs.shape)), args.dim)
+        self.stack = Stack(StackConfig(args.dim, args.num_layers, args.backbone))
+        self.actor = nn.Linear(args.dim, outputs)
+        self.critic = nn.Linear(args.dim, 1)
+        box = isinstance(action, Box)
+        self.log_std = nn.Parameter(torch.zeros(outputs)) if box else None
+        nn.init.orthogonal_(self.actor.weight, 0.01)
+        nn.init.zeros_(self.actor.bias)
+
+    def initial_state(self, num_envs: int) -> Tensor:
+        """Return packed states (B, S) of nothing seen."""
+        return self.stack.pack(self.stack.initial_state(num_envs))
+
+    def step(
+        self, obs: Tensor, state: Tensor, resets: Tensor, action: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return action, log-probability, entropy, value and the next state. obs: (B, O)."""
+        y, new = self.stack.step(self.encoder(obs), self.stack.unpack(state), resets)
+        return *self._heads(y, action), self.stack.pack(new)
+
+    def evaluate(
+        self, obs: Tensor, state: Tensor, resets: Tensor, action: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log-probability, entropy and value, (B, T) each. obs: (B, T, O)."""
+        y, _ = self.stack(self.encoder(obs), self.stack.unpack(state), resets)
+        return self._heads(y, action)[1:]
+
+    def _heads(self, y: Tensor, action: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        out = self.actor(y)
+        if self.log_std is None:
+            chances: Any = Categorical(logits=out)
+        else:
+            chances = Independent(Normal(out, self.log_std.exp().expand_as(out)), 1)
+        chosen: Tensor = chances.sample() if action is None else action
+        return chosen, chances.log_prob(chosen), chances.entropy(), self.critic(y).squeeze(-1)
+
+
+class Step(NamedTuple):
+    """What a step of the environments gave."""
+
+    obs: Tensor  # of the next step
+    resets: Tensor  # whether it starts an episode
+    valid: Tensor  # whether an action for it will count
+    reward: Tensor
+    done: Tensor
+    terminated: Tensor
+    final_obs: Tensor | None  # the last of the episodes that ended, where `obs` is not
+
+
+def advance(envs: VectorEnv, action: Tensor, valid: Tensor) -> Step:
+    """Step the environments, whatever their autoreset mode. valid: that of this step."""
+    mode = AutoresetMode(envs.metadata["autoreset_mode"])
+    space, chosen = envs.single_action_space, action.numpy()
+    if isinstance(space, Box):
+        chosen = np.clip(chosen.reshape(-1, *space.shape), space.low, space.high)
+    obs, reward, terminated, truncated, infos = envs.step(chosen)
+    done, final = terminated | truncated, None
+    if mode == AutoresetMode.SAME_STEP and done.any():
+        final = np.array(obs)
+        final[done] = np.stack(list(infos["final_obs"][done]))
+    if mode == AutoresetMode.DISABLED and done.any():
+        final, (obs, _) = np.array(obs), envs.reset(options={"reset_mask": done})
+    late = mode == AutoresetMode.NEXT_STEP  # the next step resets, and ignores its action
+    over = torch.as_tensor(done)
+    return Step(
+        flat(obs),
+        ~valid if late else over,
+        ~over if late else torch.ones_like(over),
+        torch.as_tensor(reward, dtype=torch.float32),
+        over,
+        torch.as_tensor(terminated),
+        None if final is None else flat(final),
+    )
+
+
+def flat(obs: Any) -> Tensor:
+    """Return observations as (B, O) float32."""
+    return torch.as_tensor(np.array(obs), dtype=torch.float32).flatten(1)
+
+
+class Memory(NamedTuple):
+    """Where the environments are: what the next rollout starts from."""
+
+    obs: Tensor
+    resets: Tensor
+    valid: Tensor
+    state: Tensor
+    returns: Tensor
+
+
+def start(envs: VectorEnv, agent: Agent, seed: int) -> Memory:
+    """Reset the environments."""
+    obs, _ = envs.reset(seed=seed)
+    B = envs.num_envs
+    yes = torch.ones(B, dtype=torch.bool)
+    return Memory(flat(obs), yes, yes, agent.initial_state(B), torch.zeros(B))
+
+
+@torch.no_grad()
+def rollout(
+    envs: VectorEnv, agent: Agent, at: Memory, args: Args
+) -> tuple[dict[str, Tensor], Memory, list[float]]:
+    """Return a batch (tensors (B, T, ...), and the first state), where it ended, and returns."""
+    steps: list[dict[str, Tensor]] = []
+    obs, resets, valid, state, returns = at
+    first, found = state, []
+    for _ in range(args.num_steps):
+        action, logprob, _, value, state = agent.step(obs, state, resets)
+        new = advance(envs, action, valid)
+        final = torch.zeros_like(value)
+        if new.final_obs is not None:  # its value is read in the episode that it ends
+            final = agent.step(new.final_obs, state, torch.zeros_like(resets))[3]
+        row = {"obs": obs, "resets": resets, "valid": valid, "action": action, "logprob": logprob}
+        row |= {"value": value, "reward": new.reward, "done": new.done, "final": final}
+        row |= {"terminated": new.terminated, "elsewhere": new.done & (new.final_obs is not None)}
+        steps.append(row)
+        returns = returns + new.reward * valid
+        found += returns[new.done].tolist()
+        returns = returns * ~new.done
+        obs, resets, valid = new.obs, new.resets, new.valid
+    after = agent.step(obs, state, resets)[3]
+    batch = {key: torch.stack([row[key] for row in steps], 1) for key in steps[0]}
+    batch["advantage"] = advantages(batch, after, args)
+    return batch | {"state": first}, Memory(obs, resets, valid, state, returns), found
+
+
+def advantages(batch: dict[str, Tensor], after: Tensor, args: Args) -> Tensor:
+    """Return generalised advantages (B, T). after: (B,) values of the observations to come."""
+    value = batch["value"]
+    next_value = torch.cat([value[:, 1:], after[:, None]], 1)
+    next_value = torch.where(batch["elsewhere"], batch["final"], next_value)
+    delta = batch["reward"] + args.gamma * next_value * ~batch["terminated"] - value
+    out, last = torch.zeros_like(value), torch.zeros_like(after)
+    for t in reversed(range(value.shape[1])):
+        last = delta[:, t] + args.gamma * args.gae_lambda * last * ~batch["done"][:, t]
+        out[:, t] = last
+    return out
+
+
+def update(
+    agent: Agent, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], args: Args
+) -> None:
+    """Do the epochs of a rollout."""
+    target = batch["advantage"] + batch["value"]
+    for _ in range(args.update_epochs):
+        for rows in torch.randperm(args.num_envs).chunk(args.num_minibatches):
+            part = {key: x[rows] for key, x in batch.items()}
+            logprob, entropy, value = agent.evaluate(
+                part["obs"], part["state"], part["resets"], part["action"]
+            )
+            valid = part["valid"]
+            gain = part["advantage"][valid]
+            gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+            ratio = (logprob - part["logprob"])[valid].exp()
+            clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+            policy_loss = -torch.min(gain * ratio, gain * clipped).mean()
+            value_loss = 0.5 * (value - target[rows])[valid].square().mean()
+            loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * entropy[valid].mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+            optimizer.step()
+
+
+def train(args: Args, envs: VectorEnv | None = None, report: Any = None) -> Agent:
+    """Train and return the agent. report(steps, returns of the episodes that ended): see `main`.
+
+    Raises ValueError for spaces and options that do not fit.
+    """
+    made: Any = envs
+    if made is None:
+        made = make_vec(args.env_id, num_envs=args.num_envs, vectorization_mode="sync")
+    if made.num_envs != args.num_envs or args.num_envs % args.num_minibatches:
+        raise ValueError(
+            f"num_envs={args.num_envs} must be that of the environments, {made.num_envs}, "
+            f"and a multiple of num_minibatches={args.num_minibatches}"
+        )
+    torch.manual_seed(args.seed)
+    agent = Agent(made, args)
+    optimizer = torch.optim.Adam(agent.parameters(), args.learning_rate, eps=1e-5)
+    at = start(made, agent, args.seed)
+    rollouts = args.total_timesteps // (args.num_envs * args.num_steps)
+    for done in range(rollouts):
+        optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - done / rollouts)
+        batch, at, returns = rollout(made, agent, at, args)
+        update(agent, optimizer, batch, args)
+        if report is not None:
+            report((done + 1) * args.num_envs * args.num_steps, returns)
+    return agent
+
+
+def main() -> None:
+    """Train from the command line, and print the returns."""
+    args, began = tyro.cli(Args, description=__doc__), time.perf_counter()
+
+    def report(steps: int, returns: list[float]) -> None:
+        if returns:
+            rate = steps / (time.perf_counter() - began)
+            mean = sum(returns) / len(returns)
+            print(f"{steps} steps, return {mean:.2f}, {rate:.0f} steps/s", flush=True)  # noqa: T201
+
+    train(args, report=report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""The single-file recurrent PPO: resets in every autoreset mode, parity, learning."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("gymnasium")
+pytest.importorskip("tyro")
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from recall import Recall
+
+import minrnn
+from minrnn.hosts.cleanrl import Agent, Args, rollout, start, train
+
+MODES = list(AutoresetMode)
+SMALL = {"dim": 8, "num_envs": 4, "num_steps": 40}
+
+
+class Drift(Recall):
+    """Rewards are noise, whatever the actions."""
+
+    def step(self, action):
+        obs, _, *rest = super().step(action)
+        return obs, float(obs[2]), *rest
+
+
+def make(mode=AutoresetMode.NEXT_STEP, world=Recall, num_envs=4, **options):
+    return SyncVectorEnv([lambda: world(**options)] * num_envs, autoreset_mode=mode)
+
+
+def collect(mode, world=Recall, pieces=1, **options):
+    args = Args(**SMALL | options)
+    torch.manual_seed(0)
+    envs = make(mode, world)
+    agent = Agent(envs, args)
+    at = start(envs, agent, seed=3)
+    for _ in range(pieces):
+        batch, at, returns = rollout(envs, agent, at, args)
+    return agent, batch, returns
+
+
+@pytest.mark.parametrize("backbone", minrnn.available())
+@pytest.mark.parametrize("mode", MODES)
+def test_the_update_computes_what_the_rollout_did(mode, backbone):
+    agent, batch, _ = collect(mode, pieces=2, num_layers=2, backbone=backbone)
+    logprob, _, value = agent.evaluate(
+        batch["obs"], batch["state"], batch["resets"], batch["action"]
+    )
+    torch.testing.assert_close(logprob, batch["logprob"], rtol=0, atol=1e-5)
+    rounding = 2e-4 if backbone in ("mlstm", "slstm") else 1e-5  # exponential gates
+    torch.testing.assert_close(value, batch["value"], rtol=0, atol=rounding)
+    assert batch["resets"][:, 1:].any(1).all()
+    assert (batch["state"] != 0).any()  # the piece begins within episodes
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_resets_are_where_episodes_start(mode):
+    _, batch, returns = collect(mode, pieces=3)
+    cue = batch["obs"][..., :2].sum(-1) == 1  # is shown at the first step alone
+    assert torch.equal(batch["resets"], cue)
+    ignored = mode == AutoresetMode.NEXT_STEP
+    assert torch.equal(batch["valid"][:, 1:], ~batch["done"][:, :-1] | (not ignored))
+    shift = 2 if ignored else 1
+    assert torch.equal(batch["resets"][:, shift:], batch["done"][:, :-shift])
+    assert len(returns) == int(batch["done"].sum())
+
+
+def test_advantages_are_the_same_in_every_autoreset_mode():
+    found = {}
+    for mode in MODES:
+        _, batch, _ = collect(mode, Drift, num_steps=120)
+        found[mode] = [
+            {key: batch[key][row][batch["valid"][row]] for key in ("advantage", "value", "done")}
+            for row in range(4)
+        ]
+    for mode in MODES:
+        for ours, shorter in zip(found[mode], found[AutoresetMode.NEXT_STEP], strict=True):
+            steps = int(shorter["done"].nonzero().max()) + 1  # of episodes that are complete
+            assert steps > 60
+            for key in ours:
+                torch.testing.assert_close(ours[key][:steps], shorter[key][:steps])
+
+
+def test_advantages_are_those_of_the_definition():
+    args = {"gamma": 0.9, "gae_lambda": 1.0}
+    agent, batch, _ = collect(AutoresetMode.NEXT_STEP, Drift, **args)
+    kinds = set()
+    for row in range(4):
+        part = {key: x[row] for key, x in batch.items() if key != "state"}
+        for t in part["valid"].nonzero()[:, 0].tolist():
+            ends = part["done"][t:].nonzero()[:, 0].tolist()
+            if not ends:
+                continue  # goes on after the rollout
+            last = t + ends[0]
+            rewards = part["reward"][t : last + 1]
+            total = sum(0.9**k * float(r) for k, r in enumerate(rewards))
+            kinds.add(bool(part["terminated"][last]))
+            if not part["terminated"][last]:
+                if last + 1 == len(part["value"]):
+                    continue
+                total += 0.9 ** (last + 1 - t) * float(part["value"][last + 1])
+            wanted = total - float(part["value"][t])
+            assert float(part["advantage"][t]) == pytest.approx(wanted, abs=1e-5)
+    assert kinds == {True, False}
+    assert agent.log_std is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_recalled_is_learned(mode):
+    found = []
+    args = Args(
+        dim=16,
+        num_envs=8,
+        num_steps=32,
+        total_timesteps=256 * 30,
+        learning_rate=5e-3,
+        update_epochs=8,
+        num_minibatches=2,
+    )
+    envs = make(mode, num_envs=8, longest=6)
+    agent = train(args, envs, lambda steps, returns: found.append((steps, len(returns))))
+    assert found[-1][0] == args.total_timesteps
+    batch, _, _ = rollout(envs, agent, start(envs, agent, seed=5), args)
+    share = batch["reward"][batch["valid"]].mean()
+    assert share > 0.9  # without a memory 0.65 or so: the first step, and half of the others
+
+
+@pytest.mark.parametrize("backbone", minrnn.available())
+def test_every_backbone_trains_on_continuous_actions(backbone):
+    args = Args(dim=8, num_envs=2, num_steps=16, total_timesteps=64, num_minibatches=1)
+    args.backbone, args.env_id = backbone, "Pendulum-v1"
+    agent = train(args)
+    assert all(p.isfinite().all() for p in agent.parameters())
+    clone = Agent(gym.make_vec("Pendulum-v1", 2, vectorization_mode="sync"), args)
+    clone.load_state_dict(agent.state_dict())
+    obs, yes = torch.randn(2, 3), torch.ones(2, dtype=torch.bool)
+    states = []
+    for each in (agent, clone):
+        torch.manual_seed(0)
+        action, *_, state = each.step(obs, each.initial_state(2), yes)
+        states.append(torch.cat([action, state], 1))
+    assert torch.equal(*states)
+
+
+def test_wrong_options_name_the_fix():
+    with pytest.raises(ValueError, match="multiple of num_minibatches=4"):
+        train(Args(num_envs=6))
+    with pytest.raises(ValueError, match="that of the environments, 4"):
+        train(Args(num_envs=8), make())
+    with pytest.raises(ValueError, match="observations must be a Box, not Discrete"):
+        train(Args(env_id="Taxi-v4"))
+    with pytest.raises(ValueError, match="did you mean 'mingru'"):
+        train(Args(backbone="mingro"))
+
+
+def test_the_command_prints_returns(checkout):
+    flags = ["--total-timesteps", "512", "--num-envs", "4", "--num-steps", "64", "--dim", "8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "minrnn.hosts.cleanrl", *flags, "--backbone", "minlstm"],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("512 steps, return ")
+    assert np.isfinite(float(lines[1].split()[3].rstrip(",")))

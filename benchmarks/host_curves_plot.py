@@ -1,0 +1,51 @@
+"""The plot of benchmarks/host_curves.py: a panel for each task, a line for each memory."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.host_tasks import OPTIMUM, VELOCITIES
+
+COLOURS = {"minGRU": "#1f6feb", "minLSTM": "#2b8a3e", "LSTM": "#d9480f", "none": "#8a919c"}
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw means over seeds, and bands from the least to the greatest; save them as a PNG."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    figure = Figure(figsize=(5.2 * len(tasks), 4.0), layout="constrained")
+    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        for memory, colour in COLOURS.items():
+            runs = [row for row in rows if (row["task"], row["memory"]) == (task, memory)]
+            if not runs:
+                continue
+            x, low, mean, high = bands([dict(map(tuple, row["curve"])) for row in runs])
+            rate = f", learning rate {runs[0]['learning_rate']:g}" if task in OPTIMUM else ""
+            name = ("no memory" if memory == "none" else memory) + rate
+            axes.plot(x, mean, color=colour, linewidth=1.8, label=name)
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        if task in OPTIMUM:
+            axes.axhline(OPTIMUM[task], color="#222222", linewidth=0.8, linestyle=":")
+        axes.set_title(f"{task}, no velocities" if task in VELOCITIES else task, fontsize=10)
+        axes.set_xlabel("environment steps")
+        axes.set_ylabel("return of training episodes")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8, loc="best")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def bands(curves: Sequence[dict[float, float]]) -> tuple[list[float], ...]:
+    """Return steps, and the least, mean and greatest return there, where all curves have one."""
+    x = sorted(set.intersection(*(set(curve) for curve in curves)))
+    points = [[curve[at] for curve in curves] for at in x]
+    return (
+        x,
+        [min(found) for found in points],
+        [statistics.fmean(found) for found in points],
+        [max(found) for found in points],
+    )

@@ -153,7 +153,7 @@ def test_wrong_options_name_the_fix():
     with pytest.raises(ValueError, match="that of the environments, 4"):
         train(Args(num_envs=8), make())
     with pytest.raises(ValueError, match="observations must be a Box, not Discrete"):
-        train(Args(env_id="Taxi-v4"))
+        train(Args(env_id="FrozenLake-v1"))
     with pytest.raises(ValueError, match="did you mean 'mingru'"):
         train(Args(backbone="mingro"))
 

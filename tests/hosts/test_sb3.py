@@ -11,7 +11,6 @@ pytest.importorskip("sb3_contrib")
 from gymnasium import spaces
 from recall import Recall
 from sb3_contrib import RecurrentPPO
-from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
@@ -265,8 +264,12 @@ def test_wrong_options_name_the_fix():
         make(stack={"backbone": "mingro"})
 
 
-def test_the_state_takes_no_more_room_than_it_has_to():
-    model = make(stack={"backbone": "mlstm", "dim": 4, "num_layers": 1})
+@pytest.mark.parametrize("dim", [4, 5])
+def test_the_state_takes_no_more_room_than_it_has_to(dim):
+    model = collect(make(stack={"backbone": "aaren", "dim": dim, "num_layers": 1}))
     S = model.policy.lstm_actor.stack.state_size
+    assert S % 2 == dim % 2
     assert model.rollout_buffer.hidden_states_pi.shape == (20, 1, 3, (S + 1) // 2)
-    assert isinstance(model._last_lstm_states, RNNStates)
+    for samples in model.rollout_buffer.get(24):
+        values, _, mask = replay(model, samples)
+        torch.testing.assert_close(values, samples.old_values[mask], rtol=0, atol=1e-5)

@@ -65,7 +65,7 @@ REPEAT = Recipe(120_000, 16, 104, 832, 8, 3e-3, 0.5, False)
 RECIPES = {
     "repeat-first": (REPEAT, replace(REPEAT, learning_rate=1e-2)),
     "Pendulum-v1": (Recipe(100_000, 8, 256, 512, 10, 1e-3, 0.9, True),),
-    "Hopper-v5": (Recipe(300_000, 8, 256, 512, 5, 3e-4, 0.99, True),),
+    "Hopper-v5": (Recipe(200_000, 8, 256, 512, 5, 3e-4, 0.99, True),),
 }
 
 

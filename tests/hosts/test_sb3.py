@@ -268,7 +268,7 @@ def test_wrong_options_name_the_fix():
 def test_the_state_takes_no_more_room_than_it_has_to(dim):
     model = collect(make(stack={"backbone": "aaren", "dim": dim, "num_layers": 1}))
     S = model.policy.lstm_actor.stack.state_size
-    assert S % 2 == dim % 2
+    assert dim % 2 == S % 2
     assert model.rollout_buffer.hidden_states_pi.shape == (20, 1, 3, (S + 1) // 2)
     for samples in model.rollout_buffer.get(24):
         values, _, mask = replay(model, samples)

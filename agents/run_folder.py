@@ -21,6 +21,11 @@ def finished(folder: Path) -> bool:
     return (folder / RESULTS).is_file()
 
 
+def plain(name: str) -> str:
+    """Return the name of a data set, or of a mixture of them, as that of one folder."""
+    return name.replace(",", "+").strip("/.").replace("/", "-")[-100:]
+
+
 def make_folder(config: Config) -> Path:
     """Create the run's folder: a fresh one by default, the given one if it is empty."""
     if config.run_dir is not None:
@@ -36,8 +41,7 @@ def make_folder(config: Config) -> Path:
                 f"--resume {folder}"
             )
         return folder
-    name = config.env.replace(",", "+").strip("/.").replace("/", "-")[-100:]
-    base = Path("runs") / name / f"{config.model.backbone}-seed{config.seed}"
+    base = Path("runs") / plain(config.env) / f"{config.model.backbone}-seed{config.seed}"
     for attempt in range(1, 10_000):
         folder = base if attempt == 1 else base.with_name(f"{base.name}-{attempt}")
         try:

@@ -28,7 +28,7 @@ class Key(NamedTuple):
 
 @dataclass
 class Row:
-    """One run; cells are empty where it failed."""
+    """One run; cells are empty where it failed, or was not evaluated."""
 
     env: str
     backbone: str
@@ -95,7 +95,12 @@ class Table:
 
 
 def figures(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the cells of a finished run from the rows of its report, one for each target."""
+    """Return the cells of a finished run from the rows of its report, one for each target.
+
+    None where it was not evaluated.
+    """
+    if not found:
+        return {}
     top = max(found, key=lambda row: row["target"])
     distances = [abs(row["mean"] - row["target"]) for row in found]
     return {

@@ -6,11 +6,17 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+RESULTS = "results.json"
 Row = dict[str, Any]
+PATIENCE = 20.0
+"""Seconds in which a run has to save its state when it is asked to stop."""
+_LOOK = 0.1
+"""Seconds between looks at whether a run has ended."""
 
 
 class RunFailed(Exception):
@@ -20,24 +26,39 @@ class RunFailed(Exception):
 def results(folder: Path, flags: list[str], *, run: bool = True) -> list[Row] | None:
     """Return the last checkpoint's row for each target; train with `flags` where they are missing.
 
-    A finished run has `results.json`; one that was stopped is gone on with. None where there is no
-    finished run and `run` is False.
+    A run that was stopped is gone on with. None where there is no finished run and `run` is False.
     """
-    report = folder / "results.json"
-    if not report.exists():
+    from agents.run_folder import finished  # not above: Ray takes `train` to where that is not
+
+    if not finished(folder):
         if not run:
             return None
         try:
             train(folder, flags)
         except RunFailed as error:
             sys.exit(f"error: train.py --run-dir {folder} {' '.join(flags)}: {error}")
-    return json.loads(report.read_text())["results"]["last"]
+    found = rows(folder)
+    if not found:
+        sys.exit(
+            f"error: {folder} was trained with --eval.episodes 0, so that it has no results: "
+            "remove it, or choose another --out"
+        )
+    return found
+
+
+def rows(folder: Path) -> list[Row]:
+    """Return the last checkpoint's row for each target of a finished run.
+
+    None where it was not evaluated (`--eval.episodes 0`).
+    """
+    return json.loads((folder / RESULTS).read_text())["results"].get("last", [])
 
 
 def train(folder: Path, flags: list[str], log: Path | None = None) -> None:
     """Begin the run in `folder` with `flags`, or go on with it, to its end.
 
-    What it writes to stderr goes into `log`, its progress bar included; None shows it. Raises
+    What it writes to stderr goes into `log`, its progress bar included; None shows it. Where this
+    is broken off, the run is asked to stop, and waited for while it saves its state. Raises
     RunFailed.
     """
     begun = (folder / "config.json").exists()
@@ -47,11 +68,27 @@ def train(folder: Path, flags: list[str], log: Path | None = None) -> None:
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
             errors = stack.enter_context(log.open("wb"))
-        code = subprocess.run(
-            [*command, *flags], cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=errors, check=False
-        ).returncode
-    if code:
+        process = subprocess.Popen(
+            [*command, *flags], cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(_LOOK)  # and not wait(), which Ray could not break off
+        finally:
+            _stop(process)
+    if code := process.returncode:
         raise RunFailed((log and _last_line(log)) or f"ended with {code}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process, if it has not ended: by SIGTERM, or else by SIGKILL."""
+    process.terminate()
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _last_line(log: Path) -> str:

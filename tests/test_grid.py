@@ -4,8 +4,11 @@ import contextlib
 import csv
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -40,14 +43,15 @@ class ImmediateRay:
             remote=lambda *arguments: (function, *map(_hashable, arguments))
         )
 
-    def wait(self, tasks):
-        return tasks[:1], tasks[1:]
+    def wait(self, tasks, num_returns=1, timeout=None):
+        return tasks[:num_returns], tasks[num_returns:]
 
     def get(self, task):
         function, *arguments = task
         return function(*map(_plain, arguments))
 
     def cancel(self, task, force):
+        assert not force, "it would be killed, and not save its state"
         self.cancelled.append(task)
 
 
@@ -63,7 +67,7 @@ def _plain(value):
 def ray(monkeypatch):
     """Put the tasks of the grid into this process, and leave the environment as it was."""
     ray = ImmediateRay()
-    monkeypatch.setattr(grid, "_ray", lambda options: contextlib.nullcontext(ray))
+    monkeypatch.setattr(grid, "connected", lambda *_: contextlib.nullcontext(ray))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     return ray
 
@@ -136,20 +140,26 @@ def succeed(folder):
     (folder / "results.json").write_text(json.dumps({"results": {"last": FOUND}}))
 
 
-def test_a_stopped_grid_cancels_what_is_left_and_goes_on(ray, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_grid_asks_the_others_to_stop_and_goes_on(
+    ray, trained, tmp_path, monkeypatch, capsys, number, code
+):
     def stop(folder, flags, log):
-        if len(cells(tmp_path)) == 2 if (tmp_path / "grid.csv").exists() else False:
-            raise KeyboardInterrupt
+        if (tmp_path / "grid.csv").exists() and len(cells(tmp_path)) == 2:
+            os.kill(os.getpid(), number)
         succeed(folder)
 
     with monkeypatch.context() as context:
         context.setattr(runs, "train", stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit) as caught:
             start(tmp_path)
+    assert caught.value.code == code
     assert len(ray.cancelled) == 1
-    assert len(cells(tmp_path)) == 2
+    assert len(cells(tmp_path)) == 3
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("stopped, 3 of 4 runs are finished; to go on: python -m benchmarks.grid")
     start(tmp_path)
-    assert len(trained) == 2
+    assert len(trained) == 1
     assert len(cells(tmp_path)) == 4
 
 
@@ -159,6 +169,35 @@ def test_a_run_that_was_finished_without_its_row_is_read(ray, trained, tmp_path)
     start(tmp_path)
     assert len(trained) == 4
     assert [row["score"] for row in cells(tmp_path)] == ["2.5"] * 4
+
+
+def test_a_run_without_an_evaluation_is_finished_and_has_no_score(
+    ray, trained, tmp_path, monkeypatch, capsys
+):
+    def train(folder, flags, log):
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps({"protocol": {}, "results": {}}))
+
+    with monkeypatch.context() as context:
+        context.setattr(runs, "train", train)
+        start(tmp_path, backbones=["mingru"], seeds=["0"])
+    assert "mingru seed 0: not evaluated" in capsys.readouterr().out
+    for _ in range(2):  # by its row, and by its folder
+        start(tmp_path, backbones=["mingru"], seeds=["0"])
+        (row,) = cells(tmp_path)
+        assert (row["status"], row["score"], row["mean"], row["error"]) == (FINISHED, "", "", "")
+        (tmp_path / "grid.csv").unlink()
+    assert "| a/b | mingru | 1 of 1 | - | - | - |" in capsys.readouterr().out
+    assert not trained
+
+
+def test_a_damaged_report_is_a_row_with_its_error(ray, trained, tmp_path, monkeypatch):
+    start(tmp_path, backbones=["mingru"], seeds=["0"])
+    (tmp_path / "grid.csv").unlink()
+    next(tmp_path.glob("*/mingru-seed0/results.json")).write_text("{")
+    monkeypatch.setattr(runs, "train", lambda folder, flags, log: None)
+    with pytest.raises(UserError, match="1 of 1 runs failed, the first with: Expecting property"):
+        start(tmp_path, backbones=["mingru"], seeds=["0"])
 
 
 def test_runs_of_other_flags_are_not_mixed(ray, trained, tmp_path):
@@ -221,26 +260,6 @@ def test_means_are_over_finished_runs_alone():
     ]
 
 
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_run_that_was_begun_is_gone_on_with(tmp_path, monkeypatch, begun):
-    commands = []
-
-    def run(command, **options):
-        commands.append(command[1:])
-        options["stderr"].write(b"train 50%\rtrain 60%\rTraceback\nerror: no room\n")
-        return SimpleNamespace(returncode=2)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    folder = tmp_path / "run"
-    if begun:
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
-    with pytest.raises(runs.RunFailed, match=r"^no room$"):
-        runs.train(folder, ["--seed", "1"], tmp_path / "logs" / "log.txt")
-    option = "--resume" if begun else "--run-dir"
-    assert commands == [["train.py", option, str(folder), "--seed", "1"]]
-
-
 def test_without_ray_one_line_names_the_extra(checkout, tmp_path):
     code = (
         "import sys; sys.modules['ray'] = None\n"
@@ -280,3 +299,28 @@ def test_ray_trains_and_a_second_call_repeats_nothing(checkout, tmp_path, capsys
     grid.main([*flags, *smoke])
     assert "1 of 1 runs are finished" in capsys.readouterr().out
     assert report.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
+def test_a_grid_that_is_stopped_loses_nothing(checkout, tmp_path):
+    kills.make_data()
+    command = [sys.executable, "-m", "benchmarks.grid", "--envs", kills.DATA, "--seeds", "0"]
+    command += ["--backbones", "mingru", "--out", str(tmp_path), "--", "--preset", "smoke"]
+    command += ["--optim.updates", "1000", "--checkpoint.seconds", "0", "--eval.every", "0"]
+    grid = subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run = tmp_path / kills.DATA.replace("/", "-") / "mingru-seed0"
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+        assert grid.poll() is None, grid.stderr.read()
+        time.sleep(0.05)
+    grid.send_signal(signal.SIGTERM)
+    told, errors = grid.communicate(timeout=100)
+    assert (grid.returncode, errors.strip()) == (143, b"")
+    assert told.strip().startswith(b"stopped, 0 of 1 runs are finished; to go on: ")
+    (state,) = (run / "state").iterdir()  # saved as it was stopped, and at no other time
+    assert int(state.name) >= 50
+    again = subprocess.run(command, cwd=checkout, capture_output=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert [row["status"] for row in cells(tmp_path)] == [FINISHED]
+    updates = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in updates][: 1000 // 50] == list(range(50, 1001, 50))

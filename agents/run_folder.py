@@ -1,8 +1,7 @@
-"""The folder of a run: made, found, locked, cleared of what a kill left."""
+"""The folder of a run: made, found, locked."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ LOCK = ".lock"
 
 
 def finished(folder: Path) -> bool:
-    """Whether the run in `folder` has come to its end, the report included."""
+    """Whether the run in `folder` has come to its end, its report (which may be empty) included."""
     return (folder / RESULTS).is_file()
 
 
@@ -68,12 +67,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def clear(folder: Path) -> None:
-    """Remove what a kill in the middle of a save left."""
-    for path in (*folder.glob(".writing-*"), *(folder / "state").glob(".writing-*")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

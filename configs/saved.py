@@ -6,6 +6,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,8 +41,26 @@ def read(folder: Path) -> Config:
 
 def settings(config: Config) -> dict[str, Any]:
     """Return what changes the results, as in data.length: its value."""
-    flat = _flat(to_dict(config))
-    return {name: value for name, value in flat.items() if not name.startswith(FREE)}
+    values = flat(to_dict(config), whole=("cell",))
+    return {name: value for name, value in values.items() if not name.startswith(FREE)}
+
+
+def flat(
+    values: Mapping[str, Any], *, whole: Collection[str] = (), prefix: str = ""
+) -> dict[str, Any]:
+    """Return the values of nested objects by dotted names; those called as in `whole` stay.
+
+    Example:
+        >>> flat({"model": {"dim": 8, "cell": {"window": 4}}}, whole=("cell",))
+        {'model.dim': 8, 'model.cell': {'window': 4}}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and key not in whole:
+            found |= flat(value, whole=whole, prefix=f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
 
 
 def changed(config: Config, saved: Config) -> list[str]:
@@ -81,12 +100,3 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
     elif type(value) is kind:
         return value
     raise ValueError(f"{name} cannot be {value!r:.50}")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        # The cell's own options are one value.
-        nested = isinstance(value, dict) and key != "cell"
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat

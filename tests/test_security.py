@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import io
 import json
 import os
@@ -12,7 +13,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin, get_type_hints
 
 import h5py
 import numpy as np
@@ -22,6 +23,8 @@ from tests_support import tiny_model
 
 from agents import protocol, runs
 from agents.checkpoint import load_checkpoint, save_checkpoint
+from configs import Config, cli
+from configs.base import to_dict
 from envs import cache, score, sources
 from envs.behaviour.policy import load_policy
 from envs.errors import UserError
@@ -323,6 +326,34 @@ def test_what_files_say_is_printed_and_not_obeyed() -> None:
     lines = protocol.text(entries).split("\n")
     assert all(line.isprintable() for line in lines)
     assert sum(not line.startswith(" ") for line in lines) == len(entries)
+
+
+def test_the_words_of_a_configuration_are_those_that_security_md_speaks_of() -> None:
+    def words(kind: Any, name: str = "") -> Iterator[str]:
+        for key, hint in get_type_hints(kind).items():
+            if dataclasses.is_dataclass(hint):
+                yield from words(hint, f"{name}{key}.")
+            elif get_origin(hint) is not Literal and re.search(r"\bstr\b|Path|Any", str(hint)):
+                yield name + key
+
+    assert set(words(Config)) == {
+        *("env", "data.env_id", "device"),
+        *("run_dir", "resume"),  # the folder that is given takes their place
+        *("model.backbone", "model.cell"),  # names from the registry, and options of theirs
+    }
+
+
+def test_a_run_is_gone_on_with_in_its_own_folder(tmp_path: Path) -> None:
+    config = Config(run_dir=Path("/elsewhere"), resume=Path("/elsewhere"))
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    found = cli.parse(["--resume", str(tmp_path), "--data.no-download"], "")
+    assert (found.run_dir, found.resume, found.data.download) == (tmp_path, tmp_path, False)
+
+
+@pytest.mark.parametrize("name", ["os", "torch.nn.Linear", "package:Cell", "../evil"])
+def test_a_backbone_is_no_module_to_import(name: str) -> None:
+    with pytest.raises(ValueError, match="cell"):
+        tiny_model(backbone=name)
 
 
 def test_the_promises_name_their_tests() -> None:

@@ -51,8 +51,9 @@ def interrupted(folder: Path | None) -> Iterator[None]:
 @contextmanager
 def explained(run: Run) -> Iterator[None]:
     """Context: what ends a run early is told with what is left, and how to go on."""
-    from agents.runlog import say  # with torch, which takes a while, and --resume may be
-    from agents.trainer import Diverged  # interrupted in the meantime
+    # Not above: `interrupted` is to be there while torch is imported, which takes a while.
+    from agents.runlog import say
+    from agents.trainer import Diverged
 
     try:
         with interrupted(run.folder):

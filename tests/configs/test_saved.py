@@ -1,6 +1,7 @@
 """A run's configuration is read back as it was, and a resumed run is held to it."""
 
 import dataclasses
+import doctest
 import json
 from pathlib import Path
 
@@ -91,3 +92,9 @@ def test_a_folder_without_run_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.parse(["--resume", str(tmp_path / "none")], "")
     assert "no run in" in capsys.readouterr().err
+
+
+def test_the_example_holds():
+    result = doctest.testmod(saved)
+    assert result.attempted
+    assert not result.failed

@@ -105,6 +105,9 @@ def attempt(
     """
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it as it is
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # As it is below a grid that a shell began in the background. Ray cancels by this signal.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     begun = time.perf_counter()
     found: list[dict[str, Any]] | str
     try:

@@ -308,7 +308,10 @@ def test_a_grid_that_is_stopped_loses_nothing(checkout, tmp_path):
     command = [sys.executable, "-m", "benchmarks.grid", "--envs", kills.DATA, "--seeds", "0"]
     command += ["--backbones", "mingru", "--out", str(tmp_path), "--", "--preset", "smoke"]
     command += ["--optim.updates", "1000", "--checkpoint.seconds", "0", "--eval.every", "0"]
-    grid = subprocess.Popen(command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # As a shell begins a command in the background.
+    background = ["sh", "-c", 'trap "" INT; exec "$0" "$@"', *command]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    grid = subprocess.Popen(background, cwd=checkout, **pipes)
     run = tmp_path / kills.DATA.replace("/", "-") / "mingru-seed0"
     while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
         assert grid.poll() is None, grid.stderr.read()

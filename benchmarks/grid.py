@@ -33,11 +33,14 @@ from agents.stop import Stop, Stopped
 from benchmarks import runs
 from benchmarks.grid_ray import Job, bring_to_end, connected
 from benchmarks.grid_table import FAILED, FINISHED, Key, Row, Table, figures, means
-from benchmarks.timing import table
+from configs import cli, saved
 from envs.errors import UserError
 from envs.script import run_script
 
-OURS = ("--env", "--model.backbone", "--seed", "--run-dir", "--resume", "--threads")
+OURS = (
+    *("--env", "--model.backbone", "--seed", "--threads"),
+    *("--run-dir", "--resume", "--resume-if-there"),
+)
 """Options of train.py that the grid sets."""
 
 
@@ -75,22 +78,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _check(flags)
     folders = plan(options, out)
     with _alone(out):
-        _same_flags(out, flags)
         rows = Table(out / "grid.csv")
+        _same_flags(out, flags, rows)
         try:
             _run_missing(options, folders, flags, rows)
-        except Stopped as stopped:
+        except (Stopped, KeyboardInterrupt) as stopped:
             done = sum(map(rows.finished, folders))
             again = shlex.join(["python", "-m", "benchmarks.grid", *given])
             print(f"\nstopped, {done} of {len(folders)} runs are finished; to go on: {again}")
-            raise SystemExit(stopped.code) from None
+            raise SystemExit(stopped.code if isinstance(stopped, Stopped) else 130) from None
+    from benchmarks.timing import table  # not above: torch takes a second, in which Ctrl-C is ugly
+
     found = [rows.rows[key] for key in folders]
     header = ["data", "backbone", "runs", "score", "return", "calibration error"]
     table(f"{rows.path}: the highest target, mean over seeds ± deviation", header, means(found))
     if failed := [row for row in found if row.status == FAILED]:
+        others = "" if _any_begun(out, rows) else ", as does one with other flags behind --"
         raise UserError(
             f"{len(failed)} of {len(found)} runs failed, the first with: {failed[0].error}; their "
-            f"logs are in {out / 'logs'}, and the same command tries them again"
+            f"logs are in {out / 'logs'}, and the same command tries them again{others}"
         )
 
 
@@ -113,7 +119,7 @@ def _run_missing(options: Options, folders: dict[Key, Path], flags: list[str], r
     """Add the row of each run that has none; those that are finished are only read."""
     for key, folder in folders.items():
         if not rows.finished(key) and finished(folder):
-            with suppress(OSError, ValueError, LookupError):  # its job says what is wrong
+            with suppress(runs.RunFailed):  # its job says what is wrong
                 rows.put(Row(*key, FINISHED, **figures(runs.rows(folder)), folder=str(folder)))
     missing = [key for key in folders if not rows.finished(key)]
     if done := len(folders) - len(missing):
@@ -141,27 +147,48 @@ def _alone(out: Path) -> Iterator[None]:
         raise UserError(f"another grid is writing into {out}: wait for it, or stop it") from None
 
 
-def _same_flags(out: Path, flags: list[str]) -> None:
-    """Hold the grid to the flags that it was begun with: its runs are to be comparable."""
+def _same_flags(out: Path, flags: list[str], rows: Table) -> None:
+    """Hold the grid to the flags that its runs were begun with: they are to be comparable."""
     file = out / "flags.json"
-    if not file.exists():
-        write_json(file, flags)
-        return
-    try:
-        begun = [str(flag) for flag in json.loads(file.read_text())]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}): remove it") from None
-    if begun != flags:
+    if file.exists() and (begun := _read_flags(file)) != flags and _any_begun(out, rows):
         raise UserError(
             f"the runs in {out} were begun with the flags {' '.join(begun) or '(none)'}, not "
             f"{' '.join(flags) or '(none)'}: repeat those, or choose another --out"
         )
+    write_json(file, flags)
+
+
+def _read_flags(file: Path) -> list[str]:
+    try:
+        begun = json.loads(file.read_bytes())
+        if not isinstance(begun, list) or not all(isinstance(flag, str) for flag in begun):
+            raise ValueError("it is no list of flags")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({error}): remove it") from None
+    return begun
+
+
+def _any_begun(out: Path, rows: Table) -> bool:
+    """Whether a run has results, or a state to go on from; those that failed before have none."""
+    return any(map(rows.finished, rows.rows)) or any(
+        finished(folder) or (folder / saved.FILE).exists() for folder in out.glob("*/*")
+    )
 
 
 def _check(flags: list[str]) -> None:
+    """Refuse what the grid sets, and what train.py would refuse, before anything is written."""
     for flag in flags:
         if flag.split("=")[0].replace("_", "-") in OURS:
             raise UserError(f"{flag} is set by the grid: leave it out behind --")
+    try:
+        cli.parse(flags, "")
+    except SystemExit as refused:
+        if not refused.code:  # --help
+            raise
+        raise UserError(
+            "train.py refuses what is behind --, as is said above: `python train.py --help` lists "
+            "its options"
+        ) from None
 
 
 def _job(key: Key, folder: Path, flags: list[str], cpus: int) -> Job:

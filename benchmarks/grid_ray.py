@@ -113,7 +113,7 @@ def attempt(
     try:
         runs.train(folder, flags, log)
         found = runs.rows(folder)
-    except (runs.RunFailed, OSError, ValueError, LookupError) as error:
+    except (runs.RunFailed, OSError, ValueError) as error:
         found = str(error) or type(error).__name__
     return found, time.perf_counter() - begun, socket.gethostname()
 

@@ -27,6 +27,9 @@ while (folder / "waits").exists():
 """
 
 
+ROW = {"target": 2.0, "mean": 1.0, "score": None, "failed": 0}
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder of a run of a train.py that does what the files in it say."""
@@ -54,6 +57,23 @@ def test_a_run_that_fails_tells_its_last_line(folder: Path, tmp_path: Path) -> N
         runs.train(folder, [])
 
 
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("Traceback\n  File\nValueError: no\n\n", "ValueError: no"),
+        (
+            "note\n╭─ Unrecognized options ─╮\n│ Unrecognized options:  │\n"
+            "│ --optim.updats, 5      │\n│ ────────────────────── │\n"
+            "│ Perhaps you meant:     │\n╰────────────────────────╯\n",
+            "Unrecognized options: --optim.updats, 5",
+        ),
+    ],
+)
+def test_the_line_that_tells_is_found(tmp_path: Path, written: str, told: str) -> None:
+    (tmp_path / "log").write_text(written, encoding="utf-8")
+    assert runs._last_line(tmp_path / "log") == told
+
+
 @pytest.mark.parametrize("deaf", [False, True])
 def test_a_run_that_is_broken_off_saves_its_state_first(
     folder: Path, monkeypatch: pytest.MonkeyPatch, deaf: bool
@@ -75,12 +95,29 @@ def test_a_run_that_is_broken_off_saves_its_state_first(
 
 
 def test_the_rows_of_the_last_checkpoint_are_the_results(folder: Path) -> None:
-    (folder / "results.json").write_text(json.dumps({"results": {"last": [{"mean": 1.0}]}}))
-    assert runs.results(folder, []) == [{"mean": 1.0}]
+    (folder / "results.json").write_text(json.dumps({"results": {"last": [ROW]}}))
+    assert runs.results(folder, []) == [ROW]
     assert runs.results(folder.parent, [], run=False) is None
 
 
 def test_a_run_without_an_evaluation_is_one_line(folder: Path) -> None:
     (folder / "results.json").write_text(json.dumps({"protocol": {}, "results": {}}))
     with pytest.raises(SystemExit, match=r"error: .*run was trained with --eval.episodes 0, so"):
+        runs.results(folder, [])
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        *("{", "[1]", '{"a":' * 100_000, '{"results": {"last": [1]}}', '{"results": {"last": 1}}'),
+        *(
+            json.dumps({"results": {"last": [ROW | wrong]}})
+            for wrong in ({"mean": None}, {"mean": float("nan")}, {"target": "x"}, {"score": [1]})
+        ),
+        json.dumps({"results": {"last": [ROW | {"target": 10**400}]}}),
+    ],
+)
+def test_a_damaged_report_is_one_line(folder: Path, report: str) -> None:
+    (folder / "results.json").write_text(report)
+    with pytest.raises(SystemExit, match=r"^error: .*json is damaged \(.*\): remove it"):
         runs.results(folder, [])

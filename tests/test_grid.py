@@ -163,6 +163,25 @@ def test_a_stopped_grid_asks_the_others_to_stop_and_goes_on(
     assert len(cells(tmp_path)) == 4
 
 
+def test_ctrl_c_before_ray_listens_tells_how_to_go_on(tmp_path, monkeypatch, capsys):
+    @contextlib.contextmanager
+    def connected(*_):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(grid, "connected", connected)
+    with pytest.raises(SystemExit) as caught:
+        start(tmp_path)
+    assert caught.value.code == 130
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("stopped, 0 of 4 runs are finished; to go on: python -m benchmarks.grid")
+
+
+def test_nothing_heavy_is_imported_before_ctrl_c_is_caught(checkout):
+    code = "import sys, benchmarks.grid; sys.exit(bool({'torch', 'ray'} & sys.modules.keys()))"
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
+
+
 def test_a_run_that_was_finished_without_its_row_is_read(ray, trained, tmp_path):
     start(tmp_path)
     (tmp_path / "grid.csv").unlink()
@@ -191,25 +210,53 @@ def test_a_run_without_an_evaluation_is_finished_and_has_no_score(
     assert not trained
 
 
-def test_a_damaged_report_is_a_row_with_its_error(ray, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("report", ["{", "[1]", '{"a":' * 100_000, '{"results": {"last": [1]}}'])
+def test_a_damaged_report_is_a_row_with_its_error(ray, trained, tmp_path, monkeypatch, report):
     start(tmp_path, backbones=["mingru"], seeds=["0"])
     (tmp_path / "grid.csv").unlink()
-    next(tmp_path.glob("*/mingru-seed0/results.json")).write_text("{")
+    next(tmp_path.glob("*/mingru-seed0/results.json")).write_text(report)
     monkeypatch.setattr(runs, "train", lambda folder, flags, log: None)
-    with pytest.raises(UserError, match="1 of 1 runs failed, the first with: Expecting property"):
+    with pytest.raises(UserError, match=r"1 of 1 runs failed, the first with: .*json is damaged"):
         start(tmp_path, backbones=["mingru"], seeds=["0"])
+    assert [row["status"] for row in cells(tmp_path)] == [FAILED]
 
 
 def test_runs_of_other_flags_are_not_mixed(ray, trained, tmp_path):
     start(tmp_path, "--", "--optim.updates", "5")
-    with pytest.raises(UserError, match=r"begun with the flags --optim.updates 5, not \(none\)"):
-        start(tmp_path)
-    (tmp_path / "flags.json").write_text("{")
+    for _ in range(2):  # by their rows, and by their folders
+        with pytest.raises(UserError, match=r"begun with the flags --optim.updates 5, not \(none"):
+            start(tmp_path)
+        (tmp_path / "grid.csv").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("text", [b"{", b"\xff", b'"text"', b"[1]", b"[" * 100_000])
+def test_damaged_flags_are_one_line(ray, trained, tmp_path, text):
+    (tmp_path / "flags.json").write_bytes(text)
     with pytest.raises(UserError, match=r"flags\.json is damaged .*: remove it"):
         start(tmp_path)
+    assert not trained
 
 
-@pytest.mark.parametrize("flag", ["--seed", "--model.backbone=gru", "--run_dir"])
+def test_flags_that_train_refuses_are_told_at_once_and_lock_nothing(ray, trained, tmp_path, capsys):
+    with pytest.raises(UserError, match=r"train\.py refuses what is behind --"):
+        start(tmp_path / "grid", "--", "--preset", "smoke", "--optim.updats", "5")
+    assert "Unrecognized options: --optim.updats" in capsys.readouterr().err
+    assert not (tmp_path / "grid").exists()
+    assert not trained
+
+
+def test_where_no_run_has_begun_other_flags_may_be_given(ray, trained, tmp_path):
+    with pytest.raises(UserError, match=r"as does one with other flags behind --$"):
+        start(tmp_path, "--", "--optim.updates", "5", backbones=["broken"], seeds=["0"])
+    start(tmp_path, "--", "--optim.updates", "6", backbones=["mingru"], seeds=["0"])
+    assert json.loads((tmp_path / "flags.json").read_text()) == ["--optim.updates", "6"]
+    with pytest.raises(UserError, match=r"tries them again$"):
+        start(tmp_path, "--", "--optim.updates", "6", backbones=["broken"], seeds=["0"])
+
+
+@pytest.mark.parametrize(
+    "flag", ["--seed", "--model.backbone=gru", "--run_dir", "--resume-if-there"]
+)
 def test_what_the_grid_sets_cannot_be_set_again(ray, trained, tmp_path, flag):
     with pytest.raises(UserError, match="is set by the grid"):
         start(tmp_path, "--", flag, "1")
@@ -249,6 +296,15 @@ def test_a_table_of_another_kind_is_one_line(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match=r"line 2 of .* is no run of a grid"):
         Table(path)
+
+
+@pytest.mark.parametrize("content", [b"env\n\xff\n", b"x" * 200_000])
+def test_a_table_that_cannot_be_read_is_one_line(tmp_path, content):
+    (tmp_path / "grid.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"grid\.csv cannot be read .*: take the file away"):
+        Table(tmp_path / "grid.csv")
+    with pytest.raises(UserError, match="cannot be read"):
+        Table(tmp_path)
 
 
 def test_means_are_over_finished_runs_alone():

@@ -115,3 +115,16 @@ def test_links_lead_to_files_and_headings(checkout):
         target = page.parent / path if path else page
         assert target.exists(), f"{page.name}: {link}"
         assert not heading or heading in headings(target), f"{page.name}: {link}"
+
+
+def test_the_tests_that_the_faults_name_are_there(checkout):
+    text = (checkout / "docs" / "reliability.md").read_text(encoding="utf-8")
+    table = text.split("| fault | what happens | test |\n")[1].split("\n\n")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines()[1:]]
+    assert len(rows) > 20
+    for fault, _, tests in rows:
+        names = re.findall(r"`([^`]+)`", tests)
+        assert names, fault
+        for name in names:
+            assert name.startswith("tests/"), f"{fault}: {name}"
+            assert (checkout / name).is_file(), f"{fault}: {name}"

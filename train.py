@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from agents.ends import interrupted
 
-    with interrupted(config.resume):
+    with interrupted(config.resume, config):
         begin(config)
 
 
@@ -126,8 +126,9 @@ def report(run: Run, judge: Judge) -> str:
     """Play the episodes that are reported; leave figures and results, return what to tell."""
     from agents import checkpoint, plots
     from agents import report as reports
+    from agents.metrics import read_metrics
     from agents.run_folder import RESULTS
-    from agents.runlog import read_metrics, say
+    from agents.runlog import say
 
     config, folder, last, best = run.config, run.folder, run.trainer.update, run.best_update
     if not config.eval.episodes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from agents.atomic import CannotWrite
 from agents.stop import Stopped
-from configs import saved
+from configs import Config, saved
 from envs.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,15 +22,35 @@ if TYPE_CHECKING:
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
-def command(folder: Path) -> str:
-    """Return the command that goes on with the run in `folder`, by as many ranks as there are."""
-    ranks = os.environ.get("WORLD_SIZE", "1")
-    begin = "python" if ranks == "1" else f"torchrun --nproc-per-node {ranks}"
-    return f"{begin} train.py --resume {shlex.quote(str(folder))}"
+def command(folder: Path, config: Config) -> str:
+    """Return the command that goes on with the run in `folder` as `config` has it.
+
+    By as many ranks as there are, and with the options in which this process differs from what
+    the run was begun with: threads and devices are some, and change rounding.
+    """
+    try:
+        options = saved.other_flags(config, saved.read(folder))
+    except ValueError:  # damaged since
+        options = []
+    return f"{_launcher()} train.py {shlex.join(['--resume', str(folder), *options])}"
+
+
+def _launcher() -> str:
+    """Return what has started this process, and others beside it."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if ranks == 1 and not restarts:
+        return "python"
+    flags = f"--nproc-per-node {local}" + (f" --max-restarts {restarts}" if restarts else "")
+    if nodes := ranks // local - 1:
+        # Where they meet is not known here.
+        flags = f"--nnodes {nodes + 1} --rdzv-backend c10d --rdzv-endpoint HOST:PORT {flags}"
+    return f"torchrun {flags}"
 
 
 @contextmanager
-def interrupted(folder: Path | None) -> Iterator[None]:
+def interrupted(folder: Path | None, config: Config) -> Iterator[None]:
     """Context: Ctrl-C with nothing new to save exits with 130 and the command that goes on.
 
     None, and a folder without a run in it, leave it to the script.
@@ -43,7 +63,8 @@ def interrupted(folder: Path | None) -> Iterator[None]:
         if os.environ.get("RANK", "0") == "0":
             sys.stdout.flush()
             sys.stderr.write(
-                f"\ninterrupted: what was saved before stays; to go on:\n{command(folder)}\n"
+                f"\ninterrupted: what was saved before stays; to go on:\n"
+                f"{command(folder, config)}\n"
             )
         raise SystemExit(130) from None
 
@@ -56,11 +77,11 @@ def explained(run: Run) -> Iterator[None]:
     from agents.trainer import Diverged
 
     try:
-        with interrupted(run.folder):
+        with interrupted(run.folder, run.config):
             yield
     except Stopped as stopped:
         say(f"\nstopped at update {run.saved_update}; to go on:")
-        say(command(run.folder))
+        say(command(run.folder, run.config))
         raise SystemExit(stopped.code) from None
     except Diverged as error:
         last = "nothing was saved before it"
@@ -75,5 +96,5 @@ def explained(run: Run) -> Iterator[None]:
             where = Path(error.filename or run.folder)
             error = CannotWrite(where, error.strerror or error)
         raise UserError(
-            f"{error.what}; free some space, then go on by: {command(run.folder)}"
+            f"{error.what}; free some space, then go on by: {command(run.folder, run.config)}"
         ) from None

@@ -169,14 +169,3 @@ def _quiet_about_the_disk(arguments: threading.ExceptHookArgs) -> None:
     """Leave it to the main thread, which meets the error of TensorBoard's writer thread too."""
     if not isinstance(arguments.exc_value, OSError):
         threading.__excepthook__(arguments)
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Return the rows of `metrics.jsonl`; a last line cut short by a kill is left out."""
-    rows = []
-    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows

@@ -36,7 +36,9 @@ def read(folder: Path) -> Config:
             raise ValueError("too large")
         return dataclasses.replace(_typed(json.loads(text), Config, "it"), run_dir=folder)
     except (ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}): put back a copy, or train again") from None
+        # Keys of the file are in it, for a terminal that is to print them and no more.
+        what = "".join(c if c.isprintable() else "?" for c in str(error)[:500])
+        raise ValueError(f"{path} is damaged ({what}): put back a copy, or train again") from None
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -67,6 +69,27 @@ def changed(config: Config, saved: Config) -> list[str]:
     """Return the options, as --data.length, in which `config` is not the run that was saved."""
     ours, theirs = settings(config), settings(saved)
     return [f"--{name.replace('_', '-')}" for name in ours if ours[name] != theirs[name]]
+
+
+def other_flags(config: Config, saved: Config) -> list[str]:
+    """Return the flags by which a resumed run differs from the one that was saved.
+
+    Example:
+        >>> begun = Config()
+        >>> other_flags(dataclasses.replace(begun, threads=2), begun)
+        ['--threads', '2']
+    """
+    ours, theirs = flat(to_dict(config)), flat(to_dict(saved))
+    flags: list[str] = []
+    for name, value in ours.items():
+        kept = not name.startswith(FREE) or name.startswith(("resume", "run_dir"))
+        if kept or value == theirs[name]:
+            continue
+        *groups, field = name.replace("_", "-").split(".")
+        no = "no-" * (value is False)
+        flags.append(f"--{'.'.join([*groups, no + field])}")
+        flags += [] if isinstance(value, bool) else [str(value)]
+    return flags
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:

@@ -15,11 +15,12 @@ from tests_support import tiny_data
 
 import train
 from agents import folders
+from agents.evaluation import Result
 from agents.judge import Judge
 from agents.resume import States
 from agents.run_folder import finished
 from benchmarks import runs
-from configs import CheckpointConfig
+from configs import CheckpointConfig, EvalConfig
 from envs.errors import UserError
 from tests.compare_runs import differences
 
@@ -262,3 +263,22 @@ def test_a_run_without_state_is_left_alone(tmp_path):
     with pytest.raises(UserError, match=r"has no saved state, which an older minrnn"):
         go_on(tmp_path / "run").__enter__()
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == log
+
+
+def test_a_damaged_log_does_not_keep_a_run_from_its_end(tmp_path, capsys):
+    class Plays(Judge):
+        def final(self, models):
+            return {"last": [Result(1.0, np.ones(1), np.ones(1, np.int64))]}
+
+    folder = tmp_path / "run"
+    leave(folder, at=70)
+    log = folder / "metrics.jsonl"
+    log.write_bytes(b"[\xff" + log.read_bytes()[2:])
+    with go_on(folder) as run:
+        fit(run)
+        evaluated = dataclasses.replace(run.config, eval=EvalConfig(episodes=1, targets=(1.0,)))
+        run.config = evaluated
+        train.report(run, Plays(evaluated, run.data, CPU))
+    assert finished(folder)
+    assert (folder / "curve.png").exists()
+    assert f"note   {log}: 1 damaged line left out" in capsys.readouterr().out

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from agents.atomic import remove_folder, replace_folder
 from agents.checkpoint import load_checkpoint
-from agents.folders import AGENT, read_json
-from envs.errors import UserError
+from agents.folders import AGENT, Refused, read_json
+from envs.errors import UserError, one_line
 
 BEST, NEXT = "best", ".next-best"
 
@@ -35,6 +35,6 @@ def lost(folder: Path, update: int) -> str:
     """Say why `best/` in a run's folder cannot be had as that of `update`; "" where it can."""
     try:
         found = load_checkpoint(folder / BEST)[1]["update"]
-    except UserError as error:
-        return str(error)
+    except Refused as error:
+        return one_line(error.what)
     return "" if found == update else f"{folder / BEST} is of update {found}, not {update}"

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from agents.atomic import OLD, old_name, remove_folder
 from agents.facts import fits
-from agents.folders import STATE, Newer, load_folder, refused, save_folder
+from agents.folders import STATE, Newer, Refused, load_folder, refused, save_folder
 from agents.tensorfile import Damaged, Layout, layout
 from agents.trainer import Trainer
-from envs.errors import UserError
+from envs.errors import UserError, one_line
 
 Facts = dict[str, Any]
 
@@ -141,10 +141,10 @@ class States:
                 return facts
             except (Newer, OtherData):
                 raise
-            except UserError as error:
+            except Refused as error:
                 if name == names[0]:
                     raise
-                tell(f"note   {error}; the one before it is gone on from")
+                tell(f"note   {one_line(error.what)}; the one before it is gone on from")
         return None
 
     def _names(self) -> list[str]:

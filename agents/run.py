@@ -169,8 +169,8 @@ class Run:
         if facts is None:
             if (self.folder / "last").exists():
                 raise UserError(
-                    f"{self.folder} has no saved state, which an older minrnn did not write: begin "
-                    "another run"
+                    f"{self.folder} has no saved state: an older minrnn wrote none, or it was "
+                    "removed; begin another run"
                 )
             say("note   nothing was saved yet: it begins again")
             return None
@@ -183,7 +183,10 @@ class Run:
         for name, now in machine(self.trainer).items():
             if facts["machine"][name] != now:
                 was = one_line(str(facts["machine"][name]))
-                say(f"note   {name} was {was}, is {now}: rounding may differ from here on")
+                other = "rounding may differ from here on"
+                if name in ("device", "ranks") and self.config.model.dropout:
+                    other += ", and dropout draws other random numbers"
+                say(f"note   {name} was {was}, is {now}: {other}")
         self._saved = self.trainer.update, self.evaluated
         return checked(facts["log"])
 

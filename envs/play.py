@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from envs.direct import Direct
 from envs.errors import UserError
-from envs.rows import Played, Row, World
-from envs.table import Table, Unsound
+from envs.rows import Played, Row, Unsound, World
+from envs.table import Table
 
 
 class Actor(Protocol):
@@ -95,18 +95,16 @@ def _play(table: Table, actor: Actor, pause: Callable[[], None] | None) -> None:
                     if reached is not None:
                         row.success = bool(row.success or reached)
                 over = bool(terminated or cut)
+                row.total += gain
+                row.length += 1
+                if record:
+                    row.add(seen[k], actions[k], gain)
             except UserError:
                 raise
             except Exception as error:
                 table.fail(k, error)
                 table.begin(k)
                 continue
-            row.total += gain
-            row.length += 1
-            if record:
-                row.obs.append(np.array(seen[k]))
-                row.actions.append(np.array(actions[k]))
-                row.rewards.append(gain)
             if over:
                 table.end(k, bool(terminated))
                 table.begin(k)

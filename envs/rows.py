@@ -14,6 +14,10 @@ from envs.make import EnvLike, make_env
 from envs.trajectories import Episode
 
 
+class Unsound(Exception):
+    """What an environment gave is not what it has to be."""
+
+
 @dataclass
 class Played:
     """What came of one episode."""
@@ -67,8 +71,14 @@ class Row:
         self.index, self.total, self.length, self.success = index, 0.0, 0, None
         obs, _ = self.env.reset(seed=seed)
         if record:
-            self.obs, self.actions, self.rewards = [np.array(obs)], [], []
+            self.obs, self.actions, self.rewards = [_copied(obs)], [], []
         return obs
+
+    def add(self, obs: Any, action: NDArray[Any], reward: float) -> None:
+        """Record a step. Raises Unsound where the observation is no array."""
+        self.obs.append(_copied(obs))
+        self.actions.append(np.array(action))
+        self.rewards.append(reward)
 
     def end(self, terminated: bool, seed: int, record: bool) -> Played:
         """Return what came of the episode."""
@@ -77,3 +87,10 @@ class Row:
             steps = np.stack(self.obs), np.stack(self.actions), np.array(self.rewards)
             played.episode = Episode(*steps, terminated, seed)
         return played
+
+
+def _copied(obs: Any) -> NDArray[Any]:
+    try:
+        return np.array(obs)
+    except (TypeError, ValueError):  # rows of several lengths
+        raise Unsound("the environment's observation is no array of numbers") from None

@@ -11,11 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import UserError, one_line
-from envs.rows import Played, Row, World
-
-
-class Unsound(Exception):
-    """What an environment gave is not what it has to be."""
+from envs.rows import Played, Row, Unsound, World
 
 
 class Table:

@@ -143,13 +143,19 @@ def cut(folder):
     (folder / "model.safetensors").write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [remove, cut])
-def test_a_run_whose_best_is_lost_ends_with_the_last_alone(tmp_path, capsys, damage):
+@pytest.mark.parametrize(
+    ("damage", "why"), [(remove, "no checkpoint in {}"), (cut, "the checkpoint in {} is damaged (")]
+)
+def test_a_run_whose_best_is_lost_ends_with_the_last_alone(tmp_path, capsys, damage, why):
     folder = tmp_path / "run"
     assert played(folder, GROWING) == ("last", "best")
     damage(folder / "best")
     assert played(folder, {}) == ("last",)
-    assert "note   the best checkpoint is lost" in capsys.readouterr().out
+    note = "note   the best checkpoint is lost, and chosen from the next ones ("
+    told = capsys.readouterr().out
+    assert note + why.format(folder / "best") in told
+    assert "train again" not in told
+    assert "give the folder" not in told
 
 
 def test_the_next_one_is_the_best_where_that_was_lost(tmp_path, killed_at):

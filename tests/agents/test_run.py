@@ -159,6 +159,26 @@ def test_other_threads_are_noted(tmp_path, capsys):
     assert "note   threads was 1, is 2: rounding may differ" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_other_ranks_are_noted_with_what_becomes_of_dropout(tmp_path, capsys, dropout):
+    folder = tmp_path / "run"
+    leave(folder, at=5)
+    (state,) = (folder / "state").glob("*/state.json")
+    facts = json.loads(state.read_text())
+    facts["machine"]["ranks"] = 2
+    (state.parent / "SHA256SUMS").unlink()  # which the first format does not have
+    state.write_text(json.dumps({**facts, "format": 1}))
+    run = go_on(folder)
+    run.config = dataclasses.replace(
+        run.config, model=dataclasses.replace(run.config.model, dropout=dropout)
+    )
+    with run:
+        pass
+    more = ", and dropout draws other random numbers" * bool(dropout)
+    told = f"note   ranks was 2, is 1: rounding may differ from here on{more}\n"
+    assert told in capsys.readouterr().out
+
+
 def test_a_run_that_is_not_evaluated_leaves_the_mark_of_its_end(tmp_path):
     with go_on(tmp_path / "run") as run:
         fit(run)
@@ -260,7 +280,9 @@ def test_a_run_without_state_is_left_alone(tmp_path):
     leave(tmp_path / "run", at=70)
     shutil.rmtree(tmp_path / "run" / "state")
     log = (tmp_path / "run" / "metrics.jsonl").read_text()
-    with pytest.raises(UserError, match=r"has no saved state, which an older minrnn"):
+    with pytest.raises(
+        UserError, match=r"has no saved state: .*, or it was removed; begin another"
+    ):
         go_on(tmp_path / "run").__enter__()
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == log
 

@@ -14,6 +14,7 @@ from envs.rollout import rollout
 
 FAULTS = {
     "reset raises": "step 0: RuntimeError: on purpose",
+    "reset gives ragged": "step 0: Unsound: the environment's observation is no array of numbers",
     "reset gives nan": "step 0: Unsound: the environment's observation is not finite",
     "raises": "step 2: RuntimeError: on purpose",
     "says nothing": "step 2: RuntimeError",
@@ -22,6 +23,7 @@ FAULTS = {
     "reward inf": "step 2: Unsound: the environment's reward is inf",
     "reward none": "step 2: TypeError: float",
     "shape": "step 3: Unsound: the environment's observation is",
+    "ragged": "step 3: Unsound: the environment's observation is no array of numbers",
     "no obs": "step 3: Unsound: the environment's observation is",
     "four values": "step 2: ValueError: not enough values",
 }
@@ -43,6 +45,8 @@ class Faulty(Walk):
             self.broken = True
             if self.fault == "reset raises":
                 raise RuntimeError("on purpose\nand more")
+            if self.fault == "reset gives ragged":
+                return [0.0, [1.0, 2.0]], info
             obs = np.full_like(obs, np.nan)
         return obs, info
 
@@ -70,6 +74,8 @@ class Faulty(Walk):
                 reward = None
             case "shape":
                 obs = obs[:-1]
+            case "ragged":
+                return [0.0, [1.0, 2.0]], reward, terminated, cut, info
             case "no obs":
                 obs = None
             case "four values":
@@ -123,13 +129,14 @@ def test_a_failure_costs_its_episode_alone(fault: str, num_envs: int) -> None:
     assert done == [(i + 1, 18) for i in range(18)]
 
 
+@pytest.mark.parametrize("record", [False, True])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_where_every_episode_is_needed_the_error_is_raised(fault: str) -> None:
+def test_where_every_episode_is_needed_the_error_is_raised(fault: str, record: bool) -> None:
     kind, message = (RuntimeError, TypeError, ValueError), None
     if "Unsound" in FAULTS[fault]:
         kind, message = UserError, r"episode 4 \(seed 15\), step \d: the environment"
     with pytest.raises(kind, match=message):
-        rollout(partial(Faulty, fault), Memory(), SEEDS, num_envs=1)
+        rollout(partial(Faulty, fault), Memory(), SEEDS, num_envs=1, record=record)
 
 
 def test_more_than_half_is_too_many_and_half_is_not() -> None:

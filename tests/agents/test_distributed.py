@@ -254,7 +254,9 @@ def test_a_run_whose_rank_is_stopped_and_killed_ends_as_if_it_had_not(runs):
     torchrun.strike(process, folder, 63, 1, signal.SIGKILL)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
-    assert printed.count("torchrun --nproc-per-node 2 train.py --resume") == 1, printed
+    assert printed.count("torchrun --nproc-per-node 2 --max-restarts 3 train.py --resume") == 1, (
+        printed
+    )
     assert printed.count("resume update") == 2, printed
     assert "connectFullMesh" not in printed  # every restart found the others at once
     assert differences(runs / "two", folder) == []
@@ -273,5 +275,5 @@ def test_sigterm_to_torchrun_lets_the_ranks_save_their_state(runs):
     process.terminate()
     printed, _ = process.communicate(timeout=100)
     assert process.returncode == 1  # behind a traceback of torchrun's
-    assert f"torchrun --nproc-per-node 2 train.py --resume {folder}" in printed
+    assert f"torchrun --nproc-per-node 2 --max-restarts 3 train.py --resume {folder}" in printed
     assert torchrun.saved(folder) >= 50

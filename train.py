@@ -27,9 +27,17 @@ LOG_EVERY = 50
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse, load, build, fit, report."""
+    """Parse, and do what is asked for."""
     config = cli.parse(arguments, DESCRIPTION)
 
+    from agents.ends import interrupted
+
+    with interrupted(config.resume, config):
+        begin(config)
+
+
+def begin(config: Config) -> None:
+    """Set up this process, and train: alone, or as one of several."""
     # Here and not above, so that --help is instant.
     from agents import distributed, runtime
     from agents.run_folder import finished
@@ -47,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def train(config: Config, device: torch.device, ranks: Ranks) -> None:
-    """Load, build, fit, report: in this process alone, or as one of several."""
+    """Load, build, fit, report."""
     from agents import evaluation
     from agents.build import build, describe, load_data, resolve
     from agents.follower import Follower
@@ -97,15 +105,12 @@ def examine(run: Run, judge: Judge) -> None:
     update = run.trainer.update
     if not due(run.config, update) or run.evaluated == update:
         return
-    run.save("last")
+    run.save()
     if run.config.eval.episodes:
         with run.stop.at_once():
             metrics, score = judge.quick(run.trainer.acting_model)
         run.log.metrics(update, "eval", metrics)
-        # Of equals the later: returns of 0 and 1 tie early, in so few episodes.
-        if run.best_score is None or score >= run.best_score:
-            run.best_score, run.best_update = score, update
-            run.save("best")
+        run.offer(score)
     run.evaluated = update
     run.save_state()
 
@@ -121,15 +126,19 @@ def report(run: Run, judge: Judge) -> str:
     """Play the episodes that are reported; leave figures and results, return what to tell."""
     from agents import checkpoint, plots
     from agents import report as reports
+    from agents.metrics import read_metrics
     from agents.run_folder import RESULTS
-    from agents.runlog import read_metrics, say
+    from agents.runlog import say
 
     config, folder, last, best = run.config, run.folder, run.trainer.update, run.best_update
     if not config.eval.episodes:
+        if run.ranks.writer:  # the mark of a run that is finished
+            empty = {"protocol": judge.protocol(last, best), "results": {}}
+            checkpoint.write_json(folder / RESULTS, empty)
         return f"\n{folder}: checkpoint last/; not evaluated, as --eval.episodes is 0"
-    say("\nevaluating last and best" if best < last else "\nevaluating")
     models = {"last": run.trainer.acting_model}
-    if best < last:
+    say("\nevaluating last and best" if 0 < best < last else "\nevaluating")
+    if 0 < best < last:
         models["best"] = run.best()
     with run.stop.at_once():
         final = judge.final(models)
@@ -143,7 +152,8 @@ def report(run: Run, judge: Judge) -> str:
     checkpoint.write_json(folder / RESULTS, reports.as_json(final, protocol))
     return (
         f"{reports.table(final, protocol)}\n\n"
-        f"{folder}: checkpoints last/ best/, calibration.png, curve.png, results.json\n"
+        f"{folder}: checkpoints last/{' best/' if best else ''}, calibration.png, curve.png, "
+        "results.json\n"
         f"python evaluate.py {folder} --targets {max(judge.targets):g}"
     )
 

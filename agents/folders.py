@@ -50,7 +50,15 @@ Expected = Layout | Callable[[dict[str, Any], Layout], Layout]
 """The tensors that there must be; or a function of the facts and of the header's layout."""
 
 
-class Newer(UserError):
+class Refused(UserError):
+    """A folder that cannot be loaded: `what` says why, without the advice at the text's end."""
+
+    def __init__(self, what: str, advice: str) -> None:
+        self.what = what
+        super().__init__(f"{what}: {advice}")
+
+
+class Newer(Refused):
     """A folder that a newer version of this code wrote: not damaged, and not to be replaced."""
 
 
@@ -81,7 +89,7 @@ def load_folder(
     if not folder.exists() and old_name(folder).exists():
         folder = old_name(folder)  # killed in between the two renames of a save
     if not all((folder / name).is_file() for name in (kind.facts, kind.tensors)):
-        raise UserError(f"no {kind.what} in {folder}: give the folder of a run that train.py made")
+        raise Refused(f"no {kind.what} in {folder}", "give the folder of a run that train.py made")
     with refused(folder, kind):
         sums = _read_sums(folder / SUMS)
         facts = _read_facts(folder / kind.facts, sums, kind.max_facts)
@@ -91,7 +99,8 @@ def load_folder(
         if version > kind.format:
             raise Newer(
                 f"{folder} was written by a newer minrnn (format {version}, this one reads "
-                f"up to {kind.format}): update minrnn"
+                f"up to {kind.format})",
+                "update minrnn",
             )
         if version >= _WITH_SUMS and not sums.keys() >= {kind.facts, kind.tensors}:
             raise Damaged(f"{SUMS} is missing or cut short")
@@ -120,8 +129,8 @@ def refused(folder: Path, kind: Kind) -> Iterator[None]:
     try:
         yield
     except (Damaged, OSError) as error:
-        raise UserError(
-            f"the {kind.what} in {folder} is damaged ({error}): take another one, or train again"
+        raise Refused(
+            f"the {kind.what} in {folder} is damaged ({error})", "take another one, or train again"
         ) from None
 
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack, redirect_stdout
 from io import TextIOBase
 from typing import Any
 
+from agents.ends import explained
 from agents.run import Run
 from agents.runlog import RunLog
 from envs.fingerprint import fingerprint
@@ -21,12 +22,12 @@ class Follower(Run):
         with ExitStack() as entered:
             entered.enter_context(redirect_stdout(_Nowhere()))
             self.meet()
-            entered.enter_context(self._explained())
+            entered.enter_context(explained(self))
             entered.enter_context(self.stop)
             self._open = entered.pop_all()
         return self
 
-    def save(self, name: str) -> None:
+    def save(self, name: str = "last") -> None:
         """Leave it to rank 0, whose weights are the same."""
 
     def state_due(self) -> bool:

@@ -77,18 +77,26 @@ class Judge:
         }
 
     def protocol(self, last: int, best: int) -> dict[str, Any]:
-        """Return how `final` was played; the checkpoints are those of updates `last` and `best`."""
+        """Return how `final` was played; the checkpoints are those of updates `last` and `best`.
+
+        best: 0 where there is none.
+        """
         config, data = self.config, self.data
         quick, stepper = config.eval.quick_episodes, config.eval.stepper
         chooser = "" if stepper == "gymnasium" else f" of {stepper}'s"
+        checkpoint = f"last: update {last}"
+        if best:
+            checkpoint += (
+                f"; best: update {best}, chosen by {quick} other episodes{chooser} asked for "
+                f"{max(self.targets):g}"
+            )
         return score.protocol(
             data=data.name,
             env_id=data.env_id,
             targets=self.targets,
             episodes=config.eval.episodes,
             seeds=[config.eval.seed],
-            checkpoint=f"last: update {last}; best: update {best}, chosen by "
-            f"{quick} other episodes{chooser} asked for {max(self.targets):g}",
+            checkpoint=checkpoint,
             env_kwargs=data.env_kwargs,
             own=data.reference,
             memory=evaluation.describe_memory(self.window),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,12 @@ from torch.utils.tensorboard import SummaryWriter
 from agents import html, plots, report
 from agents import protocol as report_protocol
 from agents.checkpoint import write_file, write_json
-from agents.runlog import read_metrics
+from agents.folders import read_json
+from agents.metrics import read_metrics
+from agents.runs import LARGEST
 from agents.sweep import Line
 from agents.video import Video
+from envs.errors import UserError
 
 Draw = Callable[[plots.Theme], Figure]
 MOST_RETURNS = 10_001
@@ -199,9 +201,9 @@ def _spread(seconds: np.ndarray) -> dict[str, Any]:
 def _written(folder: Path) -> list[str]:
     """Return the figures that the report in `folder` says it wrote."""
     try:
-        names = json.loads((folder / "report.json").read_text(encoding="utf-8"))["figures"]
+        names = read_json(folder / "report.json", LARGEST)["figures"]
         return [name for name in names if _FIGURE.fullmatch(name)]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or none of ours
+    except (UserError, KeyError, TypeError):  # none, or none of ours
         return []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,13 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.atomic import old_name
-from agents.folders import STATE, Newer, load_folder, save_folder
-from agents.tensorfile import Layout, layout
+from agents.atomic import OLD, old_name, remove_folder
+from agents.facts import fits
+from agents.folders import STATE, Newer, Refused, load_folder, refused, save_folder
+from agents.tensorfile import Damaged, Layout, layout
 from agents.trainer import Trainer
-from envs.errors import UserError
+from envs.errors import UserError, one_line
 
 Facts = dict[str, Any]
+
+
+class OtherData(UserError):
+    """A sound state of a run on other data, from which there is no way on."""
 
 
 def capture(trainer: Trainer) -> tuple[dict[str, Tensor], Facts]:
@@ -37,17 +41,23 @@ def capture(trainer: Trainer) -> tuple[dict[str, Tensor], Facts]:
 
 
 def restore(trainer: Trainer, tensors: dict[str, Tensor], facts: Facts) -> None:
-    """Bring a fresh trainer of the same run to where `capture` found it.
+    """Bring a trainer of the same run to where `capture` found it.
 
-    On another kind of device the random numbers of dropout are others from here on. Facts that are
-    none raise what `sound` catches.
+    On another kind of device the random numbers of dropout are others from here on. Facts that
+    cannot be raise what `sound` catches.
     """
-    update = int(facts["update"])
-    if not 0 <= update <= trainer.config.updates:
-        raise ValueError(f"update {update} of {trainer.config.updates}")
+    update, seconds = facts["update"], facts["seconds"]
+    if not fits(update, int) or not 0 <= update <= trainer.config.updates:
+        raise ValueError(f"update {update!r:.50} of {trainer.config.updates}")
+    if not fits(seconds, float) or seconds < 0:
+        raise ValueError(f"{seconds!r:.50} seconds")
+    trainer.sampler.load_state_dict(facts["sampler"])
+    if trainer.sampler.state_dict() != facts["sampler"]:
+        raise ValueError("an impossible sampler")
     with torch.no_grad():
         for name, own in _weights(trainer).items():
             own.copy_(tensors[name])
+    trainer.optimizer.state.clear()
     for name, parameter in trainer.model.named_parameters():
         prefix = f"optimizer.{name}."
         kept = {key: value for key, value in tensors.items() if key.startswith(prefix)}
@@ -61,8 +71,7 @@ def restore(trainer: Trainer, tensors: dict[str, Tensor], facts: Facts) -> None:
     for name, own in (("losses", trainer.losses), ("norms", trainer.norms)):
         own[:] = tensors[name].to(trainer.device).unbind() if name in tensors else []
     trainer.update = update
-    trainer.since = time.perf_counter() - float(facts["seconds"])
-    trainer.sampler.load_state_dict(facts["sampler"])
+    trainer.since = time.perf_counter() - seconds
     trainer.mark_checked()
 
 
@@ -88,7 +97,7 @@ def expected(trainer: Trainer) -> Callable[[Facts, Layout], Layout]:
 
 
 class States:
-    """The saved states of a run, `RUN/state/0000001000`, of which the last `keep` stay."""
+    """The saved states of a run, `RUN/state/0000001000`: those of the last `keep` updates."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
@@ -96,57 +105,74 @@ class States:
     def save(self, name: str, tensors: dict[str, Tensor], facts: Facts) -> None:
         """Write a state, then remove those that are older than the last; and any later ones.
 
-        A later one was damaged, for otherwise it would have been gone on from.
+        Its name is its update, with something behind it (-evaluated) or not; of several states of
+        one update the last stays. A later one was damaged, for otherwise it would have been gone on
+        from.
         """
         save_folder(self.folder / name, tensors, facts, STATE)
         names = self._names()
-        place = names.index(name) + 1
-        for other in names[: max(0, place - self.keep)] + names[place:]:
-            shutil.rmtree(self.folder / other, ignore_errors=True)
-            shutil.rmtree(old_name(self.folder / other), ignore_errors=True)
+        last = {_update(other): other for other in names if other <= name}
+        kept = [*last.values()][-self.keep :]
+        for other in names:
+            if other not in kept:
+                # The one beside it first: alone, it would be taken for the state.
+                remove_folder(old_name(self.folder / other))
+                remove_folder(self.folder / other)
 
-    def newest(
-        self, trainer: Trainer, tell: Callable[[str], object]
-    ) -> tuple[dict[str, Tensor], Facts] | None:
-        """Return the newest state that is sound; None where none was saved yet.
+    def restore(
+        self,
+        trainer: Trainer,
+        tell: Callable[[str], object],
+        check: Callable[[Facts], object] = lambda facts: None,
+    ) -> Facts | None:
+        """Bring a trainer to the newest state that is sound; return its facts.
 
-        Tells of those that are not. Raises UserError where none is, and where a newer version of
-        this code wrote one.
+        None where none was saved yet. `check` raises where facts beside the trainer's cannot be;
+        see `sound`. Tells of states that are not sound. Raises UserError where none is, where
+        `check` says OtherData, and where a newer version of this code wrote one.
         """
         names = self._names()
         for name in reversed(names):
             try:
-                return load_folder(self.folder / name, STATE, expected(trainer))
-            except Newer:
+                tensors, facts = load_folder(self.folder / name, STATE, expected(trainer))
+                with sound(self.folder / name):
+                    check(facts)
+                    restore(trainer, tensors, facts)
+                return facts
+            except (Newer, OtherData):
                 raise
-            except UserError as error:
+            except Refused as error:
                 if name == names[0]:
                     raise
-                tell(f"note   {error}; the one before it is gone on from")
+                tell(f"note   {one_line(error.what)}; the one before it is gone on from")
         return None
 
     def _names(self) -> list[str]:
         if not self.folder.is_dir():
             return []
-        names = {path.name.removeprefix(".old-") for path in self.folder.iterdir()}
+        names = {path.name.removeprefix(OLD) for path in self.folder.iterdir()}
         return sorted(name for name in names if name[:1].isdigit())
 
 
 @contextmanager
 def sound(folder: Path) -> Iterator[None]:
-    """Context: facts of another shape than ours become a UserError."""
-    try:
-        yield
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"the state in {folder} is damaged ({reason}): begin another run") from None
+    """Context: what facts that cannot be raise becomes the UserError for a damaged state."""
+    with refused(folder, STATE):
+        try:
+            yield
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise Damaged(f"{STATE.facts}: {type(error).__name__}: {error}") from None
+
+
+def _update(name: str) -> str:
+    return name.split("-")[0]
 
 
 def _weights(trainer: Trainer) -> dict[str, Tensor]:

@@ -1,28 +1,29 @@
-"""A run in its folder: what is saved, and when; how it is gone on with, and how it is stopped."""
+"""A run in its folder: what is saved, and when; and how it is gone on with."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import shlex
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import configs
-from agents import resume, runs
+from agents import best, resume, runs
+from agents.atomic import recover
 from agents.checkpoint import load_checkpoint, save_checkpoint, write_json
 from agents.decision import DecisionModel
-from agents.run_folder import clear, locked, make_folder
+from agents.ends import explained
+from agents.run_folder import locked, make_folder
 from agents.runlog import RunLog, checked, say
-from agents.stop import Stop, Stopped
-from agents.trainer import Diverged, Trainer
+from agents.state_facts import check_state
+from agents.stop import Stop
+from agents.trainer import Trainer
 from configs import Config
-from envs.errors import UserError
+from envs.errors import UserError, one_line
 from envs.fingerprint import fingerprint
 from envs.trajectories import Trajectories
 
@@ -57,10 +58,12 @@ class Run:
         self._states = resume.States(self.folder / "state", self.config.checkpoint.keep)
         self._data = fingerprint(self.data)
         with ExitStack() as entered:
+            entered.enter_context(explained(self))
             entered.enter_context(locked(self.folder))
             position = None
             if self.config.resume:
-                clear(self.folder)
+                recover(self.folder)
+                recover(self._states.folder)
                 position = self._restore()
             else:
                 write_json(self.folder / configs.saved.FILE, configs.to_dict(self.config))
@@ -70,7 +73,6 @@ class Run:
             self.log = RunLog(self.folder, total, self.trainer.update, position)
             entered.enter_context(self.log)
             self.meet()
-            entered.enter_context(self._explained())
             entered.enter_context(self.stop)
             self._open = entered.pop_all()
         return self
@@ -102,17 +104,29 @@ class Run:
     def best(self) -> DecisionModel:
         """Return the model of the best checkpoint, on all ranks."""
         if self.ranks.writer:
-            model, _ = load_checkpoint(self.folder / "best")
+            model, _ = load_checkpoint(self.folder / best.BEST)
         else:
             model = copy.deepcopy(self.trainer.acting_model)
         tensors, _ = self.ranks.send(model.state_dict(), None)
         model.load_state_dict(tensors)
         return model
 
-    def save(self, name: str) -> None:
-        """Write a checkpoint that acts, `last` or `best`."""
+    @property
+    def saved_update(self) -> int:
+        """The update of the newest state."""
+        return self._saved[0]
+
+    def save(self, name: str = "last") -> None:
+        """Write a checkpoint that acts."""
         facts = {**self.facts, "update": self.trainer.update}
         save_checkpoint(self.folder / name, self.trainer.acting_model, facts)
+
+    def offer(self, score: float) -> None:
+        """Let the weights of now be the best, from the next save of the state on, if they are."""
+        # Of equals the later: returns of 0 and 1 tie early, in so few episodes.
+        if self.best_score is None or score >= self.best_score:
+            self.best_score, self.best_update = score, self.trainer.update
+            self.save(best.NEXT)
 
     def state_due(self) -> bool:
         """Whether the state is to be saved now, by the count of updates or by the clock."""
@@ -139,6 +153,7 @@ class Run:
         # Before an evaluation and after it are two states of one update.
         name = f"{now[0]:010d}" + ("-evaluated" if now[0] == now[1] else "")
         self._states.save(name, tensors, facts)
+        best.settle(self.folder, self.best_update)
         self._saved, self._saved_at = now, time.monotonic()
 
     def stop_if_asked(self) -> None:
@@ -150,51 +165,41 @@ class Run:
 
     def _restore(self) -> dict[str, Any] | None:
         """Bring the trainer to the newest state; return where the log stood then."""
-        found = self._states.newest(self.trainer, say)
-        if found is None:
+        facts = self._states.restore(self.trainer, say, self._check)
+        if facts is None:
             if (self.folder / "last").exists():
                 raise UserError(
-                    f"{self.folder} has no saved state, which an older minrnn did not write: begin "
-                    "another run"
+                    f"{self.folder} has no saved state: an older minrnn wrote none, or it was "
+                    "removed; begin another run"
                 )
             say("note   nothing was saved yet: it begins again")
             return None
-        tensors, facts = found
-        with resume.sound(self._states.folder):
-            if facts["data"] != self._data:
-                was, now = facts["data"], self._data
-                raise UserError(
-                    f"{self.data.name} is not the data that {self.folder} was begun with ("
-                    f"{was['episodes']} episodes, {was['steps']} steps, {was['sha256'][:12]}; now "
-                    f"{now['episodes']}, {now['steps']}, {now['sha256'][:12]}): bring it back, or "
-                    "begin another run"
-                )
-            resume.restore(self.trainer, tensors, facts)
-            self.evaluated = int(facts["evaluated"])
-            self.best_score, self.best_update = facts["best_score"], int(facts["best_update"])
-            for name, now in machine(self.trainer).items():
-                if facts["machine"][name] != now:
-                    was = facts["machine"][name]
-                    say(f"note   {name} was {was}, is {now}: rounding may differ from here on")
-            self._saved = self.trainer.update, self.evaluated
-            return checked(facts["log"])
+        self.evaluated = facts["evaluated"]
+        self.best_score, self.best_update = facts["best_score"], facts["best_update"]
+        best.settle(self.folder, self.best_update)
+        if self.best_update and (reason := best.lost(self.folder, self.best_update)):
+            say(f"note   the best checkpoint is lost, and chosen from the next ones ({reason})")
+            self.best_score, self.best_update = None, 0
+        for name, now in machine(self.trainer).items():
+            if facts["machine"][name] != now:
+                was = one_line(str(facts["machine"][name]))
+                other = "rounding may differ from here on"
+                if name in ("device", "ranks") and self.config.model.dropout:
+                    other += ", and dropout draws other random numbers"
+                say(f"note   {name} was {was}, is {now}: {other}")
+        self._saved = self.trainer.update, self.evaluated
+        return checked(facts["log"])
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Context: what ends the run early is told with what is left, and how to go on."""
-        try:
-            yield
-        except Stopped as stopped:
-            ranks = self.ranks.size
-            begin = "python" if ranks == 1 else f"torchrun --nproc-per-node {ranks}"
-            say(f"\nstopped at update {self._saved[0]}; to go on:")
-            say(f"{begin} train.py --resume {shlex.quote(str(self.folder))}")
-            raise SystemExit(stopped.code) from None
-        except Diverged as error:
-            last = "nothing was saved before it"
-            if (self.folder / "last").is_dir():
-                last = f"{self.folder / 'last'} is the last checkpoint before it"
-            raise UserError(f"{error}; {last}") from None
+    def _check(self, facts: dict[str, Any]) -> None:
+        check_state(facts)
+        if facts["data"] != self._data:
+            was, now = facts["data"], self._data
+            raise resume.OtherData(
+                f"{self.data.name} is not the data that {self.folder} was begun with ("
+                f"{was['episodes']} episodes, {was['steps']} steps, {was['sha256'][:12]}; now "
+                f"{now['episodes']}, {now['steps']}, {now['sha256'][:12]}): bring it back, or "
+                "begin another run"
+            )
 
 
 def machine(trainer: Trainer) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""The folder of a run: made, found, locked, cleared of what a kill left."""
+"""The folder of a run: made, found, locked."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,13 @@ LOCK = ".lock"
 
 
 def finished(folder: Path) -> bool:
-    """Whether the run in `folder` has come to its end, the report included."""
+    """Whether the run in `folder` has come to its end, its report (which may be empty) included."""
     return (folder / RESULTS).is_file()
+
+
+def plain(name: str) -> str:
+    """Return the name of a data set, or of a mixture of them, as that of one folder."""
+    return name.replace(",", "+").strip("/.").replace("/", "-")[-100:]
 
 
 def make_folder(config: Config) -> Path:
@@ -36,8 +40,7 @@ def make_folder(config: Config) -> Path:
                 f"--resume {folder}"
             )
         return folder
-    name = config.env.replace(",", "+").strip("/.").replace("/", "-")[-100:]
-    base = Path("runs") / name / f"{config.model.backbone}-seed{config.seed}"
+    base = Path("runs") / plain(config.env) / f"{config.model.backbone}-seed{config.seed}"
     for attempt in range(1, 10_000):
         folder = base if attempt == 1 else base.with_name(f"{base.name}-{attempt}")
         try:
@@ -64,12 +67,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def clear(folder: Path) -> None:
-    """Remove what a kill in the middle of a save left."""
-    for path in (*folder.glob(".writing-*"), *(folder / "state").glob(".writing-*")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

@@ -17,7 +17,6 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from agents.atomic import write_file
-from envs.errors import UserError
 
 METRICS = "metrics.jsonl"
 EVENTS = "events.out.tfevents.*"
@@ -44,7 +43,7 @@ class RunLog:
 
     One JSON object a line in `metrics.jsonl`, flushed at once: a kill loses nothing logged.
     `position` is where the log of the run that is gone on with stood at `update`: what came after
-    is cut off, to come again.
+    is cut off, to come again. Errors of the disk name the file.
     """
 
     def __init__(
@@ -73,16 +72,22 @@ class RunLog:
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
-        self._board.close()
-        self._lines.close()
+        try:
+            with _of(self._board_folder):
+                self._board.close()
+            with _of(self.folder / METRICS):
+                self._lines.close()
+        except OSError:
+            if exception[0] is None:  # else that one is to be told
+                raise
 
     def position(self) -> dict[str, Any]:
         """Return where the log stands, fit for JSON; what is before is on the disk."""
-        self._lines.flush()
-        self._board.flush()
+        with _of(self._board_folder):
+            self._board.flush()
         files = sorted(self._board_folder.glob(EVENTS))
         for path in (self.folder / METRICS, *files):
-            with path.open("rb") as file:
+            with _of(path), path.open("rb") as file:
                 os.fsync(file.fileno())
         return {
             "seconds": time.perf_counter() - self._started,
@@ -95,9 +100,11 @@ class RunLog:
         row: dict[str, Any] = {"update": update, "seconds": time.perf_counter() - self._started}
         for name, value in values.items():
             row[f"{prefix}/{name}"] = value
-            self._board.add_scalar(f"{prefix}/{name}", value, update)
-        self._lines.write(json.dumps(row) + "\n")
-        self._lines.flush()
+            with _of(self._board_folder):
+                self._board.add_scalar(f"{prefix}/{name}", value, update)
+        with _of(self.folder / METRICS):
+            self._lines.write(json.dumps(row) + "\n")
+            self._lines.flush()
 
     def advance(self, update: int, loss: float) -> None:
         """Move the bar to `update`; it shows the loss, steps a second and the time left."""
@@ -109,7 +116,8 @@ class RunLog:
         image = io.BytesIO()
         figure.savefig(image, format="png", dpi=150)
         write_file(self.folder / f"{name}.png", image.getvalue())
-        self._board.add_figure(name, figure, close=False)
+        with _of(self._board_folder):
+            self._board.add_figure(name, figure, close=False)
 
 
 def checked(position: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,38 +132,40 @@ def checked(position: Mapping[str, Any]) -> dict[str, Any]:
 def cut(lines: Path, board: Path, position: Mapping[str, Any] | None) -> float:
     """Cut a log to where it stood (see RunLog.position; None is the beginning); return its seconds.
 
-    Raises UserError where part of it is missing.
+    What is missing of it is no reason to lose the run: it is noted, and the log has a gap.
     """
     position = position or {"seconds": 0.0, "metrics": 0, "tensorboard": {}}
     size = lines.stat().st_size if lines.exists() else 0
     if size < position["metrics"]:
-        raise UserError(
-            f"{lines} is shorter than when the state of the run was saved: put it back, or begin "
-            "another run"
-        )
-    if size:
+        say(f"note   {lines} has lost lines since the state was saved: it has a gap from here on")
+        with lines.open("ab+") as file:  # the last line may be half
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+    elif size:
         os.truncate(lines, position["metrics"])
-    for path in board.glob(EVENTS):
-        keep = position["tensorboard"].get(path.name, 0)
-        if not keep:
-            path.unlink()
-        elif path.stat().st_size > keep:
-            os.truncate(path, keep)
+    sizes = {path.name: path.stat().st_size for path in board.glob(EVENTS)}
+    kept = position["tensorboard"]
+    if any(sizes.get(name, 0) < keep for name, keep in kept.items()):
+        say(f"note   {board} has lost events since the state was saved: it has a gap from here on")
+    for name, size in sizes.items():
+        if not kept.get(name, 0):
+            (board / name).unlink()
+        elif size > kept[name]:
+            os.truncate(board / name, kept[name])
     return float(position["seconds"])
+
+
+@contextmanager
+def _of(path: Path) -> Iterator[None]:
+    """Context: an error of the disk names its file, which that of a write does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _quiet_about_the_disk(arguments: threading.ExceptHookArgs) -> None:
     """Leave it to the main thread, which meets the error of TensorBoard's writer thread too."""
     if not isinstance(arguments.exc_value, OSError):
         threading.__excepthook__(arguments)
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Return the rows of `metrics.jsonl`; a last line cut short by a kill is left out."""
-    rows = []
-    for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from agents.checkpoint import load_checkpoint
+from agents.atomic import old_name
+from agents.checkpoint import AGENT, load_checkpoint
 from agents.decision import DecisionModel
 from agents.facts import fits
 from agents.folders import read_json
+from configs import saved
 from envs import sources
 from envs.catalog import LOCAL_DATA
 from envs.errors import UserError
@@ -76,7 +78,7 @@ def find(paths: Sequence[Path], which: str = "both") -> list[Checkpoint]:
             folders = {path.name: path}
         else:
             names = ["last", "best"] if which == "both" else [which]
-            folders = {n: path / n for n in names if (path / n / "agent.json").is_file()}
+            folders = {n: path / n for n in names if _is_there(path / n)}
             if not folders:
                 raise UserError(
                     f"{path} has no checkpoint ({' or '.join(names)}): give the folder of a run of "
@@ -114,9 +116,9 @@ def group(checkpoints: Sequence[Checkpoint]) -> dict[tuple[str, str], list[Check
 
 def data_returns(checkpoint: Checkpoint) -> np.ndarray | None:
     """Return the returns of the data's episodes; None where neither run nor disk has them."""
-    saved = _json(checkpoint.run, DATA_FILE)
-    if "returns" in saved:
-        returns = saved["returns"]
+    kept = _json(checkpoint.run, DATA_FILE)
+    if "returns" in kept:
+        returns = kept["returns"]
         if isinstance(returns, list) and returns and fits(returns, list[float]):
             return np.asarray(returns, np.float64)
         raise UserError(f"{checkpoint.run / DATA_FILE} holds no returns: remove it")
@@ -139,21 +141,12 @@ def _setting(checkpoint: Checkpoint) -> dict[str, Any]:
     config = {**checkpoint.config, "model": vars(checkpoint.model.config)}
     flat = {
         key: value
-        for key, value in _flat(config).items()
+        for key, value in saved.flat(config).items()
         if key not in _NOT_A_SETTING
         and not key.startswith(("eval.", "checkpoint."))
         and value is not None
     }
     return flat | {"env": checkpoint.facts["data"], "env_id": checkpoint.facts["env_id"]}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
 
 
 def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -171,6 +164,11 @@ def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
             parts = [str(v) if plain else f"{key.split('.')[-1]}={v}" for v in values]
             labels = [f"{a} {b}".strip() for a, b in zip(labels, parts, strict=True)]
     return labels
+
+
+def _is_there(folder: Path) -> bool:
+    # Under its old name where a save was killed in between two renames; load_checkpoint knows.
+    return any((place / AGENT.facts).is_file() for place in (folder, old_name(folder)))
 
 
 def _config(run: Path) -> dict[str, Any]:

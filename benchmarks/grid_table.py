@@ -16,6 +16,7 @@ from agents.atomic import write_file
 from envs.errors import UserError
 
 FINISHED, FAILED = "finished", "failed"
+_MEND = "take the file away; runs that are finished will not be repeated"
 
 
 class Key(NamedTuple):
@@ -28,7 +29,7 @@ class Key(NamedTuple):
 
 @dataclass
 class Row:
-    """One run; cells are empty where it failed."""
+    """One run; cells are empty where it failed, or was not evaluated."""
 
     env: str
     backbone: str
@@ -68,16 +69,20 @@ class Table:
         self.rows: dict[Key, Row] = {}
         if not path.exists():
             return
-        with path.open(newline="", encoding="utf-8") as file:
-            for number, cells in enumerate(csv.DictReader(file), 2):
-                try:
-                    row = _row(cells)
-                except (TypeError, ValueError) as error:
-                    raise UserError(
-                        f"line {number} of {path} is no run of a grid ({error}): mend the line, or "
-                        "take the file away; runs that are finished will not be repeated"
-                    ) from None
-                self.rows[row.key] = row
+        try:
+            lines = csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""))
+            numbered = [(lines.line_num, cells) for cells in lines]
+        except (OSError, ValueError, csv.Error) as error:
+            raise UserError(f"{path} cannot be read ({error}): {_MEND}") from None
+        for number, cells in numbered:
+            try:
+                row = _row(cells)
+            except (TypeError, ValueError) as error:
+                raise UserError(
+                    f"line {number} of {path} is no run of a grid ({error}): mend the line, or "
+                    f"{_MEND}"
+                ) from None
+            self.rows[row.key] = row
 
     def finished(self, key: Key) -> bool:
         """Whether the run has come to its end."""
@@ -95,15 +100,20 @@ class Table:
 
 
 def figures(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the cells of a finished run from the rows of its report, one for each target."""
+    """Return the cells of a finished run from the rows of its report, one for each target.
+
+    None where it was not evaluated.
+    """
+    if not found:
+        return {}
     top = max(found, key=lambda row: row["target"])
     distances = [abs(row["mean"] - row["target"]) for row in found]
     return {
-        "score": top["score"],
+        "score": top.get("score"),
         "target": top["target"],
         "mean": top["mean"],
         "calibration_error": float(np.mean(distances)) / (abs(top["target"]) or 1.0),
-        "episodes_failed": sum(row["failed"] for row in found),
+        "episodes_failed": sum(row.get("failed", 0) for row in found),
     }
 
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+RESULTS = "results.json"
 Row = dict[str, Any]
+PATIENCE = 20.0
+"""Seconds in which a run has to save its state when it is asked to stop."""
+_LARGEST = 1e300
+"""Below which a number of a report is: no overflow, no NaN."""
+_LOOK = 0.1
+"""Seconds between looks at whether a run has ended."""
 
 
 class RunFailed(Exception):
@@ -20,24 +29,62 @@ class RunFailed(Exception):
 def results(folder: Path, flags: list[str], *, run: bool = True) -> list[Row] | None:
     """Return the last checkpoint's row for each target; train with `flags` where they are missing.
 
-    A finished run has `results.json`; one that was stopped is gone on with. None where there is no
-    finished run and `run` is False.
+    A run that was stopped is gone on with. None where there is no finished run and `run` is False.
+    Exits with a line where the run fails, or has no results.
     """
-    report = folder / "results.json"
-    if not report.exists():
+    from agents.run_folder import finished  # not above: Ray takes `train` to where that is not
+
+    if not finished(folder):
         if not run:
             return None
         try:
             train(folder, flags)
         except RunFailed as error:
             sys.exit(f"error: train.py --run-dir {folder} {' '.join(flags)}: {error}")
-    return json.loads(report.read_text())["results"]["last"]
+    try:
+        found = rows(folder)
+    except RunFailed as error:
+        sys.exit(f"error: {error}")
+    if not found:
+        sys.exit(
+            f"error: {folder} was trained with --eval.episodes 0, so that it has no results: "
+            "remove it, or choose another --out"
+        )
+    return found
+
+
+def rows(folder: Path) -> list[Row]:
+    """Return the last checkpoint's row for each target of a finished run.
+
+    None of them where it was not evaluated (`--eval.episodes 0`). Raises RunFailed where its report
+    is missing or damaged.
+    """
+    file = folder / RESULTS
+    try:
+        match json.loads(file.read_bytes()):
+            case {"results": {"last": list(found)}} if all(map(_is_row, found)):
+                return found
+            case {"results": {**others}} if "last" not in others:
+                return []
+        reason: object = "it is no report"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error
+    raise RunFailed(f"{file} is damaged ({reason}): remove it, and the run is evaluated again")
+
+
+def _is_row(row: object) -> bool:
+    match row:
+        case {"target": int() | float() as target, "mean": int() | float() as mean, **others}:
+            numbers = [target, mean, others.get("score") or 0, others.get("failed") or 0]
+            return all(isinstance(n, int | float) and abs(n) < _LARGEST for n in numbers)
+    return False
 
 
 def train(folder: Path, flags: list[str], log: Path | None = None) -> None:
     """Begin the run in `folder` with `flags`, or go on with it, to its end.
 
-    What it writes to stderr goes into `log`, its progress bar included; None shows it. Raises
+    What it writes to stderr goes into `log`, its progress bar included; None shows it. Where this
+    is broken off, the run is asked to stop, and waited for while it saves its state. Raises
     RunFailed.
     """
     begun = (folder / "config.json").exists()
@@ -47,18 +94,40 @@ def train(folder: Path, flags: list[str], log: Path | None = None) -> None:
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
             errors = stack.enter_context(log.open("wb"))
-        code = subprocess.run(
-            [*command, *flags], cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=errors, check=False
-        ).returncode
-    if code:
+        process = subprocess.Popen(
+            [*command, *flags], cwd=CHECKOUT, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(_LOOK)  # and not wait(), which Ray could not break off
+        finally:
+            _stop(process)
+    if code := process.returncode:
         raise RunFailed((log and _last_line(log)) or f"ended with {code}")
 
 
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a process, if it has not ended: by SIGTERM, or else by SIGKILL."""
+    process.terminate()
+    try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+
+
 def _last_line(log: Path) -> str:
-    # That of our own error, or of a traceback; not the progress bar.
-    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
-    ours = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (ours or [line.strip() for line in lines if line.strip()] or [""])[-1]
+    """Return the line that tells what went wrong: our own error's, tyro's, or a traceback's."""
+    text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")  # progress bars
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if ours := [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]:
+        return ours[-1]
+    if titles := [number for number, line in enumerate(lines) if line.startswith("╭")]:
+        # A box of tyro's: its first part is the error, which may be several lines.
+        box = [line.strip("│ ") for line in lines[titles[-1] + 1 :]]
+        return " ".join(itertools.takewhile(lambda line: line[:1] not in "─╰", box))
+    return lines[-1] if lines else ""
 
 
 def as_asked(row: Row, best: float) -> bool:

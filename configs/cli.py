@@ -29,6 +29,13 @@ def parse(arguments: Sequence[str] | None, description: str) -> Config:
         early.exit(2, f"error: unknown preset {given.preset!r}: choose from {', '.join(PRESETS)}\n")
     if given.resume_if_there and given.run_dir is None:
         early.exit(2, "error: --resume-if-there needs --run-dir, the folder to look in\n")
+    two = [path.resolve() for path in (given.resume, given.run_dir) if path is not None]
+    if given.resume_if_there and len(set(two)) == 2:
+        early.exit(
+            2,
+            f"error: --resume {given.resume} and --resume-if-there with --run-dir {given.run_dir} "
+            "are two runs: leave one of them out\n",
+        )
     if given.resume_if_there and (given.run_dir / saved.FILE).exists():
         return _resumed(given.run_dir, arguments, description, early)
     if given.resume is not None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,19 +36,60 @@ def read(folder: Path) -> Config:
             raise ValueError("too large")
         return dataclasses.replace(_typed(json.loads(text), Config, "it"), run_dir=folder)
     except (ValueError, RecursionError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}): put back a copy, or train again") from None
+        # Keys of the file are in it, for a terminal that is to print them and no more.
+        what = "".join(c if c.isprintable() else "?" for c in str(error)[:500])
+        raise ValueError(f"{path} is damaged ({what}): put back a copy, or train again") from None
 
 
 def settings(config: Config) -> dict[str, Any]:
     """Return what changes the results, as in data.length: its value."""
-    flat = _flat(to_dict(config))
-    return {name: value for name, value in flat.items() if not name.startswith(FREE)}
+    values = flat(to_dict(config), whole=("cell",))
+    return {name: value for name, value in values.items() if not name.startswith(FREE)}
+
+
+def flat(
+    values: Mapping[str, Any], *, whole: Collection[str] = (), prefix: str = ""
+) -> dict[str, Any]:
+    """Return the values of nested objects by dotted names; those called as in `whole` stay.
+
+    Example:
+        >>> flat({"model": {"dim": 8, "cell": {"window": 4}}}, whole=("cell",))
+        {'model.dim': 8, 'model.cell': {'window': 4}}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and key not in whole:
+            found |= flat(value, whole=whole, prefix=f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
 
 
 def changed(config: Config, saved: Config) -> list[str]:
     """Return the options, as --data.length, in which `config` is not the run that was saved."""
     ours, theirs = settings(config), settings(saved)
     return [f"--{name.replace('_', '-')}" for name in ours if ours[name] != theirs[name]]
+
+
+def other_flags(config: Config, saved: Config) -> list[str]:
+    """Return the flags by which a resumed run differs from the one that was saved.
+
+    Example:
+        >>> begun = Config()
+        >>> other_flags(dataclasses.replace(begun, threads=2), begun)
+        ['--threads', '2']
+    """
+    ours, theirs = flat(to_dict(config)), flat(to_dict(saved))
+    flags: list[str] = []
+    for name, value in ours.items():
+        kept = not name.startswith(FREE) or name.startswith(("resume", "run_dir"))
+        if kept or value == theirs[name]:
+            continue
+        *groups, field = name.replace("_", "-").split(".")
+        no = "no-" * (value is False)
+        flags.append(f"--{'.'.join([*groups, no + field])}")
+        flags += [] if isinstance(value, bool) else [str(value)]
+    return flags
 
 
 def _typed(value: Any, kind: Any, name: str) -> Any:
@@ -81,12 +123,3 @@ def _typed(value: Any, kind: Any, name: str) -> Any:
     elif type(value) is kind:
         return value
     raise ValueError(f"{name} cannot be {value!r:.50}")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        # The cell's own options are one value.
-        nested = isinstance(value, dict) and key != "cell"
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 _LONGEST = 5000  # letters
 
 
@@ -38,3 +41,21 @@ def one_line(text: str) -> str:
         else letter.encode("unicode_escape").decode()
         for letter in text
     )
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Context: Ctrl-C during an import stays what it is.
+
+    Modules in C, and who imports them, make errors of their own of a KeyboardInterrupt.
+    """
+    try:
+        yield
+    except Exception as error:
+        chain: list[BaseException | None] = [error]
+        for link in chain:
+            if isinstance(link, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            if link is not None:
+                chain += [e for e in (link.__cause__, link.__context__) if e not in chain]
+        raise

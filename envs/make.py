@@ -21,7 +21,7 @@ from gymnasium.envs.registration import (
 )
 from numpy.typing import NDArray
 
-from envs.errors import UserError
+from envs.errors import UserError, interruptible
 from envs.flat import FlatObservation
 from envs.trajectories import unlimited
 
@@ -62,7 +62,7 @@ def make_raw(env: EnvLike, *, env_kwargs: Mapping[str, Any] | None = None) -> gy
     if env.startswith(_ROBOTICS):
         _register_robotics(env)
     try:
-        with _quiet_deprecations(), warnings.catch_warnings():
+        with interruptible(), _quiet_deprecations(), warnings.catch_warnings():
             # The data decides which version it is compared on; the latest is no better.
             warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
             return gym.make(env, **{"disable_env_checker": True, **arguments})
@@ -139,7 +139,8 @@ def registered(env_id: str) -> EnvSpec | None:
     module, _, name = env_id.rpartition(":")
     try:
         if module:
-            importlib.import_module(module)
+            with interruptible():
+                importlib.import_module(module)
         elif name.startswith(_ROBOTICS):
             _register_robotics(name)
         space, plain, number = parse_env_id(name)
@@ -166,7 +167,7 @@ def _register_robotics(env_id: str) -> None:
     try:
         # It prints news about its Adroit environments on import, for all to read.
         quiet = not env_id.startswith("Adroit")
-        with redirect_stderr(io.StringIO()) if quiet else nullcontext():
+        with interruptible(), redirect_stderr(io.StringIO()) if quiet else nullcontext():
             robotics = importlib.import_module("gymnasium_robotics")
     except ImportError as error:
         raise UserError(f"{env_id} needs: pip install gymnasium-robotics") from error
@@ -182,7 +183,8 @@ def _quiet_deprecations() -> Iterator[None]:
     itself, such as an unstable state, still appear.
     """
     try:
-        mujoco = importlib.import_module("mujoco")
+        with interruptible():
+            mujoco = importlib.import_module("mujoco")
         before = mujoco.get_mju_user_warning()
     except (ImportError, AttributeError):
         yield

@@ -22,7 +22,8 @@ from gymnasium.envs.registration import EnvSpec
 
 from envs.errors import UserError
 from envs.make import registered
-from envs.play import Actor, Played, World, play
+from envs.play import Actor, play
+from envs.rows import Played, World
 
 _CONTEXT = get_context("spawn")
 _LISTEN = 0.05

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from envs.errors import UserError
 from envs.make import EnvLike
-from envs.play import Actor, Played, World, play
+from envs.play import Actor, play
+from envs.rows import Played, World
 from envs.trajectories import Episode, Trajectories
 
 Progress = Callable[[int, int], object]
@@ -81,12 +82,13 @@ def rollout(
     num_procs: processes that share environments and queue, this one among them (envs.processes);
     the actor is pickled for the others. They start within seconds, so that it pays for long ones.
     forgiving: an environment that raises an error, or gives an observation or a reward that is not
-    finite, fails its episode alone, and is made anew for the next; otherwise that is raised. What
-    is an error of the actor's is raised in any case.
+    finite, fails its episode alone, and is made anew for the next; otherwise that is raised. Where
+    it cannot be made anew, the other environments play on without it. What is an error of the
+    actor's is raised in any case.
     part_of: episodes of a queue that other machines play too; by default these are all.
     progress(done, total) is called after each episode. Environments are closed at the end, and on
-    errors. Raises UserError where the actor returns an action that is not finite, and where more
-    than half of the episodes fail.
+    errors. Raises UserError where the actor returns an action that is not finite, where more than
+    half of the episodes fail, and where no environment is left to play the others.
 
     Example:
         >>> import numpy as np
@@ -125,6 +127,12 @@ def rollout(
         from envs.processes import spread
 
         facts = spread(world, actor, num_envs, num_procs, finished)
+    if left := played.count(None):
+        raise UserError(
+            f"{left} of {len(seeds)} episodes of {name} were not played, as every environment "
+            f"failed and none could be made anew, the last at {list(failures.values())[-1]}: mend "
+            "the environment, or its version"
+        )
     return replace(_collect(played), failures=dict(sorted(failures.items())), **facts)
 
 

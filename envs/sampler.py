@@ -191,10 +191,13 @@ class PackedSampler(Sampler):
         return super().state_dict() | {"rng": self._epoch_state, "cursor": self._cursor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As the base class; the epoch is dealt again."""
+        """As the base class; the epoch is dealt again. ValueError where it has no such row."""
         super().load_state_dict(state)
         self._start_epoch()
-        self._cursor = int(state["cursor"])
+        cursor = int(state["cursor"])
+        if not 0 <= cursor <= len(self._rows):
+            raise ValueError(f"row {cursor} of {len(self._rows)}")
+        self._cursor = cursor
 
     def _start_epoch(self) -> None:
         self._epoch_state, self._cursor = _rng_state(self._rng), 0

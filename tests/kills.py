@@ -116,6 +116,7 @@ SIGNALS = {signal.SIGKILL: 8, signal.SIGTERM: 1, signal.SIGINT: 1}
 
 def kill(folder: Path, setting: str, rng: random.Random) -> str | None:
     """Start or go on, and kill; return where that struck, None where the run was sooner done."""
+    begun = (folder / "config.json").exists()
     process = start(folder, setting)
     (moment,) = rng.choices([*MOMENTS], [*MOMENTS.values()])
     (number,) = rng.choices([*SIGNALS], [*SIGNALS.values()])
@@ -124,13 +125,17 @@ def kill(folder: Path, setting: str, rng: random.Random) -> str | None:
     printed, errors = process.communicate()
     if process.returncode == 0:
         return None
-    asked = f"--resume {folder}" in printed
     assert process.returncode in (-number, 128 + number), errors
-    assert asked == (process.returncode == 128 + number), (printed, errors)
-    if asked:
+    saved = "stopped at update" in printed
+    told = f"--resume {folder}" in printed + errors
+    # Before it is a run that can save, Ctrl-C is told of where there was one to go on with.
+    early = process.returncode == 130 and "interrupted" in errors
+    assert saved or early == (process.returncode == 128 + number), (printed, errors)
+    assert told == (saved or (early and begun)), (printed, errors)
+    if saved:
         return f"{signal.Signals(number).name}, saved"
     saves = [*folder.glob(".writing-*"), *folder.glob("state/.writing-*")]
-    if saves or [*folder.glob("**/.old-*")]:
+    if saves or [*folder.glob("**/.old-*"), *folder.glob(".next-*")]:
         return "in the middle of a save"
     return "in between" if (folder / "state").exists() else "before the first save"
 

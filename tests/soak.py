@@ -150,7 +150,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     minutes = [row["seconds"] / 60 for row in rows]
     memory.plot(minutes, [row["memory"] for row in rows])
     memory.set(ylabel="memory, MiB", title=f"{len(rows)} rounds of training and evaluation")
-    memory.set_ylim(bottom=0)
+    memory.set_ylim(0, 1.2 * max(row["memory"] for row in rows))
     for name in COUNTS:
         counts.plot(minutes, [row[name] for row in rows], label=name)
     counts.set(xlabel="minutes", ylabel="number")

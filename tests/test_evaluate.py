@@ -200,3 +200,13 @@ def test_every_engine_can_be_named():
     named = get_args(get_type_hints(evaluate.Options)["engine"])
     assert named[0] == "auto"
     assert set(named[1:]) == set(engines.names())
+
+
+def test_a_strangers_run_is_reported_whatever_its_log_and_its_last_report_hold(tmp_path, capsys):
+    folder = write_run(tmp_path / "run")
+    sound = (folder / "metrics.jsonl").read_bytes()
+    (folder / "metrics.jsonl").write_bytes(b"[" * 200_000 + b"\n3\n\xff\n" + sound)
+    (folder / "report.json").write_bytes(b"[" * 200_000)
+    call(folder, "--episodes", 1, "--checkpoint", "last", "--targets", 10)
+    assert "metrics.jsonl: 3 damaged lines left out" in capsys.readouterr().out
+    assert (folder / "figures" / "curve.png").is_file()

@@ -4,8 +4,11 @@ import contextlib
 import csv
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -40,14 +43,15 @@ class ImmediateRay:
             remote=lambda *arguments: (function, *map(_hashable, arguments))
         )
 
-    def wait(self, tasks):
-        return tasks[:1], tasks[1:]
+    def wait(self, tasks, num_returns=1, timeout=None):
+        return tasks[:num_returns], tasks[num_returns:]
 
     def get(self, task):
         function, *arguments = task
         return function(*map(_plain, arguments))
 
     def cancel(self, task, force):
+        assert not force, "it would be killed, and not save its state"
         self.cancelled.append(task)
 
 
@@ -63,7 +67,7 @@ def _plain(value):
 def ray(monkeypatch):
     """Put the tasks of the grid into this process, and leave the environment as it was."""
     ray = ImmediateRay()
-    monkeypatch.setattr(grid, "_ray", lambda options: contextlib.nullcontext(ray))
+    monkeypatch.setattr(grid, "connected", lambda *_: contextlib.nullcontext(ray))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     return ray
 
@@ -136,21 +140,46 @@ def succeed(folder):
     (folder / "results.json").write_text(json.dumps({"results": {"last": FOUND}}))
 
 
-def test_a_stopped_grid_cancels_what_is_left_and_goes_on(ray, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_grid_asks_the_others_to_stop_and_goes_on(
+    ray, trained, tmp_path, monkeypatch, capsys, number, code
+):
     def stop(folder, flags, log):
-        if len(cells(tmp_path)) == 2 if (tmp_path / "grid.csv").exists() else False:
-            raise KeyboardInterrupt
+        if (tmp_path / "grid.csv").exists() and len(cells(tmp_path)) == 2:
+            os.kill(os.getpid(), number)
         succeed(folder)
 
     with monkeypatch.context() as context:
         context.setattr(runs, "train", stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit) as caught:
             start(tmp_path)
+    assert caught.value.code == code
     assert len(ray.cancelled) == 1
-    assert len(cells(tmp_path)) == 2
+    assert len(cells(tmp_path)) == 3
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("stopped, 3 of 4 runs are finished; to go on: python -m benchmarks.grid")
     start(tmp_path)
-    assert len(trained) == 2
+    assert len(trained) == 1
     assert len(cells(tmp_path)) == 4
+
+
+def test_ctrl_c_before_ray_listens_tells_how_to_go_on(tmp_path, monkeypatch, capsys):
+    @contextlib.contextmanager
+    def connected(*_):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(grid, "connected", connected)
+    with pytest.raises(SystemExit) as caught:
+        start(tmp_path)
+    assert caught.value.code == 130
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("stopped, 0 of 4 runs are finished; to go on: python -m benchmarks.grid")
+
+
+def test_nothing_heavy_is_imported_before_ctrl_c_is_caught(checkout):
+    code = "import sys, benchmarks.grid; sys.exit(bool({'torch', 'ray'} & sys.modules.keys()))"
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
 
 
 def test_a_run_that_was_finished_without_its_row_is_read(ray, trained, tmp_path):
@@ -161,16 +190,73 @@ def test_a_run_that_was_finished_without_its_row_is_read(ray, trained, tmp_path)
     assert [row["score"] for row in cells(tmp_path)] == ["2.5"] * 4
 
 
+def test_a_run_without_an_evaluation_is_finished_and_has_no_score(
+    ray, trained, tmp_path, monkeypatch, capsys
+):
+    def train(folder, flags, log):
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps({"protocol": {}, "results": {}}))
+
+    with monkeypatch.context() as context:
+        context.setattr(runs, "train", train)
+        start(tmp_path, backbones=["mingru"], seeds=["0"])
+    assert "mingru seed 0: not evaluated" in capsys.readouterr().out
+    for _ in range(2):  # by its row, and by its folder
+        start(tmp_path, backbones=["mingru"], seeds=["0"])
+        (row,) = cells(tmp_path)
+        assert (row["status"], row["score"], row["mean"], row["error"]) == (FINISHED, "", "", "")
+        (tmp_path / "grid.csv").unlink()
+    assert "| a/b | mingru | 1 of 1 | - | - | - |" in capsys.readouterr().out
+    assert not trained
+
+
+@pytest.mark.parametrize("report", ["{", "[1]", '{"a":' * 100_000, '{"results": {"last": [1]}}'])
+def test_a_damaged_report_is_a_row_with_its_error(ray, trained, tmp_path, monkeypatch, report):
+    start(tmp_path, backbones=["mingru"], seeds=["0"])
+    (tmp_path / "grid.csv").unlink()
+    next(tmp_path.glob("*/mingru-seed0/results.json")).write_text(report)
+    monkeypatch.setattr(runs, "train", lambda folder, flags, log: None)
+    with pytest.raises(UserError, match=r"1 of 1 runs failed, the first with: .*json is damaged"):
+        start(tmp_path, backbones=["mingru"], seeds=["0"])
+    assert [row["status"] for row in cells(tmp_path)] == [FAILED]
+
+
 def test_runs_of_other_flags_are_not_mixed(ray, trained, tmp_path):
     start(tmp_path, "--", "--optim.updates", "5")
-    with pytest.raises(UserError, match=r"begun with the flags --optim.updates 5, not \(none\)"):
-        start(tmp_path)
-    (tmp_path / "flags.json").write_text("{")
+    for _ in range(2):  # by their rows, and by their folders
+        with pytest.raises(UserError, match=r"begun with the flags --optim.updates 5, not \(none"):
+            start(tmp_path)
+        (tmp_path / "grid.csv").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("text", [b"{", b"\xff", b'"text"', b"[1]", b"[" * 100_000])
+def test_damaged_flags_are_one_line(ray, trained, tmp_path, text):
+    (tmp_path / "flags.json").write_bytes(text)
     with pytest.raises(UserError, match=r"flags\.json is damaged .*: remove it"):
         start(tmp_path)
+    assert not trained
 
 
-@pytest.mark.parametrize("flag", ["--seed", "--model.backbone=gru", "--run_dir"])
+def test_flags_that_train_refuses_are_told_at_once_and_lock_nothing(ray, trained, tmp_path, capsys):
+    with pytest.raises(UserError, match=r"train\.py refuses what is behind --"):
+        start(tmp_path / "grid", "--", "--preset", "smoke", "--optim.updats", "5")
+    assert "Unrecognized options: --optim.updats" in capsys.readouterr().err
+    assert not (tmp_path / "grid").exists()
+    assert not trained
+
+
+def test_where_no_run_has_begun_other_flags_may_be_given(ray, trained, tmp_path):
+    with pytest.raises(UserError, match=r"as does one with other flags behind --$"):
+        start(tmp_path, "--", "--optim.updates", "5", backbones=["broken"], seeds=["0"])
+    start(tmp_path, "--", "--optim.updates", "6", backbones=["mingru"], seeds=["0"])
+    assert json.loads((tmp_path / "flags.json").read_text()) == ["--optim.updates", "6"]
+    with pytest.raises(UserError, match=r"tries them again$"):
+        start(tmp_path, "--", "--optim.updates", "6", backbones=["broken"], seeds=["0"])
+
+
+@pytest.mark.parametrize(
+    "flag", ["--seed", "--model.backbone=gru", "--run_dir", "--resume-if-there"]
+)
 def test_what_the_grid_sets_cannot_be_set_again(ray, trained, tmp_path, flag):
     with pytest.raises(UserError, match="is set by the grid"):
         start(tmp_path, "--", flag, "1")
@@ -212,6 +298,15 @@ def test_a_table_of_another_kind_is_one_line(tmp_path, text):
         Table(path)
 
 
+@pytest.mark.parametrize("content", [b"env\n\xff\n", b"x" * 200_000])
+def test_a_table_that_cannot_be_read_is_one_line(tmp_path, content):
+    (tmp_path / "grid.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"grid\.csv cannot be read .*: take the file away"):
+        Table(tmp_path / "grid.csv")
+    with pytest.raises(UserError, match="cannot be read"):
+        Table(tmp_path)
+
+
 def test_means_are_over_finished_runs_alone():
     rows = [Row("e", "b", seed, FINISHED, float(seed), 1, 10.0, 0.1) for seed in (1, 3)]
     rows += [Row("e", "b", 5, FAILED), Row("e", "c", 0, FAILED)]
@@ -219,26 +314,6 @@ def test_means_are_over_finished_runs_alone():
         ["e", "b", "2 of 3", "2.0 ± 1.4", "10 ± 0", "10.0% ± 0.0%"],
         ["e", "c", "0 of 1", "-", "-", "-"],
     ]
-
-
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_run_that_was_begun_is_gone_on_with(tmp_path, monkeypatch, begun):
-    commands = []
-
-    def run(command, **options):
-        commands.append(command[1:])
-        options["stderr"].write(b"train 50%\rtrain 60%\rTraceback\nerror: no room\n")
-        return SimpleNamespace(returncode=2)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    folder = tmp_path / "run"
-    if begun:
-        folder.mkdir()
-        (folder / "config.json").write_text("{}")
-    with pytest.raises(runs.RunFailed, match=r"^no room$"):
-        runs.train(folder, ["--seed", "1"], tmp_path / "logs" / "log.txt")
-    option = "--resume" if begun else "--run-dir"
-    assert commands == [["train.py", option, str(folder), "--seed", "1"]]
 
 
 def test_without_ray_one_line_names_the_extra(checkout, tmp_path):
@@ -280,3 +355,31 @@ def test_ray_trains_and_a_second_call_repeats_nothing(checkout, tmp_path, capsys
     grid.main([*flags, *smoke])
     assert "1 of 1 runs are finished" in capsys.readouterr().out
     assert report.stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
+def test_a_grid_that_is_stopped_loses_nothing(checkout, tmp_path):
+    kills.make_data()
+    command = [sys.executable, "-m", "benchmarks.grid", "--envs", kills.DATA, "--seeds", "0"]
+    command += ["--backbones", "mingru", "--out", str(tmp_path), "--", "--preset", "smoke"]
+    command += ["--optim.updates", "1000", "--checkpoint.seconds", "0", "--eval.every", "0"]
+    # As a shell begins a command in the background.
+    background = ["sh", "-c", 'trap "" INT; exec "$0" "$@"', *command]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    grid = subprocess.Popen(background, cwd=checkout, **pipes)
+    run = tmp_path / kills.DATA.replace("/", "-") / "mingru-seed0"
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+        assert grid.poll() is None, grid.stderr.read()
+        time.sleep(0.05)
+    grid.send_signal(signal.SIGTERM)
+    told, errors = grid.communicate(timeout=100)
+    assert (grid.returncode, errors.strip()) == (143, b"")
+    assert told.strip().startswith(b"stopped, 0 of 1 runs are finished; to go on: ")
+    (state,) = (run / "state").iterdir()  # saved as it was stopped, and at no other time
+    assert int(state.name) >= 50
+    again = subprocess.run(command, cwd=checkout, capture_output=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert [row["status"] for row in cells(tmp_path)] == [FINISHED]
+    updates = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in updates][: 1000 // 50] == list(range(50, 1001, 50))

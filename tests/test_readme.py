@@ -1,5 +1,6 @@
 """The README's code is run as it stands, and its links lead somewhere."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from configs import PRESETS
+from configs import PRESETS, saved, to_dict
 from configs.cli import parse
 
 
@@ -42,10 +43,19 @@ def test_python_blocks_of_the_docs_run(checkout):
         subprocess.run([sys.executable, "-c", block], cwd=checkout, check=True)
 
 
-def test_train_commands_parse(checkout):
+def test_train_commands_parse(checkout, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    begun = to_dict(parse(["--run-dir", str(run)], ""))
+    (run / saved.FILE).write_text(json.dumps(begun), encoding="utf-8")
     lines = [line for block in blocks(checkout, "bash") for line in block.splitlines()]
     commands = [part.strip() for line in lines for part in line.split("&&")]
-    train = [shlex.split(c, comments=True)[2:] for c in commands if c.startswith("python train.py")]
+    runs = [shlex.split(c, comments=True) for c in commands if "train.py" in shlex.split(c)]
+    train = [
+        [str(run) if word == "RUN" else word for word in words[words.index("train.py") + 1 :]]
+        for words in runs
+    ]
+    assert sum(str(run) in arguments for arguments in train) == 2  # --resume, --resume-if-there
     assert [] in train  # the plain command is there
     for arguments in train:
         if arguments != ["--help"]:
@@ -107,3 +117,16 @@ def test_links_lead_to_files_and_headings(checkout):
         target = page.parent / path if path else page
         assert target.exists(), f"{page.name}: {link}"
         assert not heading or heading in headings(target), f"{page.name}: {link}"
+
+
+def test_the_tests_that_the_faults_name_are_there(checkout):
+    text = (checkout / "docs" / "reliability.md").read_text(encoding="utf-8")
+    table = text.split("| fault | what happens | test |\n")[1].split("\n\n")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines()[1:]]
+    assert len(rows) > 20
+    for fault, _, tests in rows:
+        names = re.findall(r"`([^`]+)`", tests)
+        assert names, fault
+        for name in names:
+            assert name.startswith("tests/"), f"{fault}: {name}"
+            assert (checkout / name).is_file(), f"{fault}: {name}"

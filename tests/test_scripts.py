@@ -188,7 +188,8 @@ def test_a_full_disk_stops_the_run_with_one_line(checkout, data, tmp_path):
         f"flags = ['--preset', 'smoke', '--env', {data!r}, '--run-dir', {str(tmp_path / 'r')!r}]\n"
         "sys.exit(run_script(lambda: train.main(flags)))\n"
     )
-    fails(run(checkout, "-c", code), 2, "No space left on device", "another folder")
+    done = run(checkout, "-c", code)
+    fails(done, 2, "No space left on device", "free some space", f"--resume {tmp_path / 'r'}")
     left = {path.name for path in (tmp_path / "r").iterdir()}
     assert left <= {".lock", "config.json", "data.json", "metrics.jsonl", "tensorboard", "state"}
 
@@ -228,7 +229,11 @@ def test_training_alone_needs_no_environment(checkout, own, tmp_path):
     assert "not evaluated" in done.stdout
     assert "note   --data.env-id does not say" in done.stdout
     assert (tmp_path / "run" / "last").is_dir()
-    assert not (tmp_path / "run" / "results.json").exists()
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["results"] == {}
+    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*"))
+    done = run(checkout, "train.py", "--resume", tmp_path / "run")
+    assert (done.returncode, "is finished" in done.stdout) == (0, True)
+    assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")) == before
 
 
 def test_two_data_sets_are_trained_on_together(checkout, data, tmp_path):

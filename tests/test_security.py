@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -12,19 +14,26 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin, get_type_hints
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from tests_support import tiny_model
+from tests_support import tiny_data, tiny_model
 
-from agents import protocol, runs
+from agents import protocol, publish, runs
 from agents.checkpoint import load_checkpoint, save_checkpoint
+from agents.folders import SUMS
+from agents.metrics import read_metrics
+from agents.resume import States, capture
+from agents.trainer import Trainer
+from configs import Config, OptimConfig, cli
+from configs.base import to_dict
 from envs import cache, score, sources
 from envs.behaviour.policy import load_policy
 from envs.errors import UserError
+from envs.sampler import PackedSampler
 from envs.sources import arrays, folder, minari, minari_remote
 from envs.trajectories import Episode, Trajectories
 
@@ -184,23 +193,63 @@ Kind = Callable[[Path, Canary], None]
 
 
 def loaded_as_weights(path: Path) -> None:
-    replaced(path, "model.safetensors")
+    loaded_as_part_of_a_checkpoint(path, "model.safetensors")
 
 
 def loaded_as_facts(path: Path) -> None:
-    replaced(path, "agent.json")
+    loaded_as_part_of_a_checkpoint(path, "agent.json")
 
 
-def replaced(path: Path, name: str) -> None:
-    """Load a checkpoint in which the file stands in the place of another, with and without sums."""
+def loaded_as_sums(path: Path) -> None:
+    loaded_as_part_of_a_checkpoint(path, SUMS)
+
+
+def loaded_as_part_of_a_checkpoint(path: Path, name: str) -> None:
     last = path.parent / "last"
     save_checkpoint(last, tiny_model(), FACTS)
-    (last / name).unlink()
-    shutil.move(path, last / name)
-    with pytest.raises(UserError):
-        load_checkpoint(last)
-    (last / "SHA256SUMS").unlink()
-    load_checkpoint(last)
+    replaced(path, last / name, lambda: load_checkpoint(last))
+
+
+def loaded_as_weights_of_a_state(path: Path) -> None:
+    loaded_as_part_of_a_state(path, "state.safetensors")
+
+
+def loaded_as_facts_of_a_state(path: Path) -> None:
+    loaded_as_part_of_a_state(path, "state.json")
+
+
+def loaded_as_sums_of_a_state(path: Path) -> None:
+    loaded_as_part_of_a_state(path, SUMS)
+
+
+def loaded_as_part_of_a_state(path: Path, name: str) -> None:
+    states = States(path.parent / "state", 2)
+    sampler = PackedSampler(tiny_data(), 4, 8, seed=0)
+    trainer = Trainer(tiny_model(), sampler, OptimConfig(updates=3), torch.device("cpu"))
+    states.save("0", *capture(trainer))
+    replaced(path, states.folder / "0" / name, lambda: states.restore(trainer, pytest.fail))
+
+
+def replaced(path: Path, place: Path, load: Callable[[], object]) -> None:
+    """Load with the file in the place of another, which its checksum gives away, or does not."""
+    place.unlink()
+    shutil.move(path, place)
+    if place.name != SUMS:
+        with pytest.raises(UserError):
+            load()
+        digest = hashlib.sha256(place.read_bytes()).hexdigest()
+        sums = (place.parent / SUMS).read_text()
+        mended = re.sub(rf"\w+  {re.escape(place.name)}", f"{digest}  {place.name}", sums)
+        assert mended != sums
+        (place.parent / SUMS).write_text(mended)
+    load()
+
+
+def loaded_as_configuration(path: Path) -> None:
+    run = path.parent / "run"
+    run.mkdir()
+    shutil.move(path, run / "config.json")
+    cli.parse(["--resume", str(run)], "")
 
 
 def loaded_as_data(path: Path) -> None:
@@ -240,20 +289,45 @@ def loaded_as_minari(path: Path) -> None:
 
 PLACES = (
     *(loaded_as_weights, loaded_as_facts, loaded_as_run, loaded_as_returns, loaded_as_data),
-    *(loaded_as_archive, loaded_as_policy, loaded_as_minari),
+    *(loaded_as_archive, loaded_as_policy, loaded_as_minari, loaded_as_sums),
+    *(loaded_as_weights_of_a_state, loaded_as_facts_of_a_state, loaded_as_sums_of_a_state),
+    loaded_as_configuration,
 )
 
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_malicious_file_of_each_kind_is_refused_in_each_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, place: Callable[[Path], None]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: Kind,
+    place: Callable[[Path], None],
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     kind(tmp_path / "evil", Canary(tmp_path / "canary"))
-    with pytest.raises(UserError) as caught:
+    with pytest.raises((UserError, SystemExit)) as caught:
         place(tmp_path / "evil")
-    assert "root:x:0:0" not in str(caught.value), "what a link leads to is not told"
+    told = str(caught.value)
+    if isinstance(caught.value, SystemExit):  # of the command line, which has told
+        assert caught.value.code == 2
+        told = capsys.readouterr().err
+        assert "config.json is damaged" in told
+    assert "root:x:0:0" not in told, "what a link leads to is not told"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_malicious_log_or_report_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: Kind
+) -> None:
+    for name in ("metrics.jsonl", "report.json"):
+        kind(tmp_path / name, Canary(tmp_path / "canary"))
+    assert read_metrics(tmp_path) == []
+    publish.keep([], tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["figures"] == []
+    told = capsys.readouterr().out
+    assert "left out" in told
+    assert "root:x:0:0" not in told
 
 
 def test_objects_in_the_cache_are_not_unpickled(
@@ -323,6 +397,34 @@ def test_what_files_say_is_printed_and_not_obeyed() -> None:
     lines = protocol.text(entries).split("\n")
     assert all(line.isprintable() for line in lines)
     assert sum(not line.startswith(" ") for line in lines) == len(entries)
+
+
+def test_the_words_of_a_configuration_are_those_that_security_md_speaks_of() -> None:
+    def words(kind: Any, name: str = "") -> Iterator[str]:
+        for key, hint in get_type_hints(kind).items():
+            if dataclasses.is_dataclass(hint):
+                yield from words(hint, f"{name}{key}.")
+            elif get_origin(hint) is not Literal and re.search(r"\bstr\b|Path|Any", str(hint)):
+                yield name + key
+
+    assert set(words(Config)) == {
+        *("env", "data.env_id", "device"),
+        *("run_dir", "resume"),  # the folder that is given takes their place
+        *("model.backbone", "model.cell"),  # names from the registry, and options of theirs
+    }
+
+
+def test_a_run_is_gone_on_with_in_its_own_folder(tmp_path: Path) -> None:
+    config = Config(run_dir=Path("/elsewhere"), resume=Path("/elsewhere"))
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    found = cli.parse(["--resume", str(tmp_path), "--data.no-download"], "")
+    assert (found.run_dir, found.resume, found.data.download) == (tmp_path, tmp_path, False)
+
+
+@pytest.mark.parametrize("name", ["os", "torch.nn.Linear", "package:Cell", "../evil"])
+def test_a_backbone_is_no_module_to_import(name: str) -> None:
+    with pytest.raises(ValueError, match="cell"):
+        tiny_model(backbone=name)
 
 
 def test_the_promises_name_their_tests() -> None:

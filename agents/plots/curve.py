@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from agents.plots.theme import LIGHT, Theme, drawing, heading, legend_below, log
 Metrics = Sequence[Mapping[str, Any]]
 """The rows of a run's metrics.jsonl."""
 PREFIX = "eval/return_asked_"
+LARGEST = 1e100
+"""Of the numbers that can be drawn."""
 
 
 def curve(metrics: Metrics, best_in_data: float | None, title: str, theme: Theme = LIGHT) -> Figure:
@@ -21,12 +24,12 @@ def curve(metrics: Metrics, best_in_data: float | None, title: str, theme: Theme
     with drawing(theme) as ink:
         figure, above, below = _panels(title)
         above.plot(*_points(metrics, "train/loss"), color=ink, linewidth=1.2)
-        names = dict.fromkeys(key for m in metrics for key in m if key.startswith(PREFIX))
+        names = _asked(metrics)
         for place, name in enumerate(names):
             colour = _shade(place, len(names), theme is LIGHT)
-            asked = name.removeprefix(PREFIX)
-            below.plot(*_points(metrics, name), marker="o", markersize=3, color=colour, label=asked)
-            below.axhline(float(asked), color=colour, linewidth=0.8, linestyle=":")
+            label = name.removeprefix(PREFIX)
+            below.plot(*_points(metrics, name), marker="o", markersize=3, color=colour, label=label)
+            below.axhline(names[name], color=colour, linewidth=0.8, linestyle=":")
         _best(below, best_in_data, ink)
         if below.get_legend_handles_labels()[0]:
             below.legend(
@@ -86,9 +89,18 @@ def _points(metrics: Metrics, key: str) -> tuple[list[float], list[float]]:
     return [x for x, _ in rows], [y for _, y in rows]
 
 
+def _asked(metrics: Metrics) -> dict[str, float]:
+    """Return the targets by the names of their metrics, but for names that hold no number."""
+    found: dict[str, float] = {}
+    for name in dict.fromkeys(key for m in metrics for key in m if key.startswith(PREFIX)):
+        with contextlib.suppress(ValueError):
+            found[name] = float(name.removeprefix(PREFIX))
+    return {name: target for name, target in found.items() if abs(target) < LARGEST}
+
+
 def _largest_target(metrics: Metrics) -> str:
-    names = {key for m in metrics for key in m if key.startswith(PREFIX)}
-    return max(names, key=lambda name: float(name.removeprefix(PREFIX)), default="")
+    names = _asked(metrics)
+    return max(names, key=lambda name: names[name], default="")
 
 
 def _mean_and_runs(axes, points, look: dict[str, Any], name: str) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoint folders with something wrong in them, each the same for its seed and number."""
+"""Checkpoints and states with something wrong in them, each the same for its seed and number."""
 
 from __future__ import annotations
 
@@ -87,10 +87,14 @@ class Canary:
 
 
 def mutate(base: Path, case: Path, rng: random.Random, canary: Path) -> str:
-    """Write a broken copy of the checkpoint `base` to `case`; return what was done to it."""
+    """Write a broken copy of the folder `base` to `case`; return what was done to it."""
     shutil.copytree(base, case)
-    name = rng.choice([*[JSON] * 5, *[TENSORS] * 4, SUMS])
-    kinds = {JSON: [*[facts] * 8, octets, whole], TENSORS: [*[header] * 6, octets, octets, whole]}
+    json_name, tensors = (next(base.glob(f"*.{end}")).name for end in ("json", "safetensors"))
+    name = rng.choice([*[json_name] * 5, *[tensors] * 4, SUMS])
+    kinds = {
+        json_name: [*[facts] * 8, octets, whole],
+        tensors: [*[header] * 6, octets, octets, whole],
+    }
     ways = kinds.get(name, [octets, whole])
     done: list[str] = []
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
@@ -105,13 +109,13 @@ def mutate(base: Path, case: Path, rng: random.Random, canary: Path) -> str:
         write_sums(case)
     elif name != SUMS and sums == "none":
         (case / SUMS).unlink()
-        old_format(case / JSON)
+        old_format(case / json_name)
     return f"{base.name} {name} {'+'.join(done)}, sums {sums}"
 
 
 def write_sums(case: Path) -> None:
     """Write the checksums that these files have."""
-    files = [case / name for name in (JSON, TENSORS) if (case / name).is_file()]
+    files = sorted(path for path in case.iterdir() if path.is_file() and path.name != SUMS)
     files = [file for file in files if not file.is_symlink()]
     lines = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in files]
     (case / SUMS).write_text("".join(lines))

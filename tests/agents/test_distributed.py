@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -253,7 +254,26 @@ def test_a_run_whose_rank_is_stopped_and_killed_ends_as_if_it_had_not(runs):
     torchrun.strike(process, folder, 63, 1, signal.SIGKILL)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
-    assert printed.count("torchrun --nproc-per-node 2 train.py --resume") == 1, printed
+    assert printed.count("torchrun --nproc-per-node 2 --max-restarts 3 train.py --resume") == 1, (
+        printed
+    )
     assert printed.count("resume update") == 2, printed
     assert "connectFullMesh" not in printed  # every restart found the others at once
     assert differences(runs / "two", folder) == []
+
+
+@pytest.mark.slow
+@linux
+def test_sigterm_to_torchrun_lets_the_ranks_save_their_state(runs):
+    folder = runs / "stopped"
+    flags = ["--checkpoint.every", 0, "--eval.every", 0, "--optim.updates", 100_000]
+    process = torchrun.start(*FLAGS, *flags, "--run-dir", folder, "--resume-if-there")
+    log = folder / "metrics.jsonl"
+    while not log.exists() or not log.read_text():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.terminate()
+    printed, _ = process.communicate(timeout=100)
+    assert process.returncode == 1  # behind a traceback of torchrun's
+    assert f"torchrun --nproc-per-node 2 --max-restarts 3 train.py --resume {folder}" in printed
+    assert torchrun.saved(folder) >= 50

@@ -10,10 +10,13 @@ import fuzz_checkpoints
 import pytest
 from fuzz_mutations import mutate
 
+from tests.agents.fuzz_loaders import Checkpoints
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded as Linux has it")
-def test_mutated_checkpoints_are_loaded_or_refused_and_run_no_code(tmp_path: Path) -> None:
-    results = list(fuzz_checkpoints.run(12345, 0, 200, tmp_path))
+@pytest.mark.parametrize("what", ["checkpoints", "states"])
+def test_what_was_mutated_is_loaded_or_refused_and_runs_no_code(tmp_path: Path, what: str) -> None:
+    results = list(fuzz_checkpoints.run(12345, 0, 200, tmp_path, what))
     failed = [result for result in results if result["outcome"] not in fuzz_checkpoints.GOOD]
     assert not failed, "\n".join(f"{result}" for result in failed)
     assert len(results) == 200
@@ -21,7 +24,7 @@ def test_mutated_checkpoints_are_loaded_or_refused_and_run_no_code(tmp_path: Pat
 
 
 def test_a_case_is_the_same_each_time(tmp_path: Path) -> None:
-    fuzz_checkpoints.make_bases(tmp_path / "bases")
+    Checkpoints().save(tmp_path / "bases")
     base = tmp_path / "bases" / "mingru"
     for number in range(40):
         case = [tmp_path / f"{number}{letter}" for letter in "ab"]

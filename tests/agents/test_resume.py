@@ -1,6 +1,8 @@
 """A trainer that is restored goes on to the bit, and only from what is sound."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -10,8 +12,9 @@ from small_run import CPU
 from tests_support import tiny_data, tiny_model
 
 from agents import resume
+from agents.atomic import recover
 from agents.folders import STATE
-from agents.resume import States, capture, restore
+from agents.resume import States, capture
 from agents.trainer import Trainer
 from configs import OptimConfig
 from envs.errors import UserError
@@ -64,7 +67,7 @@ def test_a_restored_trainer_goes_on_to_the_bit(tmp_path, kind, optim, left_at):
     second = make(kind, seed=9, **optim)
     with torch.no_grad():
         second.model.head.weight.add_(1)
-    restore(second, *States(tmp_path, 2).newest(second, print))
+    States(tmp_path, 2).restore(second, print)
     assert rows + train_to(second, 23) == expected
     assert_same(tensors_of(second), tensors_of(alone))
     assert second.sampler.state_dict() == alone.sampler.state_dict()
@@ -100,19 +103,85 @@ def test_the_last_states_are_kept_and_a_damaged_one_is_passed_over(tmp_path):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    tensors, facts = states.newest(make(), told.append)
-    assert facts["update"] == 4
-    assert "0006 is damaged" in told[0]
-    # The next one is older than the damaged one, and the newest all the same.
     again = make()
-    restore(again, tensors, facts)
+    assert states.restore(again, told.append)["update"] == again.update == 4
+    assert re.fullmatch(r"note   .*0006 is damaged \(.*SHA256SUMS\); the one before it .*", told[0])
+    assert "train again" not in told[0]
+    # The next one is older than the damaged one, and the newest all the same.
     train_to(again, 5)
     states.save("0005", *capture(again))
     assert sorted(os.listdir(tmp_path)) == ["0004", "0005"]
     for folder in tmp_path.iterdir():
         (folder / "state.json").write_text("{")
     with pytest.raises(UserError, match=r"0004 is damaged"):
-        states.newest(make(), told.append)
+        states.restore(make(), told.append)
+
+
+def test_two_states_of_one_update_count_as_one(tmp_path):
+    trainer, states = make(), States(tmp_path, 2)
+    for end, name in [(2, "0002"), (4, "0004"), (4, "0004-evaluated"), (6, "0006")]:
+        train_to(trainer, end)
+        states.save(name, *capture(trainer))
+    assert sorted(os.listdir(tmp_path)) == ["0004-evaluated", "0006"]
+    states.save("0006-evaluated", *capture(trainer))
+    assert sorted(os.listdir(tmp_path)) == ["0004-evaluated", "0006-evaluated"]
+
+
+def test_a_kill_while_an_old_state_is_removed_leaves_no_half_one(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    removed = shutil.rmtree
+
+    def killed(folder, **options):
+        if not folder.exists():  # what was written aside has been renamed
+            return removed(folder, **options)
+        os.unlink(folder / "state.json")
+        raise Killed
+
+    trainer, states = make(), States(tmp_path, 1)
+    states.save("0000", *capture(trainer))
+    train_to(trainer, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(Killed):
+            states.save("0002", *capture(trainer))
+    assert sorted(os.listdir(tmp_path)) == [".writing-0000", "0002"]
+    recover(tmp_path)
+    assert os.listdir(tmp_path) == ["0002"]
+
+
+@pytest.mark.parametrize("kind", [PackedSampler, WindowSampler])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cursor": -5},
+        {"cursor": 10**6},
+        {"cursor": "1"},
+        {"more": 1},
+        {"rng": None},
+        {"rng": {"bit_generator": "MT19937"}},
+        {"rng": {"state": {"state": 1.5, "inc": 3}}},
+        {"rng": {"state": {"state": -1, "inc": 3}}},
+        {"rng": {"has_uint32": "1"}},
+        {"rng": {"uinteger": 2**40}},
+    ],
+)
+def test_an_impossible_sampler_is_damage(tmp_path, kind, change):
+    trainer, states, told = make(kind), States(tmp_path, 2), []
+    states.save("0000", *capture(trainer))
+    train_to(trainer, 2)
+    tensors, facts = capture(trainer)
+    for name, value in change.items():
+        both = {**facts["sampler"]["rng"], **value} if isinstance(value, dict) else value
+        facts["sampler"] = {**facts["sampler"], name: both}
+    states.save("0002", tensors, facts)
+    train_to(trainer, 3)
+    again = make(kind, seed=9)
+    assert states.restore(again, told.append)["update"] == again.update == 0
+    assert "0002 is damaged (" in told[0]
+    train_to(again, 3)
+    assert_same(tensors_of(again), tensors_of(trainer))
 
 
 def test_a_state_of_a_newer_version_is_not_passed_over(tmp_path, monkeypatch):
@@ -122,7 +191,7 @@ def test_a_state_of_a_newer_version_is_not_passed_over(tmp_path, monkeypatch):
     states.save("0004", *capture(make()))
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"0004 was written by a newer minrnn .*: update minrnn"):
-        states.newest(make(), pytest.fail)
+        states.restore(make(), pytest.fail)
 
 
 def test_a_state_killed_between_its_renames_is_found(tmp_path):
@@ -131,7 +200,7 @@ def test_a_state_killed_between_its_renames_is_found(tmp_path):
         train_to(trainer, end)
         states.save(f"{end:04d}", *capture(trainer))
     os.rename(tmp_path / "0004", tmp_path / ".old-0004")
-    assert states.newest(make(), print)[1]["update"] == 4
+    assert states.restore(make(), print)["update"] == 4
     train_to(trainer, 6)
     states.save("0006", *capture(trainer))
     train_to(trainer, 8)
@@ -142,7 +211,7 @@ def test_a_state_killed_between_its_renames_is_found(tmp_path):
 def test_a_state_of_another_model_is_refused(tmp_path):
     States(tmp_path, 2).save("0", *capture(make(ema=0.9)))
     with pytest.raises(UserError, match=r"damaged .*average"):
-        States(tmp_path, 2).newest(make(), print)
+        States(tmp_path, 2).restore(make(), print)
 
 
 CODE = """
@@ -152,12 +221,11 @@ from agents import runtime
 from agents.trainer import Trainer
 from configs import OptimConfig
 from envs.sampler import WindowSampler
-from small_run import CPU, fit, go_on
 from tests_support import tiny_data, tiny_model
 runtime.configure(2)
 {extra}
-model = tiny_model(backbone="{backbone}", dropout=0.1)
-sampler = WindowSampler(tiny_data(), 16, 16, seed=3)
+model = tiny_model(backbone="mingru,minlstm", dropout=0.1)
+sampler = WindowSampler(tiny_data(), 16, 16, seed={seed})
 trainer = Trainer(model, sampler, OptimConfig(updates=30), torch.device("cpu"))
 list(trainer.fit())
 weights = torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -166,13 +234,15 @@ print(sha256(weights.numpy()).hexdigest())
 
 
 def test_two_processes_of_one_seed_have_the_same_weights(checkout):
-    def weights(backbone, extra=""):
-        code = CODE.format(backbone=backbone, extra=extra)
+    def weights(seed, extra=""):
+        code = CODE.format(seed=seed, extra=extra)
         return subprocess.run(
             [sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=True
         ).stdout
 
-    assert weights("mingru,minlstm") == weights("mingru,minlstm", "runtime.be_deterministic()")
+    once = weights(3)
+    assert once == weights(3, "runtime.be_deterministic()")
+    assert once != weights(4)
 
 
 def test_moments_and_generators_are_asked_for_by_name():

@@ -1,6 +1,7 @@
 """A run goes on in its folder as if it had not been left, or says why it cannot."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -9,10 +10,17 @@ import signal
 import numpy as np
 import pytest
 import torch
-from small_run import fit, go_on
+from small_run import CPU, fit, go_on
 from tests_support import tiny_data
 
-from configs import CheckpointConfig
+import train
+from agents import folders
+from agents.evaluation import Result
+from agents.judge import Judge
+from agents.resume import States
+from agents.run_folder import finished
+from benchmarks import runs
+from configs import CheckpointConfig, EvalConfig
 from envs.errors import UserError
 from tests.compare_runs import differences
 
@@ -44,17 +52,51 @@ def leave(folder, at, number=signal.SIGTERM):
         {"update": 2**63},
         {"sampler": []},
         {"log": {}},
+        {"log": {"seconds": 1.0, "metrics": -1, "tensorboard": {}}},
         {"data": 3},
+        {"data": {"episodes": 12, "steps": 3, "sha256": None}},
+        {"machine": {}},
+        {"machine": {"torch": [], "device": "cpu", "threads": 1, "ranks": 1}},
+        {"seconds": -1.0},
+        {"seconds": float("inf")},
+        {"evaluated": -1},
+        {"evaluated": 6},
+        {"evaluated": 1.5},
+        {"best_update": 1},
+        {"best_score": 1.0},
+        {"best_score": float("nan"), "best_update": 5, "evaluated": 5},
+        {"best_score": float("inf"), "best_update": 5, "evaluated": 5},
+        {"best_score": "1", "best_update": 5, "evaluated": 5},
+        {"best_score": 1.0, "best_update": 6, "evaluated": 5},
+        {"best_score": 1.0, "best_update": True, "evaluated": 5},
     ],
 )
-def test_facts_of_another_shape_are_one_line(tmp_path, change):
-    leave(tmp_path / "run", at=5)
-    (state,) = (tmp_path / "run" / "state").iterdir()
+def test_facts_that_cannot_be_are_one_line_and_the_state_before_is_taken(tmp_path, capsys, change):
+    folder = tmp_path / "run"
+    leave(folder, at=5)
+    (state,) = (folder / "state").iterdir()
+    before = state.with_name("0000000000")
+    shutil.copytree(state, before)
     facts = json.loads((state / "state.json").read_text())
     (state / "SHA256SUMS").unlink()  # which the first format does not have
     (state / "state.json").write_text(json.dumps({**facts, **change, "format": 1}))
-    with pytest.raises(UserError, match="damaged"), go_on(tmp_path / "run"):
+    with go_on(folder) as run:
+        assert run.trainer.update == 5
+    assert "0000000005 is damaged (state.json: " in capsys.readouterr().out
+    shutil.rmtree(before)
+    with pytest.raises(UserError, match=r"0000000005 is damaged"), go_on(folder):
         pass
+
+
+def test_a_run_whose_evaluations_all_failed_is_gone_on_with(tmp_path, capsys):
+    leave(tmp_path / "run", at=5)
+    with go_on(tmp_path / "run") as run:
+        run.evaluated = 5
+        run.offer(float("-inf"))
+        run.save_state()
+    with go_on(tmp_path / "run") as run:
+        assert (run.best_score, run.best_update) == (float("-inf"), 5)
+    assert "damaged" not in capsys.readouterr().out
 
 
 def test_states_are_due_by_the_count_of_updates_and_by_the_clock(tmp_path):
@@ -117,6 +159,85 @@ def test_other_threads_are_noted(tmp_path, capsys):
     assert "note   threads was 1, is 2: rounding may differ" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_other_ranks_are_noted_with_what_becomes_of_dropout(tmp_path, capsys, dropout):
+    folder = tmp_path / "run"
+    leave(folder, at=5)
+    (state,) = (folder / "state").glob("*/state.json")
+    facts = json.loads(state.read_text())
+    facts["machine"]["ranks"] = 2
+    (state.parent / "SHA256SUMS").unlink()  # which the first format does not have
+    state.write_text(json.dumps({**facts, "format": 1}))
+    run = go_on(folder)
+    run.config = dataclasses.replace(
+        run.config, model=dataclasses.replace(run.config.model, dropout=dropout)
+    )
+    with run:
+        pass
+    more = ", and dropout draws other random numbers" * bool(dropout)
+    told = f"note   ranks was 2, is 1: rounding may differ from here on{more}\n"
+    assert told in capsys.readouterr().out
+
+
+def test_a_run_that_is_not_evaluated_leaves_the_mark_of_its_end(tmp_path):
+    with go_on(tmp_path / "run") as run:
+        fit(run)
+        assert not finished(tmp_path / "run")
+        told = train.report(run, Judge(run.config, run.data, CPU))
+    assert "not evaluated, as --eval.episodes is 0" in told
+    assert finished(tmp_path / "run")
+    left = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert left["results"] == {}
+    assert left["protocol"]["checkpoint"] == "last: update 130"
+    with pytest.raises(SystemExit, match=r"error: .*run was trained with --eval\.episodes 0"):
+        runs.results(tmp_path / "run", [])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_names_the_file_and_how_to_go_on(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    leave(folder, at=5)
+    on = rf"; free some space, then go on by: python train\.py --resume {folder}$"
+
+    def train_with(disk):
+        with go_on(folder) as run:
+            run.log._lines.close()
+            run.log._lines = disk
+            fit(run)
+
+    log = rf"cannot write {folder}/metrics\.jsonl: .*No space.*{on}"
+    with pytest.raises(UserError, match=log), open("/dev/full", "a") as disk:
+        train_with(disk)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(folders, "save_file", full)
+    state = rf"cannot write {folder}/state/0{{8}}50: .*No space.*{on}"
+    with pytest.raises(UserError, match=state), go_on(folder) as run:
+        fit(run)
+
+
+def test_ctrl_c_before_a_run_has_gone_on_says_how_to(tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    leave(folder, at=5)
+    capsys.readouterr()
+    monkeypatch.setattr(train, "begin", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        train.main(["--resume", str(folder)])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.endswith(f"\npython train.py --resume {folder}\n")
+    with pytest.raises(KeyboardInterrupt):  # there is nothing to go on with
+        train.main(["--run-dir", str(tmp_path / "other")])
+    monkeypatch.setattr(States, "restore", interrupt)
+    with pytest.raises(SystemExit), go_on(folder):
+        pass
+    assert capsys.readouterr().err.endswith(f"\npython train.py --resume {folder}\n")
+
+
 def test_a_diverged_run_names_its_last_checkpoint(tmp_path):
     def diverge(run, at):
         sample = run.trainer.sampler.sample
@@ -159,6 +280,27 @@ def test_a_run_without_state_is_left_alone(tmp_path):
     leave(tmp_path / "run", at=70)
     shutil.rmtree(tmp_path / "run" / "state")
     log = (tmp_path / "run" / "metrics.jsonl").read_text()
-    with pytest.raises(UserError, match=r"has no saved state, which an older minrnn"):
+    with pytest.raises(
+        UserError, match=r"has no saved state: .*, or it was removed; begin another"
+    ):
         go_on(tmp_path / "run").__enter__()
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == log
+
+
+def test_a_damaged_log_does_not_keep_a_run_from_its_end(tmp_path, capsys):
+    class Plays(Judge):
+        def final(self, models):
+            return {"last": [Result(1.0, np.ones(1), np.ones(1, np.int64))]}
+
+    folder = tmp_path / "run"
+    leave(folder, at=70)
+    log = folder / "metrics.jsonl"
+    log.write_bytes(b"[\xff" + log.read_bytes()[2:])
+    with go_on(folder) as run:
+        fit(run)
+        evaluated = dataclasses.replace(run.config, eval=EvalConfig(episodes=1, targets=(1.0,)))
+        run.config = evaluated
+        train.report(run, Plays(evaluated, run.data, CPU))
+    assert finished(folder)
+    assert (folder / "curve.png").exists()
+    assert f"note   {log}: 1 damaged line left out" in capsys.readouterr().out

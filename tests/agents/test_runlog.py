@@ -1,12 +1,13 @@
 """A log that is gone on with has neither gaps nor doubles."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from agents.runlog import RunLog
-from envs.errors import UserError
-from tests.compare_runs import differences
+from tests.compare_runs import differences, events
 
 
 def test_a_log_is_cut_to_where_it_stood(tmp_path):
@@ -27,9 +28,6 @@ def test_a_log_is_cut_to_where_it_stood(tmp_path):
         log.metrics(1, "train", {"loss": 1.0})
         log.metrics(2, "train", {"loss": 2.5})
     assert differences(alone, tmp_path) == []
-    (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(UserError, match="shorter than when the state"):
-        RunLog(tmp_path, 10, 1, position)
 
 
 def test_a_watching_tensorboard_forgets_what_was_cut(tmp_path):
@@ -47,3 +45,41 @@ def test_a_watching_tensorboard_forgets_what_was_cut(tmp_path):
     watching.Reload()
     found = [(event.step, event.value) for event in watching.Scalars("train/loss")]
     assert found == [(1, 1.0), (2, 2.5)]
+
+
+@pytest.mark.parametrize("left", [0, 1, 30])
+def test_a_log_that_has_lost_lines_is_noted_and_gone_on_with(tmp_path, capsys, left):
+    with RunLog(tmp_path, 10) as log:
+        for update in (1, 2):
+            log.metrics(update, "train", {"loss": 1.0})
+        position = log.position()
+    path = tmp_path / "metrics.jsonl"
+    length = len(path.read_text().splitlines(keepends=True)[0])
+    os.truncate(path, left and length + left - 1)
+    with RunLog(tmp_path, 10, 2, position) as log:
+        log.metrics(3, "train", {"loss": 2.5})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["update"] for row in rows] == ([1, 3] if left else [3])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"note   {path} has lost lines")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 40)])
+def test_lost_events_are_noted(tmp_path, capsys, damage):
+    with RunLog(tmp_path, 10) as log:
+        log.metrics(1, "train", {"loss": 1.0})
+        position = log.position()
+    damage(*(tmp_path / "tensorboard").iterdir())
+    with RunLog(tmp_path, 10, 1, position) as log:
+        log.metrics(2, "train", {"loss": 2.5})
+    assert "tensorboard has lost events" in capsys.readouterr().out
+    assert [step for _, step, _ in events(tmp_path)] == [2]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_an_error_of_the_disk_names_the_file(tmp_path):
+    named = pytest.raises(OSError, match=r"No space left on device: '.*metrics\.jsonl'")
+    with named, open("/dev/full", "a") as disk, RunLog(tmp_path, 10) as log:
+        log._lines.close()
+        log._lines = disk
+        log.metrics(1, "train", {"loss": 1.0})

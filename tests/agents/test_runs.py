@@ -91,6 +91,12 @@ def test_a_checkpoint_alone_finds_its_run(tmp_path):
     assert runs.data_returns(found) is not None
 
 
+def test_a_checkpoint_killed_between_its_renames_is_found(tmp_path):
+    a = save(tmp_path / "a")
+    (a / "last").rename(a / ".old-last")
+    assert [c.name for c in runs.find([a])] == ["last", "best"]
+
+
 def test_no_checkpoint_names_the_way_to_one(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint .*train\.py"):
         runs.find([tmp_path])

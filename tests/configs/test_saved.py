@@ -1,6 +1,7 @@
 """A run's configuration is read back as it was, and a resumed run is held to it."""
 
 import dataclasses
+import doctest
 import json
 from pathlib import Path
 
@@ -91,3 +92,32 @@ def test_a_folder_without_run_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.parse(["--resume", str(tmp_path / "none")], "")
     assert "no run in" in capsys.readouterr().err
+
+
+def test_the_example_holds():
+    result = doctest.testmod(saved)
+    assert result.attempted
+    assert not result.failed
+
+
+def test_two_runs_to_go_on_with_are_one_too_many(tmp_path, capsys):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        leave(folder)
+    both = ["--resume", str(one), "--resume-if-there", "--run-dir"]
+    with pytest.raises(SystemExit) as ended:
+        cli.parse([*both, str(two)], "")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --resume {one} and --resume-if-there with --run-dir {two} are")
+    assert cli.parse([*both, str(two / ".." / "one")], "").resume == two / ".." / "one"
+
+
+@pytest.mark.parametrize("text", [r'{"\u001b[2J": 1}', r'{"model": {"cell": {"a\n\u009b": []}}}'])
+def test_names_in_a_damaged_configuration_are_printed_and_not_obeyed(tmp_path, capsys, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(SystemExit):
+        cli.parse(["--resume", str(tmp_path)], "")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()

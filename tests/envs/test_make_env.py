@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gymnasium as gym
@@ -119,3 +119,49 @@ def test_making_halfcheetah_writes_nothing(capfd: pytest.CaptureFixture[str]) ->
     make_env("HalfCheetah-v5").close()
     assert not list(Path.cwd().iterdir())
     assert "deprecated" not in "".join(capfd.readouterr())
+
+
+INTERRUPTED = {
+    "with a cause": """
+try:
+    raise KeyboardInterrupt
+except KeyboardInterrupt as interrupt:
+    raise ImportError("failed") from interrupt""",
+    "twice": """
+import gymnasium
+try:
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        raise ImportError("failed")
+except ImportError as error:
+    raise gymnasium.error.DependencyNotInstalled("it is not installed") from error""",
+}
+
+
+@pytest.mark.parametrize("how", INTERRUPTED)
+@pytest.mark.parametrize(
+    ("use", "package", "env_id"),
+    [
+        (make_env, "toy_package", "toy_package:Toy-v0"),
+        (registered, "toy_package", "toy_package:Toy-v0"),
+        (make_env, "gymnasium_robotics", "AdroitHandDoor-v1"),
+        (registered, "gymnasium_robotics", "AdroitHandDoor-v1"),
+        (make_env, "mujoco", "Hopper-v5"),
+    ],
+)
+def test_ctrl_c_while_a_package_is_imported_is_not_that_it_is_missing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    use: Callable[[str], object],
+    package: str,
+    env_id: str,
+) -> None:
+    (tmp_path / f"{package}.py").write_text(INTERRUPTED[how])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    if package != "mujoco":
+        monkeypatch.delitem(gym.registry, env_id, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        use(env_id)

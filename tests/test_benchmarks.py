@@ -272,7 +272,7 @@ def test_carry_window_compares_what_is_there(checkout, tmp_path):
     folder = tmp_path / "a-b-v0"
     for name in ("mingru", "attention"):
         (folder / f"{name}-seed0").mkdir(parents=True)
-        results = json.dumps({"results": {"last": []}})
+        results = json.dumps({"results": {"last": [{"target": 1.0, "mean": 1.0}]}})
         (folder / f"{name}-seed0" / "results.json").write_text(results)
     for way, means in (("carried", (90.0, 40.0)), ("window-of-5", (80.0, 50.0))):
         row = {"score_interval_95": [1.0, 2.0]}

@@ -31,7 +31,8 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         if task in OPTIMUM:
             axes.axhline(OPTIMUM[task], color="#222222", linewidth=0.8, linestyle=":")
         axes.set_title(f"{task}, no velocities" if task in VELOCITIES else task, fontsize=10)
-        axes.set_xlabel("environment steps")
+        axes.set_xlabel("environment steps, thousands")
+        axes.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:.0f}")
         axes.set_ylabel("return of training episodes")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8, loc="best")

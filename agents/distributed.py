@@ -2,8 +2,8 @@
 
 Every rank draws the same batches and takes rows of its own from each (see Sampler.shard), so that
 the gradients of all ranks sum to that of one process: the number of ranks changes rounding, and
-what dropout draws. That is DistributedDataParallel with one bucket that is never rebuilt: with three
-ranks or more a rebuilt one would sum in another order after a restart.
+what dropout draws. That is DistributedDataParallel with one bucket that is never rebuilt: with
+three ranks or more a rebuilt one would sum in another order after a restart.
 """
 
 from __future__ import annotations

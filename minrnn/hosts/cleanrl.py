@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from math import gcd
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ with needs("cleanrl"):
     import numpy as np
     import tyro
     from gymnasium.envs.registration import make_vec
+    from gymnasium.error import Error
     from gymnasium.spaces import Box, Discrete
     from gymnasium.vector import AutoresetMode, VectorEnv
 
@@ -248,18 +250,37 @@ def update(
             optimizer.step()
 
 
+def check(args: Args) -> None:
+    """Raise ValueError for sizes with which nothing would be trained."""
+    for name in ("num_envs", "num_steps", "num_minibatches", "update_epochs"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(args, name)}")
+    envs, parts = args.num_envs, args.num_minibatches
+    if envs % parts:
+        raise ValueError(
+            f"num_envs={envs} must be a multiple of num_minibatches={parts}: "
+            f"give num_minibatches={gcd(envs, parts)}"
+        )
+    size = envs * args.num_steps
+    if args.total_timesteps < size:
+        raise ValueError(
+            f"total_timesteps={args.total_timesteps} is less than a rollout, num_envs * num_steps: "
+            f"give at least {size}, or fewer num_steps"
+        )
+
+
 def train(args: Args, envs: VectorEnv | None = None, report: Any = None) -> Agent:
     """Train and return the agent. report(steps, returns of the episodes that ended): see `main`.
 
     Raises ValueError for spaces and options that do not fit.
     """
+    check(args)
     made: Any = envs
     if made is None:
         made = make_vec(args.env_id, num_envs=args.num_envs, vectorization_mode="sync")
-    if made.num_envs != args.num_envs or args.num_envs % args.num_minibatches:
+    if made.num_envs != args.num_envs:
         raise ValueError(
-            f"num_envs={args.num_envs} must be that of the environments, {made.num_envs}, "
-            f"and a multiple of num_minibatches={args.num_minibatches}"
+            f"num_envs={args.num_envs} must be that of the environments, {made.num_envs}"
         )
     torch.manual_seed(args.seed)
     agent = Agent(made, args)
@@ -285,7 +306,10 @@ def main() -> None:
             mean = sum(returns) / len(returns)
             print(f"{steps} steps, return {mean:.2f}, {rate:.0f} steps/s", flush=True)  # noqa: T201
 
-    train(args, report=report)
+    try:
+        train(args, report=report)
+    except (ValueError, Error) as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from recall import Recall
 
 import minrnn
-from minrnn.hosts.cleanrl import Agent, Args, rollout, start, train
+from minrnn.hosts.cleanrl import Agent, Args, main, rollout, start, train
 
 MODES = list(AutoresetMode)
 SMALL = {"dim": 8, "num_envs": 4, "num_steps": 40}
@@ -156,6 +156,28 @@ def test_wrong_options_name_the_fix():
         train(Args(env_id="FrozenLake-v1"))
     with pytest.raises(ValueError, match="did you mean 'mingru'"):
         train(Args(backbone="mingro"))
+
+
+WRONG = {
+    "--num-envs 1": "num_envs=1 must be a multiple of num_minibatches=4: give num_minibatches=1",
+    "--num-envs 6": "num_envs=6 must be a multiple of num_minibatches=4: give num_minibatches=2",
+    "--num-envs 0": "num_envs must be at least 1, not 0",
+    "--num-minibatches 0": "num_minibatches must be at least 1, not 0",
+    "--num-steps 0": "num_steps must be at least 1, not 0",
+    "--update-epochs 0": "update_epochs must be at least 1, not 0",
+    "--total-timesteps 500": "total_timesteps=500 is less than a rollout.*: give at least 1024",
+    "--backbone mingro": "no cell 'mingro'; did you mean 'mingru'",
+    "--env-id Blackjack-v1": "observations must be a Box, not Tuple",
+    "--env-id Nope-v1": "Environment `Nope` doesn't exist",
+}
+
+
+@pytest.mark.parametrize("flags", WRONG)
+def test_the_command_refuses_wrong_options_in_a_line(flags, monkeypatch):
+    command = ["cleanrl", "--total-timesteps", "2048", "--dim", "8", *flags.split()]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match=f"^error: {WRONG[flags]}"):
+        main()
 
 
 def test_the_command_prints_returns(checkout):

@@ -141,6 +141,8 @@ def advance(envs: VectorEnv, action: Tensor, valid: Tensor) -> Step:
     space, chosen = envs.single_action_space, action.numpy()
     if isinstance(space, Box):
         chosen = np.clip(chosen.reshape(-1, *space.shape), space.low, space.high)
+    elif isinstance(space, Discrete):
+        chosen = chosen + space.start  # the heads count from 0
     obs, reward, terminated, truncated, infos = envs.step(chosen)
     done, final = terminated | truncated, None
     if mode == AutoresetMode.SAME_STEP and done.any():

@@ -29,6 +29,18 @@ class Drift(Recall):
         return obs, float(obs[2]), *rest
 
 
+class FromOne(Recall):
+    """Actions are counted from 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = gym.spaces.Discrete(2, start=1)
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return super().step(action - 1)
+
+
 def make(mode=AutoresetMode.NEXT_STEP, world=Recall, num_envs=4, **options):
     return SyncVectorEnv([lambda: world(**options)] * num_envs, autoreset_mode=mode)
 
@@ -68,6 +80,15 @@ def test_resets_are_where_episodes_start(mode):
     shift = 2 if ignored else 1
     assert torch.equal(batch["resets"][:, shift:], batch["done"][:, :-shift])
     assert len(returns) == int(batch["done"].sum())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_discrete_actions_are_counted_from_the_start_of_their_space(mode):
+    _, batch, returns = collect(mode, FromOne)
+    _, wanted, wanted_returns = collect(mode)
+    assert set(batch["action"].unique().tolist()) == {0, 1}  # as the heads count
+    assert all(torch.equal(batch[key], wanted[key]) for key in wanted)
+    assert returns == wanted_returns
 
 
 def test_advantages_are_the_same_in_every_autoreset_mode():

@@ -24,19 +24,22 @@ __all__ = ["StackModule"]
 
 
 class StackModule(TensorDictModuleBase):
-    """Read in_keys [x, state, "is_init"] and write out_keys [y, ("next", state)].
+    """Read in_keys [x, state, "is_init", "done"] and write out_keys [y, ("next", state)].
 
     x: (*batch, input_size), y: (*batch, dim), state: (*batch, S) packed, is_init: (*batch, 1) or
-    (*batch,) bool, which `InitTracker` writes. Outside `set_recurrent_mode` one step for each
-    element; inside it, as in every loss of TorchRL (GAE has to be called in it), the last batch
-    dimension is time and is read at once.
+    (*batch,) bool, which `InitTracker` writes, done: of the same shape, may be missing. Outside
+    `set_recurrent_mode` one step for each element; inside it, as in every loss of TorchRL (GAE has
+    to be called in it), the last batch dimension is time and is read at once.
 
     What a replay computes is what the rollout did, for any cut of it: a row starts from the state
     that is stored at its first step. Where `is_init` is set later in a row, and the state stored
     there is zero, which the primer writes at a reset, a new episode starts (from a learned initial
     state, if there is one). Where it is not zero the row goes on from it: `SliceSampler` and GAE
-    mark joints between pieces so. In recurrent mode ("next", state) is zero but for the last step
-    of each row, as with `LSTMModule`, and there, too, if a row of the batch has such a joint.
+    mark joints between pieces so. Losses that read "next" (DQN, SAC, TD3) lose these marks in
+    `step_mdp`, and root `done` is then that of the step before x: behind it, too, a row goes on
+    from the state that is stored, if that is not zero. In recurrent mode ("next", state) is zero
+    but for the last step of each row, as with `LSTMModule`, and there, too, if a row of the batch
+    has such a joint.
 
     config: a `StackConfig`, or a mapping with its fields. input_size: the width of x, which a
     linear layer maps to `dim`; None if it is `dim`. in_key, out_key, state_key: names.
@@ -69,7 +72,7 @@ class StackModule(TensorDictModuleBase):
         wide = input_size is not None
         self.encoder = nn.Linear(input_size, self.stack.dim) if wide else nn.Identity()
         state = (state_key,) if isinstance(state_key, str) else state_key
-        self.in_keys: list[Any] = unravel_key_list([in_key, state, "is_init"])
+        self.in_keys: list[Any] = unravel_key_list([in_key, state, "is_init", "done"])
         self.out_keys: list[Any] = unravel_key_list([out_key, ("next", *state)])
         self._default_recurrent_mode = default_recurrent_mode
 
@@ -91,13 +94,14 @@ class StackModule(TensorDictModuleBase):
         Raises KeyError without `is_init`: states would leak from episode to episode.
         """
         shape = tensordict.batch_size
-        x_key, state_key, init_key = self.in_keys
+        x_key, state_key, init_key, done_key = self.in_keys
         is_init = tensordict.get(init_key, None)
         if is_init is None:
             raise KeyError(
                 "StackModule reads 'is_init': put torchrl.envs.InitTracker() into the environment"
             )
         is_init = is_init.reshape(shape)
+        done = tensordict.get(done_key, torch.zeros_like(is_init))
         x = self.encoder(tensordict.get(x_key))
         state = tensordict.get(state_key, None)
         if state is None:
@@ -112,6 +116,7 @@ class StackModule(TensorDictModuleBase):
                 x.reshape(-1, T, self.stack.dim),
                 state.reshape(-1, T, self.stack.state_size),
                 is_init.reshape(-1, T),
+                done.reshape(-1, T),
             )
             state = torch.cat([last.new_zeros(len(last), T - 1, last.shape[-1]), last[:, None]], 1)
         else:
@@ -125,10 +130,14 @@ class StackModule(TensorDictModuleBase):
         tensordict.set(self.out_keys[1], state.reshape(*shape, -1))
         return tensordict
 
-    def _replay(self, x: Tensor, state: Tensor, is_init: Tensor) -> tuple[Tensor, Tensor]:
-        # x: (B, T, dim), state: (B, T, S), is_init: (B, T). The outputs, and the states after T.
-        kept = is_init & (state != 0).any(-1)
-        resets = is_init & ~kept
+    def _replay(
+        self, x: Tensor, state: Tensor, is_init: Tensor, done: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # x: (B, T, dim), state: (B, T, S), flags: (B, T). The outputs, and the states after T.
+        stored = (state != 0).any(-1)
+        kept, resets = is_init & stored, is_init & ~stored
+        # After `step_mdp` is_init is false everywhere; what follows an end begins another piece.
+        kept[:, 1:] |= done[:, :-1] & stored[:, 1:]
         if not kept[:, 1:].any():
             y, new = self.stack(x, self.stack.unpack(state[:, 0]), resets)
             return y, self.stack.pack(new)

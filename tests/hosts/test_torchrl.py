@@ -25,11 +25,11 @@ from torchrl.data import (
     Unbounded,
 )
 from torchrl.data.replay_buffers import SliceSampler
-from torchrl.envs import BurnInTransform, EnvBase, TransformedEnv
+from torchrl.envs import BurnInTransform, EnvBase, TransformedEnv, step_mdp
 from torchrl.modules import ProbabilisticActor, set_recurrent_mode
 from torchrl.modules.utils import get_env_transforms_from_module
 from torchrl.objectives import ClipPPOLoss
-from torchrl.objectives.value import GAE
+from torchrl.objectives.value import GAE, TD0Estimator
 
 from minrnn.hosts.torchrl import StackModule
 
@@ -261,6 +261,34 @@ def test_a_flat_batch_of_slices_is_replayed_the_same():
     expected = sample["action_log_prob"].clone()
     with torch.no_grad(), set_recurrent_mode(True):
         found = agent.actor.get_dist(sample).log_prob(sample["action"])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["rows", "slices", "reshaped"])
+@pytest.mark.parametrize("backbone", ["mingru", "attention"])
+def test_what_is_read_at_next_goes_on_behind_an_end(layout, backbone):
+    agent = Agent(backbone=backbone)
+    _, data = batches(agent, 2, 63)
+    _, after = by_hand(agent, data)
+    data["after"] = after
+    if layout != "rows":
+        sampler = SliceSampler(slice_len=3, end_key=("next", "done"), strict_length=True)
+        storage = LazyTensorStorage(100, ndim=2)
+        buffer = TensorDictReplayBuffer(storage=storage, sampler=sampler, batch_size=30)
+        buffer.extend(data)
+        data = buffer.sample()
+    if layout == "reshaped":
+        data = data.reshape(10, 3)
+    else:
+        assert data["next", "done"][..., :-1, 0].sum() > 5
+    estimator = TD0Estimator(gamma=0.9, value_network=agent.critic)
+    with torch.no_grad(), set_recurrent_mode(True):
+        found = estimator.value_estimate(data.clone())
+        # As TD3 does.
+        chosen = agent.critic(step_mdp(data).select(*agent.critic.in_keys))["state_value"]
+    torch.testing.assert_close(chosen, data["after"], rtol=0, atol=1e-5)
+    bootstrap = data["after"] * ~data["next", "terminated"]
+    expected = data["next", "reward"] + 0.9 * bootstrap
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 

@@ -240,7 +240,8 @@ def update(
             )
             valid = part["valid"]
             gain = part["advantage"][valid]
-            gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+            if len(gain) > 1:  # one alone has no spread, and none adds no gradient
+                gain = (gain - gain.mean()) / (gain.std() + 1e-8)
             ratio = (logprob - part["logprob"])[valid].exp()
             clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
             policy_loss = -torch.min(gain * ratio, gain * clipped).mean()

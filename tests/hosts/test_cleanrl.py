@@ -151,6 +151,17 @@ def test_what_is_recalled_is_learned(mode):
     assert share > 0.9  # without a memory 0.65 or so: the first step, and half of the others
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_minibatches_of_one_step_or_none_train(mode):
+    args = Args(**SMALL | {"num_steps": 1, "total_timesteps": 4 * 16})
+    agent = train(args, make(mode))
+    torch.manual_seed(args.seed)
+    fresh = Agent(make(mode), args)
+    for ours, first in zip(agent.parameters(), fresh.parameters(), strict=True):
+        assert ours.isfinite().all()
+        assert not torch.equal(ours, first)
+
+
 @pytest.mark.parametrize("backbone", minrnn.available())
 def test_every_backbone_trains_on_continuous_actions(backbone):
     args = Args(dim=8, num_envs=2, num_steps=16, total_timesteps=64, num_minibatches=1)

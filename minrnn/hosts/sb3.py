@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -99,6 +100,9 @@ class MlpStackPolicy(RecurrentActorCriticPolicy):
                     f"{name} is an option of the LSTM, which is not there: "
                     f"set {field!r} in policy_kwargs['stack']"
                 )
+        fields = {field.name for field in dataclasses.fields(StackConfig)}
+        if stray := sorted(fields & set(options)):
+            raise ValueError(f"put the stack's options into policy_kwargs['stack']: {stray[0]!r}")
         if shared_lstm and enable_critic_lstm:
             raise ValueError("shared_lstm=True needs enable_critic_lstm=False, too")
         config = stack_config(stack)
@@ -136,11 +140,18 @@ class MlpStackPolicy(RecurrentActorCriticPolicy):
         episode_start: Any = None,
         deterministic: bool = False,
     ) -> tuple[Any, tuple[Any, ...] | None]:
-        """Return actions and the state; see the host. Without a state, episodes start."""
+        """Return actions and the state; see the host. Without a state, episodes start.
+
+        Raises ValueError if the state or `episode_start` is of other environments in number.
+        """
+        obs, _ = self.obs_to_tensor(observation)
+        B = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         if state is None:  # the host's zeros need not be the initial state of a stack
-            obs, _ = self.obs_to_tensor(observation)
-            first = next(iter(obs.values())) if isinstance(obs, dict) else obs
-            episode_start = np.ones(len(first), bool)
+            episode_start = np.ones(B, bool)
+        elif state[0].shape[1] != B:  # the rest would be read as time
+            raise ValueError(f"{B} observations, but a state of {state[0].shape[1]} environments")
+        elif episode_start is not None and np.size(episode_start) != B:
+            raise ValueError(f"{B} observations, but {np.size(episode_start)} episode_start")
         return super().predict(observation, state, episode_start, deterministic)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

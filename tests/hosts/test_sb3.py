@@ -262,6 +262,20 @@ def test_wrong_options_name_the_fix():
         make(policy_kwargs={"stack": {"layers": 1}})
     with pytest.raises(ValueError, match="no cell 'mingro'; did you mean 'mingru'"):
         make(stack={"backbone": "mingro"})
+    with pytest.raises(ValueError, match=r"into policy_kwargs\['stack'\]: 'backbone'"):
+        make(policy_kwargs={"backbone": "mingru"})
+
+
+def test_predict_refuses_a_state_or_flags_of_other_environments():
+    model = make()
+    obs = model.env.reset()
+    _, one = model.predict(obs[:1])
+    with pytest.raises(ValueError, match="3 observations, but a state of 1 environments"):
+        model.predict(obs, one, episode_start=np.zeros(3, bool))
+    _, state = model.predict(obs)
+    with pytest.raises(ValueError, match="3 observations, but 1 episode_start"):
+        model.predict(obs, state, episode_start=[True])
+    assert len(model.predict(obs, state, episode_start=[False] * 3)[0]) == 3
 
 
 @pytest.mark.parametrize("dim", [4, 5])

@@ -39,40 +39,23 @@ with needs("cleanrl"):
 class Args:
     """Options; the defaults are CleanRL's where it has them."""
 
-    env_id: str = "CartPole-v1"
-    """Environment; observations are a Box, actions a Box or Discrete."""
-    seed: int = 1
-    """Seed of the networks, the actions and the environments."""
-    total_timesteps: int = 100_000
-    """Environment steps."""
-    backbone: str = "mingru"
-    """Cell of the stack."""
-    dim: int = 64
-    """Width of the stack."""
-    num_layers: int = 1
-    """Depth of the stack."""
-    learning_rate: float = 2.5e-4
-    """Of Adam, falling to zero."""
-    num_envs: int = 8
-    """Environments stepped together."""
-    num_steps: int = 128
-    """Steps of each environment in a rollout."""
-    num_minibatches: int = 4
-    """Minibatches; each has some environments, with all their steps in order."""
-    update_epochs: int = 4
-    """Passes over a rollout."""
-    gamma: float = 0.99
-    """Discount."""
-    gae_lambda: float = 0.95
-    """Lambda of generalised advantage estimation."""
-    clip_coef: float = 0.2
-    """Clipping of the ratio."""
-    ent_coef: float = 0.01
-    """Weight of the entropy."""
-    vf_coef: float = 0.5
-    """Weight of the value loss."""
-    max_grad_norm: float = 0.5
-    """Clipping of the gradient."""
+    env_id: str = "CartPole-v1"  # environment; observations are a Box, actions a Box or Discrete
+    seed: int = 1  # seed of the networks, the actions and the environments
+    total_timesteps: int = 100_000  # environment steps
+    backbone: str = "mingru"  # cell of the stack
+    dim: int = 64  # width of the stack
+    num_layers: int = 1  # depth of the stack
+    learning_rate: float = 2.5e-4  # of Adam, falling to zero
+    num_envs: int = 8  # environments stepped together
+    num_steps: int = 128  # steps of each environment in a rollout
+    num_minibatches: int = 4  # each has some environments, with all their steps in order
+    update_epochs: int = 4  # passes over a rollout
+    gamma: float = 0.99  # discount
+    gae_lambda: float = 0.95  # lambda of generalised advantage estimation
+    clip_coef: float = 0.2  # clipping of the ratio
+    ent_coef: float = 0.01  # weight of the entropy
+    vf_coef: float = 0.5  # weight of the value loss
+    max_grad_norm: float = 0.5  # clipping of the gradient
 
 
 class Agent(nn.Module):

@@ -1,7 +1,9 @@
 """The single-file recurrent PPO: resets in every autoreset mode, parity, learning."""
 
+import re
 import subprocess
 import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -210,6 +212,16 @@ def test_the_command_refuses_wrong_options_in_a_line(flags, monkeypatch):
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit, match=f"^error: {WRONG[flags]}"):
         main()
+
+
+def test_every_option_has_a_line_of_help(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cleanrl", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    text = capsys.readouterr().out
+    for field in fields(Args):
+        flag = "--" + field.name.replace("_", "-")
+        assert re.search(rf"{flag} [A-Z]+ +[a-z]", text), flag
 
 
 def test_the_command_prints_returns(checkout):

@@ -1,6 +1,5 @@
 """Every block of docs/plugging-in.md runs as it stands, in a process and folder of its own."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -8,7 +7,7 @@ import sys
 
 import pytest
 from packaging.requirements import Requirement
-from test_hosts import HOSTS
+from test_hosts import HOSTS, is_there
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 with open(os.path.join(ROOT, "docs", "plugging-in.md"), encoding="utf-8") as page:
@@ -28,7 +27,7 @@ def hosts(text):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_run(name, checkout, tmp_path):
     for host in hosts(BLOCKS[name]) & set(HOSTS):
-        if importlib.util.find_spec(HOSTS[host]) is None:
+        if not is_there(host):
             pytest.skip(f"needs {host}")
     env = os.environ | {"PYTHONPATH": str(checkout)}
     subprocess.run([sys.executable, "-c", BLOCKS[name]], cwd=tmp_path, env=env, check=True)

@@ -16,6 +16,7 @@ with warnings.catch_warnings():  # its own, at import
     # ImportError: ray may be there without what RLlib needs of it.
     pytest.importorskip("ray.rllib.algorithms.ppo", exc_type=ImportError)
 
+    from ray.rllib.algorithms.impala import IMPALAConfig
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.rllib.core import DEFAULT_MODULE_ID
     from ray.rllib.core.columns import Columns
@@ -263,6 +264,31 @@ def test_an_algorithm_trains_and_restores_to_the_same_actions(env, tmp_path):
     assert not torch.equal(out, trained)
     algorithm.stop()
     other.stop()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_impala_trains():
+    spec = RLModuleSpec(
+        module_class=StackRLModule, model_config={"stack": SMALL, "max_seq_len": 10}
+    )
+    config = (
+        IMPALAConfig()
+        .environment("CartPole-v1")
+        .rl_module(rl_module_spec=spec)
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=2)
+        .learners(num_learners=0)
+        .training(train_batch_size_per_learner=100, lr=1e-2)
+        .reporting(min_time_s_per_iteration=0, min_sample_timesteps_per_iteration=400)
+    )
+    algorithm = config.build_algo()
+    try:
+        before = copy.deepcopy(algorithm.get_module().state_dict())
+        algorithm.train()
+        after = algorithm.get_module().state_dict()
+        changed = [key for key, value in after.items() if not torch.equal(value, before[key])]
+        assert any("mixer" in key for key in changed)
+    finally:
+        algorithm.stop()
 
 
 def test_wrong_options_are_told():

@@ -25,7 +25,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from tqdm import tqdm
 
-from benchmarks.host_curves_plot import plot
+from benchmarks.host_curves_plot import plot, rate
 from benchmarks.host_tasks import make, scaled
 from benchmarks.timing import table
 from minrnn.hosts.sb3 import RecurrentPPO, StackPPO
@@ -54,17 +54,23 @@ class Recipe:
     gamma: float
     scaled: bool
     """Whether observations and rewards are scaled by what has been seen."""
+    decay: bool = False
+    """Whether the learning rate falls to zero, linearly."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of the algorithm."""
-        own = ("steps", "num_envs", "scaled")
-        return {key: value for key, value in asdict(self).items() if key not in own}
+        own = ("steps", "num_envs", "scaled", "decay")
+        found = {key: value for key, value in asdict(self).items() if key not in own}
+        if self.decay:
+            found["learning_rate"] = lambda left: self.learning_rate * left
+        return found
 
 
 REPEAT = Recipe(120_000, 16, 104, 832, 8, 3e-3, 0.5, False)
+PENDULUM = Recipe(100_000, 8, 256, 512, 10, 1e-3, 0.9, True)
 RECIPES = {
     "repeat-first": (REPEAT, replace(REPEAT, learning_rate=1e-2)),
-    "Pendulum-v1": (Recipe(100_000, 8, 256, 512, 10, 1e-3, 0.9, True),),
+    "Pendulum-v1": (PENDULUM, replace(PENDULUM, decay=True)),
     "Hopper-v5": (Recipe(200_000, 8, 256, 512, 5, 3e-4, 0.99, True),),
 }
 
@@ -139,7 +145,7 @@ def fulfil(
             | {"episodes": options.episodes}
         )
     )
-    path = options.out / f"{task}-{recipe.learning_rate:g}-{memory}-{seed}.json"
+    path = options.out / f"{task}-{rate(asdict(recipe), '-to-')}-{memory}-{seed}.json"
     if path.exists():
         row = json.loads(path.read_text())
         if {key: row.get(key) for key in asked} == asked:
@@ -199,7 +205,7 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
         lines.append(
             (
                 f"{first['task']}, {first['steps']} steps",
-                f"{first['learning_rate']:g}",
+                rate(first),
                 first["memory"],
                 f"{first['parameters']}",
                 f"{statistics.fmean(final):.4g} ({min(final):.4g} to {max(final):.4g})",
@@ -222,7 +228,7 @@ def groups(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Return the seeds of each task, learning rate and memory."""
     found: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault((row["task"], row["learning_rate"], row["memory"]), []).append(row)
+        found.setdefault((row["task"], rate(row), row["memory"]), []).append(row)
     return [found[key] for key in sorted(found, key=lambda key: list(RECIPES).index(key[0]))]
 
 

@@ -24,8 +24,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             if not runs:
                 continue
             x, low, mean, high = bands([dict(map(tuple, row["curve"])) for row in runs])
-            rate = f", learning rate {runs[0]['learning_rate']:g}" if task in OPTIMUM else ""
-            name = ("no memory" if memory == "none" else memory) + rate
+            name = f"{'no memory' if memory == 'none' else memory}, learning rate {rate(runs[0])}"
             axes.plot(x, mean, color=colour, linewidth=1.8, label=name)
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         if task in OPTIMUM:
@@ -38,6 +37,11 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.legend(frameon=False, fontsize=8, loc="best")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+
+
+def rate(row: dict[str, Any], to: str = " to ") -> str:
+    """Return the learning rate of a run; two where it falls."""
+    return f"{row['learning_rate']:g}" + (f"{to}0" if row["decay"] else "")
 
 
 def bands(curves: Sequence[dict[float, float]]) -> tuple[list[float], ...]:

@@ -114,6 +114,7 @@ def test_each_memory_is_drawn_at_its_best_learning_rate():
         return {
             "task": "repeat-first",
             "learning_rate": rate,
+            "decay": False,
             "memory": memory,
             "final": final,
         }

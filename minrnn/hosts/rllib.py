@@ -1,4 +1,4 @@
-"""A `Stack` as the memory of an RLlib module, new API stack: for PPO and IMPALA."""
+"""A `Stack` as the memory of an RLlib module, new API stack: for PPO, IMPALA and APPO."""
 
 # pyright: basic, reportMissingImports=false
 
@@ -17,13 +17,21 @@ with needs("rllib"):
     import numpy as np
     from gymnasium.spaces import Box
     from ray.rllib.core.columns import Columns
-    from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
+    from ray.rllib.core.learner.utils import make_target_network
+    from ray.rllib.core.rl_module.apis import (
+        TARGET_NETWORK_ACTION_DIST_INPUTS,
+        InferenceOnlyAPI,
+        TargetNetworkAPI,
+        ValueFunctionAPI,
+    )
     from ray.rllib.core.rl_module.torch import TorchRLModule
 
 __all__ = ["StackRLModule"]
 
+POLICY = ("encoder", "stack", "logits")
 
-class StackRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
+
+class StackRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI, TargetNetworkAPI):
     """A linear layer, a `Stack`, and linear heads for the actions and the value.
 
     model_config: `{"stack": a StackConfig, or a mapping with its fields, "max_seq_len": steps}`.
@@ -69,10 +77,24 @@ class StackRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
 
     def get_non_inference_attributes(self) -> list[str]:
         """Return what a module that only acts does without."""
-        return ["values"]
+        return ["values", "target"]
+
+    def make_target_networks(self) -> None:
+        """Copy what makes the policy; APPO asks for it."""
+        parts = {name: make_target_network(getattr(self, name)) for name in POLICY}
+        self.target = nn.ModuleDict(parts)
+
+    def get_target_network_pairs(self) -> list[tuple[Any, Any]]:
+        """Return the parts of the policy, each with its copy."""
+        return [(getattr(self, name), self.target[name]) for name in POLICY]
+
+    def forward_target(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the action distributions' inputs of the copy, (B, T, ...)."""
+        y = self._embed(batch, self.target)
+        return {TARGET_NETWORK_ACTION_DIST_INPUTS: self.target["logits"](y)}
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        x, state, resets = self._inputs(batch)
+        x, state, resets = self._inputs(batch, self.encoder)
         lengths = batch.get(Columns.SEQ_LENS)
         if lengths is None or bool((lengths >= x.shape[1]).all()):
             y, new = self.stack(x, self.stack.unpack(state), resets)
@@ -95,15 +117,16 @@ class StackRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         y = self._embed(batch) if embeddings is None else embeddings
         return self.values(y).squeeze(-1)
 
-    def _embed(self, batch: dict[str, Any]) -> Tensor:
+    def _embed(self, batch: dict[str, Any], parts: Any = None) -> Tensor:
         # Padding comes after what counts, and no output depends on what comes later.
-        x, state, resets = self._inputs(batch)
-        y, _ = self.stack(x, self.stack.unpack(state), resets)
+        parts = self._modules if parts is None else parts
+        x, state, resets = self._inputs(batch, parts["encoder"])
+        y, _ = parts["stack"](x, self.stack.unpack(state), resets)
         return y
 
-    def _inputs(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def _inputs(self, batch: dict[str, Any], encoder: Any) -> tuple[Tensor, Tensor, Tensor]:
         # x: (B, T, dim), state: (B, S), resets: (B, T).
-        x = self.encoder(batch[Columns.OBS].flatten(2).to(self.encoder.weight.dtype))
+        x = encoder(batch[Columns.OBS].flatten(2).to(encoder.weight.dtype))
         state = batch[Columns.STATE_IN]["state"]
         resets = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         resets[:, 0] = (state == 0).all(-1)

@@ -16,11 +16,13 @@ with warnings.catch_warnings():  # its own, at import
     # ImportError: ray may be there without what RLlib needs of it.
     pytest.importorskip("ray.rllib.algorithms.ppo", exc_type=ImportError)
 
+    from ray.rllib.algorithms.appo import APPOConfig
     from ray.rllib.algorithms.impala import IMPALAConfig
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.rllib.core import DEFAULT_MODULE_ID
     from ray.rllib.core.columns import Columns
     from ray.rllib.core.rl_module import RLModuleSpec
+    from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
     from minrnn.hosts.rllib import StackRLModule
@@ -204,8 +206,8 @@ def test_a_learned_initial_state_is_used_and_learned():
 class Forgetful(StackRLModule):
     """Drop the state, as a mistake would."""
 
-    def _inputs(self, batch):
-        x, state, resets = super()._inputs(batch)
+    def _inputs(self, *args):
+        x, state, resets = super()._inputs(*args)
         return x, torch.zeros_like(state), torch.ones_like(resets)
 
 
@@ -266,13 +268,33 @@ def test_an_algorithm_trains_and_restores_to_the_same_actions(env, tmp_path):
     other.stop()
 
 
+def test_the_target_network_is_the_policy_of_an_older_time():
+    pair = Pair(backbone="minlstm")
+    _, batch = pair.batch()
+    pair.module.make_target_networks()
+    with torch.no_grad():
+        old = pair.module.forward_train(batch)[Columns.ACTION_DIST_INPUTS]
+    pair.learner.update(episodes=pair.runner.sample(num_timesteps=120))
+    target = pair.module.forward_target(batch)[TARGET_NETWORK_ACTION_DIST_INPUTS]
+    torch.testing.assert_close(target, old, rtol=0, atol=1e-6)
+    assert not target.requires_grad
+    new = pair.module.forward_train(batch)[Columns.ACTION_DIST_INPUTS]
+    assert not torch.allclose(new, old, atol=1e-4)
+    for main, copied in pair.module.get_target_network_pairs():
+        copied.load_state_dict(main.state_dict())
+    target = pair.module.forward_target(batch)[TARGET_NETWORK_ACTION_DIST_INPUTS]
+    torch.testing.assert_close(target, new, rtol=0, atol=1e-6)
+    assert not any(key.startswith("target") for key in pair.module.get_state(inference_only=True))
+
+
 @pytest.mark.usefixtures("cluster")
-def test_impala_trains():
+@pytest.mark.parametrize("algorithm", ["IMPALA", "APPO"])
+def test_off_policy_algorithms_train(algorithm):
     spec = RLModuleSpec(
         module_class=StackRLModule, model_config={"stack": SMALL, "max_seq_len": 10}
     )
     config = (
-        IMPALAConfig()
+        {"IMPALA": IMPALAConfig, "APPO": APPOConfig}[algorithm]()
         .environment("CartPole-v1")
         .rl_module(rl_module_spec=spec)
         .env_runners(num_env_runners=0, num_envs_per_env_runner=2)

@@ -23,18 +23,14 @@ import numpy as np
 import tyro
 
 from benchmarks.backbones import model_config
-from benchmarks.runs import results
+from benchmarks.runs import MEDIUM_REPLAY, results
 
 
 @dataclass(frozen=True)
 class Options:
     """What to run."""
 
-    envs: tuple[str, ...] = (
-        "minrnn/hopper/medium-replay-v0",
-        "minrnn/walker2d/medium-replay-v0",
-        "minrnn/halfcheetah/medium-replay-v0",
-    )
+    envs: tuple[str, ...] = MEDIUM_REPLAY
     """Data sets."""
     backbones: tuple[str, ...] = ("mingru", "minlstm", "attention")
     """Backbones, as wide as gives as many parameters."""

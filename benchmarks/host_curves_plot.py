@@ -17,7 +17,7 @@ COLOURS = {"minGRU": "#1f6feb", "minLSTM": "#2b8a3e", "LSTM": "#d9480f", "none":
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw means over seeds, and bands from the least to the greatest; save them as a PNG."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    figure = Figure(figsize=(5.2 * len(tasks), 4.0), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(tasks), 4.4), layout="constrained")
     for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         for memory, colour in COLOURS.items():
             runs = [row for row in rows if (row["task"], row["memory"]) == (task, memory)]
@@ -34,7 +34,9 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1000:.0f}")
         axes.set_ylabel("return of training episodes")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, loc="best")
+        axes.legend(
+            frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 

@@ -13,6 +13,10 @@ from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 RESULTS = "results.json"
+MEDIUM_REPLAY = tuple(
+    f"minrnn/{name}/medium-replay-v0" for name in ("hopper", "walker2d", "halfcheetah")
+)
+"""The data sets that scores are reported on."""
 Row = dict[str, Any]
 PATIENCE = 20.0
 """Seconds in which a run has to save its state when it is asked to stop."""

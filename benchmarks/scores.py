@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from benchmarks.runs import calibration, results
+from benchmarks.runs import MEDIUM_REPLAY, calibration, results
 from envs import score, sources
 
 
@@ -20,11 +20,7 @@ from envs import score, sources
 class Options:
     """What to run."""
 
-    envs: tuple[str, ...] = (
-        "minrnn/hopper/medium-replay-v0",
-        "minrnn/walker2d/medium-replay-v0",
-        "minrnn/halfcheetah/medium-replay-v0",
-    )
+    envs: tuple[str, ...] = MEDIUM_REPLAY
     """Data sets."""
     backbones: tuple[str, ...] = ("mingru", "minlstm")
     """Backbones."""

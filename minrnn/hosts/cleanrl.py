@@ -294,7 +294,7 @@ def main() -> None:
 
     try:
         train(args, report=report)
-    except (ValueError, Error) as error:
+    except (ValueError, Error, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from error
 
 

@@ -203,6 +203,7 @@ WRONG = {
     "--backbone mingro": "no cell 'mingro'; did you mean 'mingru'",
     "--env-id Blackjack-v1": "observations must be a Box, not Tuple",
     "--env-id Nope-v1": "Environment `Nope` doesn't exist",
+    "--env-id no_such_module.envs:Nope-v1": "No module named 'no_such_module'",
 }
 
 

@@ -68,10 +68,11 @@ class Recipe:
 
 REPEAT = Recipe(120_000, 16, 104, 832, 8, 3e-3, 0.5, False)
 PENDULUM = Recipe(100_000, 8, 256, 512, 10, 1e-3, 0.9, True)
+HOPPER = Recipe(200_000, 8, 256, 512, 5, 3e-4, 0.99, True)
 RECIPES = {
     "repeat-first": (REPEAT, replace(REPEAT, learning_rate=1e-2)),
     "Pendulum-v1": (PENDULUM, replace(PENDULUM, decay=True)),
-    "Hopper-v5": (Recipe(200_000, 8, 256, 512, 5, 3e-4, 0.99, True),),
+    "Hopper-v5": (HOPPER, replace(HOPPER, decay=True)),
 }
 
 

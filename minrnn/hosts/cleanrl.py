@@ -37,16 +37,16 @@ with needs("cleanrl"):
 
 @dataclass
 class Args:
-    """Options; the defaults are CleanRL's where it has them."""
+    """Options; most defaults are CleanRL's."""
 
     env_id: str = "CartPole-v1"  # environment; observations are a Box, actions a Box or Discrete
     seed: int = 1  # seed of the networks, the actions and the environments
     total_timesteps: int = 100_000  # environment steps
-    backbone: str = "mingru"  # cell of the stack
-    dim: int = 64  # width of the stack
-    num_layers: int = 1  # depth of the stack
-    learning_rate: float = 2.5e-4  # of Adam, falling to zero
-    num_envs: int = 8  # environments stepped together
+    backbone: str = "mingru"  # cell of the stacks
+    dim: int = 64  # width of the stacks, one for the actions and one for the value
+    num_layers: int = 1  # depth of the stacks
+    learning_rate: float = 1e-3  # of Adam, falling to zero
+    num_envs: int = 4  # environments stepped together
     num_steps: int = 128  # steps of each environment in a rollout
     num_minibatches: int = 4  # each has some environments, with all their steps in order
     update_epochs: int = 4  # passes over a rollout
@@ -58,52 +58,76 @@ class Args:
     max_grad_norm: float = 0.5  # clipping of the gradient
 
 
+class Core(nn.Module):
+    """A linear layer and a stack; states are packed, (B, S)."""
+
+    def __init__(self, inputs: int, args: Args) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(inputs, args.dim)
+        self.stack = Stack(StackConfig(args.dim, args.num_layers, args.backbone))
+
+    def step(self, obs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output and the next state. obs: (B, O)."""
+        y, new = self.stack.step(self.encoder(obs), self.stack.unpack(state), resets)
+        return y, self.stack.pack(new)
+
+    def forward(self, obs: Tensor, state: Tensor, resets: Tensor) -> Tensor:
+        """Return the outputs for all of a rollout at once. obs: (B, T, O)."""
+        return self.stack(self.encoder(obs), self.stack.unpack(state), resets)[0]
+
+
 class Agent(nn.Module):
-    """A linear layer, a stack, and linear heads for the actions and the value."""
+    """A core and a linear head for the actions, and the same for the value."""
 
     def __init__(self, envs: VectorEnv, args: Args) -> None:
         super().__init__()
         obs, action = envs.single_observation_space, envs.single_action_space
         if not isinstance(obs, Box):
-            raise ValueError(f"observations must be a Box, not {obs}")
+            raise ValueError(f"observations must be a Box, not {obs}: see FlattenObservation")
         if not isinstance(action, (Box, Discrete)):
             raise ValueError(f"actions must be a Box or Discrete, not {action}")
+        inputs = int(np.prod(obs.shape))
         outputs = int(action.n if isinstance(action, Discrete) else np.prod(action.shape or ()))
-        self.encoder = nn.Linear(int(np.prod(obs.shape)), args.dim)
-        self.stack = Stack(StackConfig(args.dim, args.num_layers, args.backbone))
-        self.actor = nn.Linear(args.dim, outputs)
-        self.critic = nn.Linear(args.dim, 1)
+        # One core for both learns far slower where returns are large: its gradient is the value's.
+        self.policy, self.value = Core(inputs, args), Core(inputs, args)
+        self.actor, self.critic = nn.Linear(args.dim, outputs), nn.Linear(args.dim, 1)
         box = isinstance(action, Box)
         self.log_std = nn.Parameter(torch.zeros(outputs)) if box else None
         nn.init.orthogonal_(self.actor.weight, 0.01)
         nn.init.zeros_(self.actor.bias)
 
     def initial_state(self, num_envs: int) -> Tensor:
-        """Return packed states (B, S) of nothing seen."""
-        return self.stack.pack(self.stack.initial_state(num_envs))
+        """Return packed states (B, 2 S) of nothing seen."""
+        stacks = self.policy.stack, self.value.stack
+        return torch.cat([stack.pack(stack.initial_state(num_envs)) for stack in stacks], 1)
 
     def step(
         self, obs: Tensor, state: Tensor, resets: Tensor, action: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Return action, log-probability, entropy, value and the next state. obs: (B, O)."""
-        y, new = self.stack.step(self.encoder(obs), self.stack.unpack(state), resets)
-        return *self._heads(y, action), self.stack.pack(new)
+        first, second = state.chunk(2, 1)
+        y, first = self.policy.step(obs, first, resets)
+        v, second = self.value.step(obs, second, resets)
+        return *self._heads(y, v, action), torch.cat([first, second], 1)
 
     def evaluate(
         self, obs: Tensor, state: Tensor, resets: Tensor, action: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return log-probability, entropy and value, (B, T) each. obs: (B, T, O)."""
-        y, _ = self.stack(self.encoder(obs), self.stack.unpack(state), resets)
-        return self._heads(y, action)[1:]
+        first, second = state.chunk(2, 1)
+        y, v = self.policy(obs, first, resets), self.value(obs, second, resets)
+        return self._heads(y, v, action)[1:]
 
-    def _heads(self, y: Tensor, action: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _heads(
+        self, y: Tensor, v: Tensor, action: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         out = self.actor(y)
         if self.log_std is None:
             chances: Any = Categorical(logits=out)
         else:
             chances = Independent(Normal(out, self.log_std.exp().expand_as(out)), 1)
         chosen: Tensor = chances.sample() if action is None else action
-        return chosen, chances.log_prob(chosen), chances.entropy(), self.critic(y).squeeze(-1)
+        return chosen, chances.log_prob(chosen), chances.entropy(), self.critic(v).squeeze(-1)
 
 
 class Step(NamedTuple):
@@ -264,6 +288,11 @@ def train(args: Args, envs: VectorEnv | None = None, report: Any = None) -> Agen
     made: Any = envs
     if made is None:
         made = make_vec(args.env_id, num_envs=args.num_envs, vectorization_mode="sync")
+    if not isinstance(made, VectorEnv) or "autoreset_mode" not in made.metadata:
+        raise ValueError(
+            "envs must be a vector environment whose metadata has an autoreset_mode, such as "
+            f"gymnasium.make_vec(env_id, {args.num_envs}), not {made}"
+        )
     if made.num_envs != args.num_envs:
         raise ValueError(
             f"num_envs={args.num_envs} must be that of the environments, {made.num_envs}"

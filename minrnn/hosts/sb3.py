@@ -142,7 +142,8 @@ class MlpStackPolicy(RecurrentActorCriticPolicy):
     ) -> tuple[Any, tuple[Any, ...] | None]:
         """Return actions and the state; see the host. Without a state, episodes start.
 
-        Raises ValueError if the state or `episode_start` is of other environments in number.
+        Raises ValueError if the state is of another size, or `episode_start` or the state of other
+        environments in number.
         """
         obs, _ = self.obs_to_tensor(observation)
         B = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
@@ -150,6 +151,9 @@ class MlpStackPolicy(RecurrentActorCriticPolicy):
             episode_start = np.ones(B, bool)
         elif state[0].shape[1] != B:  # the rest would be read as time
             raise ValueError(f"{B} observations, but a state of {state[0].shape[1]} environments")
+        elif state[0].shape[2] != self.lstm_actor.hidden_size:
+            found, own = state[0].shape[2], self.lstm_actor.hidden_size
+            raise ValueError(f"a state of width {found} is another model's; this one has {own}")
         elif episode_start is not None and np.size(episode_start) != B:
             raise ValueError(f"{B} observations, but {np.size(episode_start)} episode_start")
         return super().predict(observation, state, episode_start, deterministic)
@@ -217,6 +221,13 @@ class StackPPO(RecurrentPPO):
 
     def _setup_model(self) -> None:
         super()._setup_model()
+        steps = self.n_steps * self.n_envs
+        size = self.batch_size or steps
+        if self.normalize_advantage and 1 in (size, steps % size):
+            raise ValueError(
+                f"batch_size={size} leaves a batch of one step of the {steps} in a rollout, whose "
+                "advantage cannot be normalised: choose another, or normalize_advantage=False"
+            )
         buffer: Any = self.rollout_buffer
         rows = _DictRows if isinstance(self.observation_space, Dict) else _Rows
         self.rollout_buffer = rows(

@@ -31,7 +31,7 @@ def needs(extra: str) -> Generator[None]:
 def stack_config(options: StackConfig | Mapping[str, Any] | None) -> StackConfig:
     """Return the options as a `StackConfig`; hosts that write theirs as JSON have a mapping.
 
-    Raises ValueError for a field that is not there.
+    Raises ValueError for a field that is not there, TypeError for anything else.
 
     >>> stack_config({"dim": 32, "backbone": "minlstm"}).dim
     32
@@ -39,7 +39,13 @@ def stack_config(options: StackConfig | Mapping[str, Any] | None) -> StackConfig
     if isinstance(options, StackConfig):
         return options
     there = tuple(field.name for field in dataclasses.fields(StackConfig))
-    given = dict(options or {})
+    try:
+        given = dict(options or {})
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"options of a stack are a StackConfig or a mapping, not a {type(options).__name__}: "
+            'StackConfig(dim=64, backbone="mingru"), for one'
+        ) from error
     for name in given:
         if name not in there:
             raise ValueError(f"StackConfig has no field {name!r}{hint(name, there)}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import torch
@@ -60,11 +61,14 @@ class StatefulPolicy:
         autoreset_mode: AutoresetMode | str | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        if not isinstance(envs, VectorEnv):
+            raise ValueError(f"envs must be a vector environment, as of gymnasium.make_vec: {envs}")
         mode = envs.metadata.get("autoreset_mode") if autoreset_mode is None else autoreset_mode
-        if mode is None:
+        modes = [one.value for one in AutoresetMode]
+        if not isinstance(mode, AutoresetMode) and mode not in modes:
+            where = "in the environment's metadata" if autoreset_mode is None else "given"
             raise ValueError(
-                "the environment's metadata has no autoreset_mode; pass autoreset_mode= "
-                f"{' or '.join(str(m) for m in AutoresetMode)}"
+                f"the autoreset_mode {where} is {mode}; pass autoreset_mode= {' or '.join(modes)}"
             )
         self.policy = policy
         self.autoreset_mode = AutoresetMode(mode)
@@ -73,16 +77,27 @@ class StatefulPolicy:
         self._state = torch.zeros(self.num_envs, state_size, device=self.device)
         self._starts = torch.ones(self.num_envs, dtype=torch.bool)  # of the next observation
         self._over = torch.zeros(self.num_envs, dtype=torch.bool)  # NEXT_STEP resets them next
+        self._unheard = -inf  # calls since `watch` without a word of the environment
 
     @torch.no_grad()
     def __call__(self, obs: Any) -> Any:
-        """Return the actions for a batch of observations, as arrays, and keep the new state."""
+        """Return the actions for a batch of observations, as arrays, and keep the new state.
+
+        Raises ValueError for a state that is not packed, RuntimeError if `watch` was called and
+        another environment is stepped.
+        """
+        if self._unheard > 0:
+            raise RuntimeError(
+                "reset and step the environment that watch() returned, not the one given"
+            )
+        self._unheard += 1
         resets = self._starts.to(self.device)
         action, state = self.policy(_map(self._tensor, obs), self._state, resets)
-        if state.shape != self._state.shape:
+        found, own = tuple(getattr(state, "shape", ())), tuple(self._state.shape)
+        if found != own:
             raise ValueError(
-                f"the policy returned a state {tuple(state.shape)}; it is to be packed, "
-                f"{tuple(self._state.shape)}: return stack.pack(state)"
+                f"the policy returned a state {found or type(state).__name__}; it is to be packed, "
+                f"{own}: return stack.pack(state)"
             )
         self._state, self._starts = state, torch.zeros_like(self._starts)
         return _map(_array, action)
@@ -92,6 +107,7 @@ class StatefulPolicy:
         rows = self._flags(np.ones(self.num_envs, bool) if mask is None else mask)
         self._starts = self._starts | rows
         self._over = self._over & ~rows
+        self._unheard = -inf
 
     def ended(self, terminations: Any, truncations: Any) -> None:
         """Note what the last step of the environments ended; both (num_envs,) bool."""
@@ -101,9 +117,11 @@ class StatefulPolicy:
         elif self.autoreset_mode is AutoresetMode.NEXT_STEP:
             self._starts = self._starts | self._over
             self._over = over
+        self._unheard = -inf
 
     def watch(self, envs: VectorEnv) -> VectorEnv:
         """Return the environment, wrapped, so that this policy hears of every reset and step."""
+        self._unheard = 0
         return _Watched(envs, self)
 
     def clone(self) -> StatefulPolicy:

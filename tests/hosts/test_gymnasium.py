@@ -180,17 +180,43 @@ def test_nested_spaces_and_single_precision():
     assert action["right"][0].tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("hear", ["reset", "step", "by hand"])
+def test_stepping_another_environment_than_the_watched_one_is_told(hear):
+    policy, envs = Watcher(), make("NextStep")
+    act = StatefulPolicy(policy, policy.stack.state_size, envs)
+    obs, _ = envs.reset(seed=0)
+    watched = act.watch(envs)
+    act(obs)
+    with pytest.raises(RuntimeError, match="the environment that watch"):
+        act(obs)
+    if hear == "reset":
+        watched.reset()
+    elif hear == "step":
+        watched.step(np.zeros(3, int))
+    else:
+        act.ended(np.zeros(3, bool), np.zeros(3, bool))
+    act(obs)
+    act(obs)
+
+
 def test_wrong_use_is_told():
     envs = make("NextStep")
     act = StatefulPolicy(lambda obs, state, resets: (obs, state[:, :1]), 2, envs)
     with pytest.raises(ValueError, match=r"return stack\.pack\(state\)"):
         act(np.zeros((3, 4)))
+    loose = StatefulPolicy(lambda obs, state, resets: (obs, (state,)), 2, envs)
+    with pytest.raises(ValueError, match=r"returned a state tuple; .* return stack\.pack\(state\)"):
+        loose(np.zeros((3, 4)))
     with pytest.raises(ValueError, match=r"flags must be \(3,\) bool"):
         act.ended(np.zeros(2, bool), np.zeros(3, bool))
     with pytest.raises(ValueError, match="does not fit"):
         act.load_state_dict(StatefulPolicy(act.policy, 3, envs).state_dict())
+    with pytest.raises(ValueError, match=r"gymnasium\.make_vec"):
+        StatefulPolicy(act.policy, 2, gymnasium.make("CartPole-v1"))
+    with pytest.raises(ValueError, match=r"given is same_step; pass .* SameStep"):
+        StatefulPolicy(act.policy, 2, envs, autoreset_mode="same_step")
     envs.metadata.pop("autoreset_mode")
-    with pytest.raises(ValueError, match="pass autoreset_mode="):
+    with pytest.raises(ValueError, match="metadata is None; pass autoreset_mode= NextStep or Same"):
         StatefulPolicy(act.policy, 2, envs)
     known = StatefulPolicy(act.policy, 2, envs, autoreset_mode="SameStep")
     assert known.autoreset_mode is AutoresetMode.SAME_STEP

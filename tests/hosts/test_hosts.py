@@ -88,5 +88,8 @@ def test_options_come_as_a_config_or_a_mapping_of_its_fields():
     assert stack_config(config) is config
     assert stack_config({"dim": 32, "backbone": "minlstm", "num_layers": 1}) == config
     assert stack_config(None) == minrnn.StackConfig()
+    for wrong in ("mingru", minrnn.Stack(config)):
+        with pytest.raises(TypeError, match=rf"not a {type(wrong).__name__}: StackConfig\(dim"):
+            stack_config(wrong)
     with pytest.raises(ValueError, match="no field 'layers'; did you mean 'num_layers'"):
         stack_config({"layers": 2})

@@ -26,7 +26,7 @@ from torchrl.data import (
     Unbounded,
 )
 from torchrl.data.replay_buffers import SliceSampler
-from torchrl.envs import BurnInTransform, EnvBase, TransformedEnv, step_mdp
+from torchrl.envs import BurnInTransform, EnvBase, InitTracker, TransformedEnv, step_mdp
 from torchrl.modules import ProbabilisticActor, QValueModule, set_recurrent_mode
 from torchrl.modules.utils import get_env_transforms_from_module
 from torchrl.objectives import ClipPPOLoss, DQNLoss, SACLoss, TD3Loss
@@ -454,6 +454,70 @@ def test_td3_learns_what_stepping_says(layout):
     torch.testing.assert_close(found["loss_actor"], expected, rtol=0, atol=1e-5)
 
 
+class TwoCores(Agent):
+    """A core under the policy head, and another one under the value head."""
+
+    def __init__(self, **keys):
+        super().__init__()
+        keys = {"out_key": "critic_embed", "state_key": ("critic", "state")} | keys
+        self.other = StackModule({"dim": 16, "num_layers": 1}, input_size=4, **keys)
+        value = TensorDictModule(nn.Linear(16, 1), [keys["out_key"]], ["state_value"])
+        self.critic = TensorDictSequential(self.other, value)
+
+    def collector(self, frames):
+        policy = TensorDictSequential(self.actor, self.critic)
+        env = TransformedEnv(Recall(), get_env_transforms_from_module(policy))
+        return Collector(env, policy, frames_per_batch=frames)
+
+
+def test_two_cores_keep_a_state_each():
+    agent = TwoCores()
+    _, data = batches(agent, 2, 63)
+    with torch.no_grad(), set_recurrent_mode(True):
+        again = agent.actor.get_dist(data.clone()).log_prob(data["action"])
+        value = agent.critic(data.clone())["state_value"]
+    torch.testing.assert_close(again, data["action_log_prob"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(value, data["state_value"], rtol=0, atol=1e-5)
+    after = agent.critic[1].module(stepped(agent.other, data)[1])
+    read = data.exclude("state_value", "critic_embed")
+    advantages(agent, read)
+    torch.testing.assert_close(read["next", "state_value"], after, rtol=0, atol=1e-5)
+    advantages(agent, data, shifted=True, shifted_budget=21)
+    valid = data["shifted_valid"] & ~data["next", "terminated"][..., 0]
+    found = data["next", "state_value"]
+    torch.testing.assert_close(found[valid], after[valid], rtol=0, atol=1e-5)
+
+
+def test_any_keys_will_do():
+    keys = {"in_key": ("agent", "x"), "out_key": ("agent", "y"), "state_key": ("agent", "h")}
+    core = StackModule({"dim": 8, "num_layers": 1}, 4, **keys)
+    x, state = torch.randn(2, 4), torch.randn(2, core.stack.state_size)
+    is_init = torch.tensor([[False], [True]])
+    data = TensorDict({"agent": {"x": x, "h": state}, "is_init": is_init}, [2])
+    found = core(data)
+    y, new = core.stack.step(core.encoder(x), core.stack.unpack(state), is_init[:, 0])
+    torch.testing.assert_close(found["agent", "y"], y, rtol=0, atol=0)
+    torch.testing.assert_close(found["next", "agent", "h"], core.stack.pack(new), rtol=0, atol=0)
+    assert core.make_tensordict_primer().primers["agent", "h"].shape == state.shape[1:]
+
+
+def test_a_row_without_states_starts_from_zeros_in_either_way_of_recurrent_mode():
+    core = StackModule({"dim": 4, "num_layers": 1}, default_recurrent_mode=True)
+    x = torch.randn(2, 5, 4)
+    flags = torch.zeros(2, 5, dtype=torch.bool)
+    y, state = core.stack(x)
+    data = core(TensorDict({"observation": x, "is_init": flags}, [2, 5]))
+    torch.testing.assert_close(data["embed"], y, rtol=0, atol=0)
+    last = torch.zeros(2, 5, core.stack.state_size)
+    last[:, -1] = core.stack.pack(state)
+    torch.testing.assert_close(data["next", "recurrent_state"], last, rtol=0, atol=0)
+    assert data["next", "recurrent_state"].requires_grad
+    with set_recurrent_mode(False):  # steps
+        data = core(data.select("observation", "is_init").fill_("is_init", True))
+    y, _ = core.stack.step(x.flatten(0, 1))
+    torch.testing.assert_close(data["embed"].flatten(0, 1), y, rtol=0, atol=0)
+
+
 def test_a_burn_in_gives_the_state_of_the_rollout():
     agent = Agent()
     (data,) = batches(agent, 1)
@@ -463,6 +527,13 @@ def test_a_burn_in_gives_the_state_of_the_rollout():
     assert going_on.any()
     expected = data["recurrent_state"][:, 6][going_on]
     torch.testing.assert_close(found[going_on], expected, rtol=0, atol=1e-5)
+
+
+def test_an_environment_without_a_primer_is_told():
+    agent = Agent()
+    env = TransformedEnv(Recall(), InitTracker())
+    with pytest.raises(KeyError, match="make_tensordict_primer"):
+        env.rollout(3, agent.actor)
 
 
 def test_state_dicts_carry_the_actions():
@@ -483,8 +554,17 @@ def test_wrong_options_and_missing_flags_are_told():
     with pytest.raises(ValueError, match="did you mean 'mingru'"):
         StackModule({"backbone": "mingr"})
     core = StackModule({"dim": 4, "num_layers": 1})
-    with pytest.raises(KeyError, match="InitTracker"):
-        core(TensorDict({"observation": torch.zeros(2, 4)}, [2]))
+    data = TensorDict({"observation": torch.zeros(2, 4)}, [2])
+    with pytest.raises(KeyError, match=r"InitTracker.*make_tensordict_primer"):
+        core(data)
+    data["is_init"] = torch.tensor([True, False])
+    with pytest.raises(KeyError, match=r"'recurrent_state'.*make_tensordict_primer"):
+        core(data)
+    data["observation"] = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match="give input_size=3"):
+        core(data)
+    with pytest.raises(KeyError, match='"obs"'):
+        StackModule(in_key="obs")(data)
     data = TensorDict({"observation": torch.zeros(4), "is_init": torch.ones(1).bool()}, [])
     with set_recurrent_mode(True), pytest.raises(ValueError, match="last batch dimension is time"):
         core(data)

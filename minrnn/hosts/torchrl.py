@@ -22,6 +22,11 @@ with needs("torchrl"):
 
 __all__ = ["StackModule"]
 
+_TRANSFORMS = (
+    "put torchrl.modules.utils.get_env_transforms_from_module(core) into the environment "
+    "(InitTracker() and core.make_tensordict_primer())"
+)
+
 
 class StackModule(TensorDictModuleBase):
     """Read in_keys [x, state, "is_init", "done"] and write out_keys [y, ("next", state)].
@@ -37,9 +42,10 @@ class StackModule(TensorDictModuleBase):
     state, if there is one). Where it is not zero the row goes on from it: `SliceSampler` and GAE
     mark joints between pieces so. Losses that read "next" (DQN, SAC, TD3) lose these marks in
     `step_mdp`, and root `done` is then that of the step before x: behind it, too, a row goes on
-    from the state that is stored, if that is not zero. In recurrent mode ("next", state) is zero
-    but for the last step of each row, as with `LSTMModule`, and there, too, if a row of the batch
-    has such a joint.
+    from the state that is stored, if that is not zero. In recurrent mode ("next", state) is new
+    for the last step of each row alone, and not there either if a row of the batch has such a
+    joint. Elsewhere it is zero, as with `LSTMModule`; but where one is stored, that stays, and
+    the last step's has no gradient, since DQN reads it for its targets.
 
     config: a `StackConfig`, or a mapping with its fields. input_size: the width of x, which a
     linear layer maps to `dim`; None if it is `dim`. in_key, out_key, state_key: names.
@@ -91,20 +97,27 @@ class StackModule(TensorDictModuleBase):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write y and the next state; see the class.
 
-        Raises KeyError without `is_init`: states would leak from episode to episode.
+        Raises KeyError without x or `is_init`, or without a state in the middle of an episode
+        (not in recurrent mode, where a row without one starts from zeros), ValueError where x is
+        not as wide as the stack, or recurrent mode finds no time.
         """
         shape = tensordict.batch_size
         x_key, state_key, init_key, done_key = self.in_keys
         is_init = tensordict.get(init_key, None)
         if is_init is None:
-            raise KeyError(
-                "StackModule reads 'is_init': put torchrl.envs.InitTracker() into the environment"
-            )
+            raise KeyError(f"StackModule reads 'is_init'; {_TRANSFORMS}")
         is_init = is_init.reshape(shape)
         done = tensordict.get(done_key, torch.zeros_like(is_init))
-        x = self.encoder(tensordict.get(x_key))
+        x = self.encoder(tensordict[x_key])
+        if x.shape[-1] != self.stack.dim:
+            width = x.shape[-1]
+            raise ValueError(
+                f"{x_key!r} has width {width}, the stack {self.stack.dim}: give input_size={width}"
+            )
         state = tensordict.get(state_key, None)
         if state is None:
+            if not self.recurrent_mode and not is_init.all():
+                raise KeyError(f"no {state_key!r} in the middle of an episode; {_TRANSFORMS}")
             state = x.new_zeros(*shape, self.stack.state_size)
         if self.recurrent_mode:
             if not shape:
@@ -118,7 +131,12 @@ class StackModule(TensorDictModuleBase):
                 is_init.reshape(-1, T),
                 done.reshape(-1, T),
             )
-            state = torch.cat([last.new_zeros(len(last), T - 1, last.shape[-1]), last[:, None]], 1)
+            # What is stored stays, and gets no gradient: DQN reads it for its targets.
+            stored = tensordict.get(self.out_keys[1], None)
+            state = torch.zeros_like(state) if stored is None else stored
+            if last is not None:
+                last = (last if stored is None else last.detach()).reshape(*shape[:-1], 1, -1)
+                state = torch.cat([state[..., :-1, :], last], -2)
         else:
             y, new = self.stack.step(
                 x.reshape(-1, self.stack.dim),
@@ -132,8 +150,9 @@ class StackModule(TensorDictModuleBase):
 
     def _replay(
         self, x: Tensor, state: Tensor, is_init: Tensor, done: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        # x: (B, T, dim), state: (B, T, S), flags: (B, T). The outputs, and the states after T.
+    ) -> tuple[Tensor, Tensor | None]:
+        # x: (B, T, dim), state: (B, T, S), flags: (B, T). The outputs, and the states after T,
+        # which are not known if a row was cut.
         stored = (state != 0).any(-1)
         kept, resets = is_init & stored, is_init & ~stored
         # After `step_mdp` is_init is false everywhere; what follows an end begins another piece.
@@ -153,4 +172,4 @@ class StackModule(TensorDictModuleBase):
         flags = resets.new_zeros(len(starts), longest)
         flags = flags.index_put((piece, place), resets.flatten())
         y, _ = self.stack(rows, self.stack.unpack(state.flatten(0, 1)[starts]), flags)
-        return y[piece, place].reshape(B, T, -1), torch.zeros_like(state[:, -1])
+        return y[piece, place].reshape(B, T, -1), None

@@ -1,4 +1,4 @@
-"""Is memory real? `python -m benchmarks.host_curves` makes docs/host_curves.png and its table.
+"""Is memory real? `python -m benchmarks.host_curves`; with --figure for docs/host_curves.png.
 
 RecurrentPPO of sb3-contrib with our stacks and with its own LSTM, and memoryless PPO, on tasks
 that cannot be solved from one observation. All memories of a task have the same recipes, which were
@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -80,10 +80,10 @@ RECIPES = {
 class Options:
     """What to run."""
 
-    tasks: tuple[str, ...] = tuple(RECIPES)
+    tasks: tuple[Literal["repeat-first", "Pendulum-v1", "Hopper-v5"], ...] = tuple(RECIPES)
     """Names of the tasks; velocities are masked out of Pendulum and Hopper."""
-    memories: tuple[str, ...] = tuple(MEMORIES)
-    """minGRU, minLSTM, LSTM, none."""
+    memories: tuple[Literal["minGRU", "minLSTM", "LSTM", "none"], ...] = tuple(MEMORIES)
+    """Memories of actor and critic."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the networks and of the environments."""
     steps: int = 0
@@ -92,8 +92,8 @@ class Options:
     """Episodes of the final evaluation, with the most likely actions."""
     out: Path = Path("runs/host_curves")
     """Folder of the results."""
-    figure: Path = Path("docs/host_curves.png")
-    """Where the plot goes."""
+    figure: Path | None = None
+    """Where the plot goes, a PNG; by default curves.png in --out."""
     run: bool = True
     """With --no-run: show the runs that are there, and train nothing."""
 
@@ -128,8 +128,8 @@ def main(arguments: list[str] | None = None) -> None:
         if row is not None:
             rows.append(row)
     if not rows:
-        return
-    plot(best(rows), options.figure)
+        raise SystemExit(f"error: there is no such run in {options.out}; leave --no-run out")
+    plot(best(rows), options.figure or options.out / "curves.png")
     report(rows)
 
 

@@ -21,8 +21,9 @@ with warnings.catch_warnings():  # its own, at import
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.rllib.core import DEFAULT_MODULE_ID
     from ray.rllib.core.columns import Columns
-    from ray.rllib.core.rl_module import RLModuleSpec
+    from ray.rllib.core.rl_module import MultiRLModuleSpec, RLModuleSpec
     from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS
+    from ray.rllib.env.multi_agent_env import make_multi_agent
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
     from minrnn.hosts.rllib import StackRLModule
@@ -390,3 +391,32 @@ def test_who_acts_by_hand_may_bring_arrays_and_is_told_the_shapes():
             ValueError, match=r"must be \(B, T, \*\(2, 2\)\) and the state \(B, 16\)"
         ):
             act(*wrong)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_policies_with_stacks_of_their_own_train():
+    def spec(**options):
+        config = {"stack": SMALL | options, "max_seq_len": 10}
+        return RLModuleSpec(module_class=StackRLModule, model_config=config)
+
+    specs = {"even": spec(), "odd": spec(dim=8, backbone="minlstm")}
+    algorithm = (
+        make(env=make_multi_agent("CartPole-v1"))
+        .environment(env_config={"num_agents": 2})
+        .env_runners(num_envs_per_env_runner=1)
+        .multi_agent(
+            policies=set(specs), policy_mapping_fn=lambda agent, *_, **__: sorted(specs)[agent % 2]
+        )
+        .rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs=specs))
+        .build_algo()
+    )
+    try:
+        before = {name: copy.deepcopy(algorithm.get_module(name).state_dict()) for name in specs}
+        algorithm.train()
+        for name, old in before.items():
+            module = algorithm.get_module(name)
+            assert module.stack.dim == (8 if name == "odd" else 16)
+            changed = [k for k, v in module.state_dict().items() if not torch.equal(v, old[k])]
+            assert any("mixer" in key for key in changed)
+    finally:
+        algorithm.stop()

@@ -43,7 +43,7 @@ class StackEncoderFactory(EncoderFactory):
     """
 
     num_frames: int
-    """Number of frames in an observation."""
+    """Number of frames in an observation, that of the picker: flat ones do not show it."""
     stack: dict[str, Any] = field(default_factory=dict)
     """Fields of the `StackConfig`, or one, which becomes its fields."""
 
@@ -81,7 +81,10 @@ class _Frames(Encoder):
         super().__init__()
         size = torch.Size(observation_shape).numel()
         self.num_frames = factory.num_frames
-        if size % self.num_frames:
+        # d3rlpy's picker joins frames along the first dimension; its environment stacks them, and
+        # of two dimensions the first is their number.
+        first, stacked = observation_shape[0], len(observation_shape) == 2
+        if first != self.num_frames if stacked else first % self.num_frames:
             raise ValueError(
                 f"observations {tuple(observation_shape)} are no stack of {self.num_frames} frames;"
                 " is it in the data, as transition_picker=FrameStackTransitionPicker(num_frames)?"
@@ -90,6 +93,11 @@ class _Frames(Encoder):
         self.inputs = nn.Linear(size // self.num_frames, self.stack.dim)
 
     def forward(self, x: Any) -> Tensor:
+        if x.shape[1:].numel() != self.num_frames * self.inputs.in_features:
+            raise ValueError(
+                f"observations {tuple(x.shape[1:])} are no stack of {self.num_frames} frames; "
+                f"act on d3rlpy.envs.FrameStack(env, {self.num_frames})"
+            )
         frames = x.reshape(len(x), self.num_frames, -1)
         empty = (frames == 0).all(-1).long().cummin(1).values.bool()
         resets = torch.ones_like(empty)

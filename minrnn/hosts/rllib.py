@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ with needs("rllib"):
     from gymnasium.spaces import Box
     from ray.rllib.core.columns import Columns
     from ray.rllib.core.learner.utils import make_target_network
+    from ray.rllib.core.models.catalog import Catalog
     from ray.rllib.core.rl_module.apis import (
         TARGET_NETWORK_ACTION_DIST_INPUTS,
         InferenceOnlyAPI,
@@ -28,6 +30,7 @@ with needs("rllib"):
 
 __all__ = ["StackRLModule"]
 
+OPTIONS = ("stack", "max_seq_len")
 POLICY = ("encoder", "stack", "logits")
 
 
@@ -37,8 +40,10 @@ class StackRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI, TargetNet
     model_config: `{"stack": a StackConfig, or a mapping with its fields, "max_seq_len": steps}`.
     RLlib cuts episodes into rows of at most `max_seq_len` steps (20 if it is not given), each with
     the state at its first step, and pads them with zeros at the right; a gradient goes no further
-    back than that. Observations are a Box, of any shape. The state is `{"state": (S,)}`; all zeros
-    means the start of an episode, as a row never begins one in its middle.
+    back than that. Observations are a Box, of any shape; actions are what RLlib's catalog has a
+    distribution for: Discrete, MultiDiscrete, a flat Box, a Dict or Tuple. The state is
+    `{"state": (S,)}`; all zeros means the start of an episode, as a row never begins one in its
+    middle.
 
     The state that goes out is the one after each row's last step, by its `seq_lens`, not that
     after the padding (ray#21392). `forward_train` returns none: nothing in a Learner reads it.
@@ -53,20 +58,29 @@ class StackRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI, TargetNet
     """
 
     def setup(self) -> None:
-        """Build the parts. Raises ValueError for options and spaces that cannot be built."""
+        """Build the parts. Raises ValueError for options and observations that cannot be built."""
         given: dict[str, Any] = dict(self.model_config or {})
         fields = {field.name for field in dataclasses.fields(StackConfig)}
         if stray := sorted(fields & set(given)):
             raise ValueError(f"put the stack's options under 'stack': {stray[0]!r}, for one")
+        for name in set(given) - set(OPTIONS):
+            # RLlib adds options of its own: refuse only what looks like one of ours.
+            if near := get_close_matches(name, OPTIONS, 1, 0.7):
+                raise ValueError(f"no option {name!r} in model_config; did you mean {near[0]!r}?")
         if not isinstance(self.observation_space, Box):
             raise ValueError(
                 f"observations must be a Box, not {self.observation_space}; "
                 "put RLlib's FlattenObservations into env_to_module_connector"
             )
         self.model_config = {"max_seq_len": 20} | given
+        if self.model_config["max_seq_len"] < 1:
+            raise ValueError(f"max_seq_len must be at least 1, not {given['max_seq_len']}")
         self.stack = Stack(stack_config(given.get("stack")))
         dim = self.stack.dim
         self.encoder = nn.Linear(int(np.prod(self.observation_space.shape)), dim)
+        if self.action_dist_cls is None:
+            space = self.action_space
+            self.action_dist_cls = Catalog._get_dist_cls_from_action_space(space, framework="torch")
         kind = self.get_train_action_dist_cls()
         self.logits = nn.Linear(dim, kind.required_input_dim(self.action_space))
         self.values = nn.Linear(dim, 1)
@@ -125,9 +139,17 @@ class StackRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI, TargetNet
         return y
 
     def _inputs(self, batch: dict[str, Any], encoder: Any) -> tuple[Tensor, Tensor, Tensor]:
-        # x: (B, T, dim), state: (B, S), resets: (B, T).
-        x = encoder(batch[Columns.OBS].flatten(2).to(encoder.weight.dtype))
-        state = batch[Columns.STATE_IN]["state"]
+        # x: (B, T, dim), state: (B, S), resets: (B, T). Who acts by hand may bring arrays.
+        to = {"dtype": encoder.weight.dtype, "device": encoder.weight.device}
+        obs = torch.as_tensor(batch[Columns.OBS], **to)
+        state = torch.as_tensor(batch[Columns.STATE_IN]["state"], **to)
+        shape, size = self.observation_space.shape, self.stack.state_size
+        if obs.shape[2:] != shape or state.shape != (len(obs), size):
+            raise ValueError(
+                f"observations must be (B, T, *{shape}) and the state (B, {size}), "
+                f"not {tuple(obs.shape)} and {tuple(state.shape)}"
+            )
+        x = encoder(obs.reshape(*obs.shape[:2], -1))
         resets = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         resets[:, 0] = (state == 0).all(-1)
         return x, state, resets

@@ -152,6 +152,15 @@ def test_a_stack_of_frames_is_the_episode_so_far(backbone):
                 torch.testing.assert_close(found, y[:, -1], rtol=0, atol=1e-5)
 
 
+def test_only_zeros_before_the_first_frame_are_padding():
+    encoder = factory().create((FRAMES * 3,))
+    x = torch.zeros(1, FRAMES, 3)
+    x[:, [1, 2, 4, 5]] = torch.randn(4, 3)  # the fourth frame is empty as well
+    with torch.no_grad():
+        y, _ = encoder.stack(encoder.inputs(x[:, 1:]))
+        torch.testing.assert_close(encoder(x.flatten(1)), y[:, -1], rtol=0, atol=1e-5)
+
+
 def test_the_frames_before_are_what_solves_a_memory_task():
     algorithm = make(DISCRETE)
     fit(algorithm, DISCRETE, 150)
@@ -194,10 +203,19 @@ def test_options_are_those_of_a_stack_and_checked():
     made = StackEncoderFactory(4, config)
     again = StackEncoderFactory.deserialize(made.serialize())
     assert again == StackEncoderFactory.from_json(made.to_json())
+    assert made.stack == dataclasses.asdict(config)
     assert again.create((4,)).stack.config == config
     with pytest.raises(ValueError, match="did you mean 'num_layers'"):
         factory(num_layer=8)
     with pytest.raises(ValueError, match="at least 1"):
         StackEncoderFactory(0)
-    with pytest.raises(ValueError, match="no stack of 6 frames"):
-        factory().create((8,))
+    for shape in ((8,), (12, 3), (3, 8), (8, 6, 6)):
+        with pytest.raises(ValueError, match="no stack of 6 frames"):
+            factory().create(shape)
+
+
+def test_acting_without_frames_is_told_with_the_wrapper():
+    algorithm = make(DISCRETE)
+    fit(algorithm, DISCRETE, 1)
+    with pytest.raises(ValueError, match=r"act on d3rlpy.envs.FrameStack\(env, 6\)"):
+        algorithm.predict(np.zeros((1, 3), np.float32))

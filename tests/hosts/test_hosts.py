@@ -1,7 +1,6 @@
 """What all adapters have in common: lazy imports, an install line, options that are checked."""
 
 import importlib
-import importlib.util
 import subprocess
 import sys
 import warnings
@@ -23,13 +22,11 @@ HOSTS = {
 
 
 def is_there(name):
-    """Tell whether a host can be imported; ray may be there without what RLlib needs of it."""
-    if name != "rllib":
-        return importlib.util.find_spec(HOSTS[name]) is not None
-    with warnings.catch_warnings():  # its own, at import
+    """Tell whether an adapter can be imported: all that it needs is there, and not too old."""
+    with warnings.catch_warnings():  # ray's own, at import
         warnings.simplefilter("ignore")
         try:
-            importlib.import_module("ray.rllib.algorithms.ppo")
+            importlib.import_module(f"minrnn.hosts.{name}")
         except ImportError:
             return False
     return True

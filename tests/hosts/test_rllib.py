@@ -21,8 +21,9 @@ with warnings.catch_warnings():  # its own, at import
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.rllib.core import DEFAULT_MODULE_ID
     from ray.rllib.core.columns import Columns
-    from ray.rllib.core.rl_module import RLModuleSpec
+    from ray.rllib.core.rl_module import MultiRLModuleSpec, RLModuleSpec
     from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS
+    from ray.rllib.env.multi_agent_env import make_multi_agent
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
     from minrnn.hosts.rllib import StackRLModule
@@ -203,6 +204,42 @@ def test_a_learned_initial_state_is_used_and_learned():
     assert pair.module.stack.blocks[0].mixer.initial.grad.abs().sum() > 0
 
 
+BOX, PAIRS = gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.MultiDiscrete([2, 3])
+
+
+@pytest.mark.parametrize(
+    "space", [PAIRS, gymnasium.spaces.Dict(a=BOX, b=PAIRS), gymnasium.spaces.Tuple([PAIRS, BOX])]
+)
+def test_actions_are_what_the_catalog_takes(space):
+    class Actions(Recall):
+        action_space = space
+
+        def step(self, action):
+            assert space.contains(action)
+            return super().step(0)
+
+    pair = Pair(env=Actions)
+    pair.runner.sample(num_timesteps=20)
+    _, batch = pair.batch()
+    mask = batch[Columns.LOSS_MASK]
+    with torch.no_grad():
+        out = pair.module.forward_train(batch)
+    kind = pair.module.get_train_action_dist_cls()
+    logp = kind.from_logits(out[Columns.ACTION_DIST_INPUTS]).logp(batch[Columns.ACTIONS])
+    torch.testing.assert_close(logp[mask], batch[Columns.ACTION_LOGP][mask], rtol=0, atol=1e-5)
+    before = pair.module.logits.weight.clone()
+    pair.learner.update(episodes=pair.runner.sample(num_timesteps=120))
+    assert not torch.equal(pair.module.logits.weight, before)
+
+
+def test_the_values_loss_trains_the_stack():
+    pair = Pair()
+    _, batch = pair.batch()
+    out = pair.module.forward_train(batch)
+    pair.module.compute_values(batch, embeddings=out[Columns.EMBEDDINGS]).sum().backward()
+    assert pair.module.encoder.weight.grad.abs().sum() > 0
+
+
 class Forgetful(StackRLModule):
     """Drop the state, as a mistake would."""
 
@@ -327,3 +364,59 @@ def test_wrong_options_are_told():
         build(stack={"num_layer": 8})
     with pytest.raises(ValueError, match="FlattenObservations"):
         build(obs=two)
+    assert build(vf_share_layers=True, framestack=True).stack.dim == 128  # RLlib's, as it may add
+    with pytest.raises(ValueError, match="no option 'stak' in model_config; did you mean 'stack'"):
+        build(stak={"dim": 8})
+    with pytest.raises(ValueError, match="did you mean 'max_seq_len'"):
+        build(max_seqlen=8)
+    with pytest.raises(ValueError, match="max_seq_len must be at least 1, not 0"):
+        build(max_seq_len=0)
+
+
+def test_who_acts_by_hand_may_bring_arrays_and_is_told_the_shapes():
+    pair = Pair()
+    obs = np.random.default_rng(0).normal(size=(3, 1, 2, 2))
+    state = pair.module.get_initial_state()["state"]
+
+    def act(obs, state):
+        return pair.module.forward_inference(
+            {Columns.OBS: obs, Columns.STATE_IN: {"state": state}}
+        )[Columns.ACTION_DIST_INPUTS]
+
+    arrays = act(obs, np.stack([state] * 3))
+    tensors = act(torch.as_tensor(obs), torch.zeros(3, len(state)))
+    assert torch.equal(arrays, tensors)
+    for wrong in ((obs[:, 0], np.stack([state] * 3)), (obs[:1], state), (obs, state[None])):
+        with pytest.raises(
+            ValueError, match=r"must be \(B, T, \*\(2, 2\)\) and the state \(B, 16\)"
+        ):
+            act(*wrong)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_policies_with_stacks_of_their_own_train():
+    def spec(**options):
+        config = {"stack": SMALL | options, "max_seq_len": 10}
+        return RLModuleSpec(module_class=StackRLModule, model_config=config)
+
+    specs = {"even": spec(), "odd": spec(dim=8, backbone="minlstm")}
+    algorithm = (
+        make(env=make_multi_agent("CartPole-v1"))
+        .environment(env_config={"num_agents": 2})
+        .env_runners(num_envs_per_env_runner=1)
+        .multi_agent(
+            policies=set(specs), policy_mapping_fn=lambda agent, *_, **__: sorted(specs)[agent % 2]
+        )
+        .rl_module(rl_module_spec=MultiRLModuleSpec(rl_module_specs=specs))
+        .build_algo()
+    )
+    try:
+        before = {name: copy.deepcopy(algorithm.get_module(name).state_dict()) for name in specs}
+        algorithm.train()
+        for name, old in before.items():
+            module = algorithm.get_module(name)
+            assert module.stack.dim == (8 if name == "odd" else 16)
+            changed = [k for k, v in module.state_dict().items() if not torch.equal(v, old[k])]
+            assert any("mixer" in key for key in changed)
+    finally:
+        algorithm.stop()

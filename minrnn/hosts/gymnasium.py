@@ -61,7 +61,7 @@ class StatefulPolicy:
         autoreset_mode: AutoresetMode | str | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        if not isinstance(envs, VectorEnv):
+        if not hasattr(envs, "num_envs"):
             raise ValueError(f"envs must be a vector environment, as of gymnasium.make_vec: {envs}")
         mode = envs.metadata.get("autoreset_mode") if autoreset_mode is None else autoreset_mode
         modes = [one.value for one in AutoresetMode]

@@ -9,6 +9,8 @@ import pytest
 from packaging.requirements import Requirement
 from test_hosts import HOSTS, is_there
 
+import minrnn
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 with open(os.path.join(ROOT, "docs", "plugging-in.md"), encoding="utf-8") as page:
     TEXT = page.read()
@@ -41,10 +43,25 @@ def test_every_host_has_a_section_with_a_block_and_says_what_was_tried(checkout)
         row = re.search(rf"\| `minrnn\[{host}\]` \| `minrnn\.hosts\.{host}` \| (.+) \|", TEXT)
         assert row, host
         (line,) = re.findall(rf"\n{host} = \[(.*)\]", project)
-        wanted = Requirement(re.findall(r'"([^"]+)"', line)[-1])
-        tried = re.search(rf"{wanted.name} ([\d.]+)", row[1])
-        assert tried, (host, wanted.name)
-        assert tried[1] in wanted.specifier, host
+        for wanted in map(Requirement, re.findall(r'"([^"]+)"', line)[1:]):  # after minrnn itself
+            tried = re.search(rf"\b{wanted.name.split('[')[0]} ([\d.]+\d)", row[1])
+            assert tried, (host, wanted.name)
+            assert tried[1] in wanted.specifier, host
+
+
+def test_the_sizes_of_states_are_those_that_are_said():
+    (said,) = re.findall(r"with `dim=128` and two layers (.*?)\.\s", TEXT, re.DOTALL)
+    _, *parts = re.split(r"(\d+) for ", said)
+    found = {
+        name: int(size)
+        for size, names in zip(parts[::2], parts[1::2], strict=True)
+        for name in re.findall(r"\w+", names)
+        if name != "and"
+    }
+    assert len(found) == 6
+    for name, size in found.items():
+        config = minrnn.StackConfig(dim=128, num_layers=2, backbone=name)
+        assert minrnn.Stack(config).state_size == size, name
 
 
 def test_no_block_is_outside_of_a_section():

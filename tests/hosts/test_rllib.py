@@ -108,6 +108,16 @@ class Pair:
         return episodes, batch[DEFAULT_MODULE_ID]
 
 
+@torch.no_grad()
+def assert_repeats(module, batch):
+    """Compare the log-probabilities of the rollout with those that an update computes."""
+    mask = batch[Columns.LOSS_MASK]
+    out = module.forward_train(batch)
+    kind = module.get_train_action_dist_cls()
+    logp = kind.from_logits(out[Columns.ACTION_DIST_INPUTS]).logp(batch[Columns.ACTIONS])
+    torch.testing.assert_close(logp[mask], batch[Columns.ACTION_LOGP][mask], rtol=0, atol=1e-5)
+
+
 def test_the_rows_begin_and_end_within_episodes():
     pair = Pair()
     pair.runner.sample(num_timesteps=20)  # the next episodes begin in their middle
@@ -122,12 +132,7 @@ def test_the_learner_repeats_the_log_probabilities_and_trains(backbone):
     pair = Pair(backbone=backbone)
     pair.runner.sample(num_timesteps=20)
     _, batch = pair.batch()
-    mask = batch[Columns.LOSS_MASK]
-    with torch.no_grad():
-        out = pair.module.forward_train(batch)
-    kind = pair.module.get_train_action_dist_cls()
-    logp = kind.from_logits(out[Columns.ACTION_DIST_INPUTS]).logp(batch[Columns.ACTIONS])
-    torch.testing.assert_close(logp[mask], batch[Columns.ACTION_LOGP][mask], rtol=0, atol=1e-5)
+    assert_repeats(pair.module, batch)
     before = {k: v.clone() for k, v in pair.module.state_dict().items()}
     pair.learner.update(episodes=pair.runner.sample(num_timesteps=120))
     changed = [k for k, v in pair.module.state_dict().items() if not torch.equal(v, before[k])]
@@ -221,12 +226,7 @@ def test_actions_are_what_the_catalog_takes(space):
     pair = Pair(env=Actions)
     pair.runner.sample(num_timesteps=20)
     _, batch = pair.batch()
-    mask = batch[Columns.LOSS_MASK]
-    with torch.no_grad():
-        out = pair.module.forward_train(batch)
-    kind = pair.module.get_train_action_dist_cls()
-    logp = kind.from_logits(out[Columns.ACTION_DIST_INPUTS]).logp(batch[Columns.ACTIONS])
-    torch.testing.assert_close(logp[mask], batch[Columns.ACTION_LOGP][mask], rtol=0, atol=1e-5)
+    assert_repeats(pair.module, batch)
     before = pair.module.logits.weight.clone()
     pair.learner.update(episodes=pair.runner.sample(num_timesteps=120))
     assert not torch.equal(pair.module.logits.weight, before)

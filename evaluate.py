@@ -17,13 +17,13 @@ from envs.errors import UserError
 from envs.script import run_script
 
 if TYPE_CHECKING:
-    from agents.runs import Checkpoint
-    from agents.sweep import Plan
+    from agents.evaluation.checkpoints import Checkpoint
+    from agents.evaluation.compare import Plan
 
 DEPTH = 3
 """How far below a report's folder its runs may lie: runs/<data set>/<run>."""
 DESCRIPTION = """Play runs' checkpoints in their environment, asking for each target return.
-Prints a table with its protocol; writes report.json (every episode), report.html (one page with
+Prints a table with its protocol; writes rows.json (every episode), rows.html (one page with
 all figures) and figures/. Runs that differ by their seed alone are pooled; others are compared."""
 
 
@@ -64,7 +64,7 @@ class Options:
     figures: Literal["png", "pdf", "svg"] = "png"
     """Format of the files in figures/; pdf and svg are sharp at any size, for a paper."""
     video: bool = False
-    """Film the best, the median and the worst episode of the largest target, for report.html."""
+    """Film the best, the median and the worst episode of the largest target, for rows.html."""
     watch: bool = False
     """Show one episode of the largest target, or of each in --targets, as it is played; no report.
     In a window where there is a display, and in the terminal."""
@@ -77,11 +77,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = tyro.cli(Options, args=arguments, description=DESCRIPTION)
     check(options)
 
-    from agents import runs, runtime, sweep
+    from agents.evaluation import checkpoints, compare
+    from agents.machine import device as runtime
 
     runtime.configure(threads=1)
-    found = runs.find(options.runs, options.checkpoint)
-    plan = sweep.Plan(
+    found = checkpoints.find(options.runs, options.checkpoint)
+    plan = compare.Plan(
         targets=options.targets,
         quantiles=options.quantiles,
         memory=options.memory,
@@ -104,14 +105,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 def report(found: list[Checkpoint], plan: Plan, options: Options) -> None:
     """Play every episode; write and print what came of them."""
-    from agents import latency, publish, report, sweep, video
-    from agents.runlog import say
+    from agents.evaluation import compare, latency
+    from agents.loggers.runlog import say
+    from agents.report import rows
+    from agents.report import write as publish
+    from agents.report.media import video
 
     folder = out(found, options)
     if options.video:
         video.check(found)  # before hours of playing
     # What has been played is kept, whatever comes after.
-    lines = sweep.play(found, plan, lambda lines: publish.keep(lines, folder))
+    lines = compare.play(found, plan, lambda lines: publish.keep(lines, folder))
     films: dict[str, list[video.Video]] = {}
     for line in lines if options.video else ():
         try:
@@ -125,18 +129,19 @@ def report(found: list[Checkpoint], plan: Plan, options: Options) -> None:
         videos=films,
         format=options.figures,
     )
-    say(report.text(entries))
-    say(f"\n{folder}: report.html, report.json, figures/")
+    say(rows.text(entries))
+    say(f"\n{folder}: rows.html, rows.json, figures/")
 
 
 def watch(checkpoint: Checkpoint, plan: Plan) -> None:
     """Show an episode of each target that was named, or of the largest."""
-    from agents import runs, sweep, watch
-    from agents.runlog import say
+    from agents.evaluation import checkpoints, compare
+    from agents.loggers.runlog import say
+    from agents.report.media import watch
 
-    data = runs.data_returns(checkpoint) if plan.quantiles else None
-    targets = sweep.choose_targets([checkpoint], plan, data)
-    (window, *_) = sweep.choose_windows(plan, checkpoint.facts["window"])
+    data = checkpoints.data_returns(checkpoint) if plan.quantiles else None
+    targets = compare.choose_targets([checkpoint], plan, data)
+    (window, *_) = compare.choose_windows(plan, checkpoint.facts["window"])
     for target in targets if plan.targets or plan.quantiles else [max(targets)]:
         played = watch.watch(
             checkpoint,
@@ -151,8 +156,8 @@ def watch(checkpoint: Checkpoint, plan: Plan) -> None:
 
 def export(found: list[Checkpoint], options: Options) -> None:
     """Write the step of each checkpoint as one file of each format."""
-    from agents import export
-    from agents.runlog import say
+    from agents.acting import export
+    from agents.loggers.runlog import say
 
     write = {"onnx": export.export_onnx, "pt2": export.export_pt2}
     several = len({checkpoint.run for checkpoint in found}) > 1
@@ -175,7 +180,7 @@ def export(found: list[Checkpoint], options: Options) -> None:
 
 def out(found: list[Checkpoint], options: Options) -> Path:
     """Return the folder of the report, once something can be written there."""
-    from agents.checkpoint import write_file
+    from agents.storage.checkpoint import write_file
 
     folder = options.out or common([checkpoint.run for checkpoint in found])
     write_file(folder / ".writable", b"")

@@ -16,9 +16,9 @@ from envs.script import run_script
 if TYPE_CHECKING:
     import torch
 
-    from agents.distributed import Ranks
-    from agents.judge import Judge
-    from agents.run import Run
+    from agents.evaluation.during_training import Judge
+    from agents.machine.ranks import Ranks
+    from agents.runs.run import Run
 
 DESCRIPTION = """Train a return-conditioned recurrent agent (minGRU, minLSTM) on offline data, then
 evaluate it over a sweep of target returns. With no arguments: Hopper, within five minutes."""
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse, and do what is asked for."""
     config = cli.parse(arguments, DESCRIPTION)
 
-    from agents.ends import interrupted
+    from agents.runs.ending import interrupted
 
     with interrupted(config.resume, config):
         begin(config)
@@ -39,9 +39,10 @@ def main(arguments: list[str] | None = None) -> None:
 def begin(config: Config) -> None:
     """Set up this process, and train: alone, or as one of several."""
     # Here and not above, so that --help is instant.
-    from agents import distributed, runtime
-    from agents.run_folder import finished
-    from agents.runlog import say
+    from agents.loggers.runlog import say
+    from agents.machine import device as runtime
+    from agents.machine import ranks as distributed
+    from agents.runs.folder import finished
 
     if config.resume and finished(config.resume):
         say(f"{config.resume} is finished: python evaluate.py {config.resume}")
@@ -56,12 +57,12 @@ def begin(config: Config) -> None:
 
 def train(config: Config, device: torch.device, ranks: Ranks) -> None:
     """Load, build, fit, report."""
-    from agents import evaluation
-    from agents.build import build, describe, load_data, resolve
-    from agents.follower import Follower
-    from agents.judge import Judge
-    from agents.run import Run
-    from agents.runlog import say
+    from agents.evaluation import evaluator
+    from agents.evaluation.during_training import Judge
+    from agents.loggers.runlog import say
+    from agents.runs.follower import Follower
+    from agents.runs.run import Run
+    from agents.training.build import build, describe, load_data, resolve
 
     with ranks.first():
         data = load_data(config)
@@ -74,7 +75,7 @@ def train(config: Config, device: torch.device, ranks: Ranks) -> None:
         say(describe(run.config, data, trainer))
         for note in data.notes:
             say(f"note   {note}")
-        if warning := evaluation.beyond_data(trainer.model, judge.targets):
+        if warning := evaluator.beyond_data(trainer.model, judge.targets):
             say(f"note   targets {warning}")
         if trainer.update:
             say(f"resume update {trainer.update} of {config.optim.updates}")
@@ -124,11 +125,12 @@ def due(config: Config, update: int) -> bool:
 
 def report(run: Run, judge: Judge) -> str:
     """Play the episodes that are reported; leave figures and results, return what to tell."""
-    from agents import checkpoint, plots
-    from agents import report as reports
-    from agents.metrics import read_metrics
-    from agents.run_folder import RESULTS
-    from agents.runlog import say
+    from agents.loggers.history import read_metrics
+    from agents.loggers.runlog import say
+    from agents.report import plots
+    from agents.report import rows as reports
+    from agents.runs.folder import RESULTS
+    from agents.storage import checkpoint
 
     config, folder, last, best = run.config, run.folder, run.trainer.update, run.best_update
     if not config.eval.episodes:

@@ -31,16 +31,16 @@ import numpy as np
 import torch
 import tyro
 
-from agents import engines
-from agents.checkpoint import load_checkpoint
-from agents.decision import DecisionModel, Spaces
-from agents.policy import Policy
+from agents.acting import engines
+from agents.acting.policy import Policy
+from agents.model.decision import DecisionModel, Spaces
+from agents.storage.checkpoint import load_checkpoint
 from benchmarks import timing
 from benchmarks.timing import Measuring, Timing
 from configs import ModelConfig
-from envs.make import env_sizes, make_env
-from envs.pool import pool_rollout
 from envs.rollout import Rollout, rollout
+from envs.rollout.envpool import pool_rollout
+from envs.worlds.make import env_sizes, make_env
 
 Part = Literal["steps", "late", "loops", "processes", "pool"]
 OBS, ACTION = 11, 3  # Hopper's
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, and print tables."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
     machine = timing.start(options)
-    torch.set_float32_matmul_precision("highest")  # as agents.evaluation acts
+    torch.set_float32_matmul_precision("highest")  # as agents.evaluation.evaluator acts
     parts = options.parts
     steps = latencies(options) if "steps" in parts else []
     late = lateness(options) if "late" in parts else None

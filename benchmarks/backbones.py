@@ -25,9 +25,9 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 import minrnn
-from agents.decision import DecisionModel, Spaces
-from agents.evaluation import exact_matmul
-from agents.trainer import to_tensors
+from agents.evaluation.evaluator import exact_matmul
+from agents.model.decision import DecisionModel, Spaces
+from agents.training.trainer import to_tensors
 from benchmarks.timing import Measuring, finish, interleaved, start, table
 from benchmarks.train_step import ACTION, OBS, OneBatch, contestant
 from configs import ModelConfig

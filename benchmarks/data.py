@@ -136,8 +136,8 @@ def measure(name: str) -> dict[str, float]:
     ours, module, load = LOADS[name]
     importlib.import_module(module)
     if ours:
-        from envs.make import action_bounds
-        from envs.sampler import WindowSampler
+        from envs.data.sampler import WindowSampler
+        from envs.worlds.make import action_bounds
 
         action_bounds(data_files.ENV_ID)  # which imports MuJoCo
     before = _memory("VmRSS")
@@ -241,8 +241,8 @@ def _samplers(
 ) -> Iterator[tuple[str, Callable[[], object]]]:
     import torch
 
-    from agents.trainer import to_tensors
-    from envs.sampler import PackedSampler, Sampler, WindowSampler
+    from agents.training.trainer import to_tensors
+    from envs.data.sampler import PackedSampler, Sampler, WindowSampler
 
     def ours(sampler: Sampler) -> Callable[[], object]:
         return lambda: to_tensors(sampler.sample(), torch.device("cpu"))

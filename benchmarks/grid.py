@@ -27,14 +27,14 @@ from pathlib import Path
 import tyro
 from filelock import FileLock, Timeout
 
-from agents.atomic import write_json
-from agents.run_folder import finished, plain
-from agents.stop import Stop, Stopped
+from agents.machine.signals import Stop, Stopped
+from agents.runs.folder import finished, plain
 from benchmarks import runs
 from benchmarks.grid_ray import Job, bring_to_end, connected
 from benchmarks.grid_table import FAILED, FINISHED, Key, Row, Table, figures, means
 from configs import cli, saved
 from envs.errors import UserError
+from envs.files import write_json
 from envs.script import run_script
 
 OURS = (

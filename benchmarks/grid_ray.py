@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.stop import Stop, Stopped
+from agents.machine.signals import Stop, Stopped
 from benchmarks import runs
 from benchmarks.grid_table import FAILED, FINISHED, Key, Row, figures
 from envs.errors import UserError

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.atomic import write_file
 from envs.errors import UserError
+from envs.files import write_file
 
 FINISHED, FAILED = "finished", "failed"
 _MEND = "take the file away; runs that are finished will not be repeated"

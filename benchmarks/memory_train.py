@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import minrnn
-from agents import runtime
-from agents.trainer import param_groups
+from agents.machine import device
+from agents.training.trainer import param_groups
 from benchmarks.memory_data import TASKS, Task
 
 WARMUP = 0.05  # of the updates
@@ -94,7 +94,7 @@ def fulfil(run: Run, path: Path, bar: bool) -> None:
 
     bar: show the updates on stderr, where that is a terminal.
     """
-    runtime.configure(1)
+    device.configure(1)
     report = {"run": asdict(run), "result": train(run, bar)}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")

@@ -36,7 +36,7 @@ def results(folder: Path, flags: list[str], *, run: bool = True) -> list[Row] | 
     A run that was stopped is gone on with. None where there is no finished run and `run` is False.
     Exits with a line where the run fails, or has no results.
     """
-    from agents.run_folder import finished  # not above: Ray takes `train` to where that is not
+    from agents.runs.folder import finished  # not above: Ray takes `train` to where that is not
 
     if not finished(folder):
         if not run:

@@ -13,7 +13,8 @@ import numpy as np
 import tyro
 
 from benchmarks.runs import MEDIUM_REPLAY, calibration, results
-from envs import score, sources
+from envs import sources
+from envs.scoring import score
 
 
 @dataclass(frozen=True)

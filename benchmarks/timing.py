@@ -6,7 +6,8 @@ then five that are: it takes that many until a case has its own buffers, and nob
 large cache. Slow cases have one call a turn, and fewer turns, spread evenly. On one thread the time
 is the process's own, in which it had a core; what others took of the machine is reported apart, as
 `waited`. Threads, matmul precision and the reuse of large buffers are the trainer's
-(`agents.runtime.configure`): without the last, the page faults of fresh tensors cost more than the
+(`agents.machine.device.configure`): without the last, the page faults of fresh tensors cost more
+than the
 arithmetic of a fast kernel.
 """
 
@@ -29,7 +30,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from agents import runtime
+from agents.machine import device
 
 MIN_TURNS, MAX_TURNS = 3, 20
 FAST = 0.05  # seconds
@@ -130,7 +131,7 @@ def _summary(times: list[tuple[float, float]]) -> Timing:
 
 def start(options: Measuring) -> dict[str, Any]:
     """Set the machine up as the trainer does, print what it is, and return it for the report."""
-    runtime.configure(options.threads)
+    device.configure(options.threads)
     precisions = {name: products(name) for name in ("highest", "medium")}
     torch.set_float32_matmul_precision("medium")
     machine = {

@@ -25,12 +25,12 @@ import torch
 import tyro
 from torch import nn
 
-from agents.decision import DecisionModel, Spaces
-from agents.trainer import Trainer, param_groups, to_tensors
+from agents.model.decision import DecisionModel, Spaces
+from agents.training.trainer import Trainer, param_groups, to_tensors
 from benchmarks.timing import Measuring, aims, finish, interleaved, optional, parse_shape, start
 from benchmarks.timing import table as print_table
 from configs import DataConfig, ModelConfig, OptimConfig
-from envs.sampler import Batch
+from envs.data.sampler import Batch
 
 Precision = Literal["float32", "bfloat16"]
 OBS, ACTION = 11, 3  # Hopper's

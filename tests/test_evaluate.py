@@ -11,9 +11,12 @@ import pytest
 import torch
 
 import evaluate
-from agents import engines, evaluation, latency, rendering, runs, runtime, video
-from agents.checkpoint import save_checkpoint, write_json
-from agents.decision import DecisionModel, Spaces
+from agents.acting import engines
+from agents.evaluation import checkpoints, evaluator, latency
+from agents.machine import device
+from agents.model.decision import DecisionModel, Spaces
+from agents.report.media import rendering, video
+from agents.storage.checkpoint import save_checkpoint, write_json
 from configs import ModelConfig
 from envs.errors import UserError
 
@@ -22,7 +25,7 @@ ENV = "Hopper-v5"
 
 @pytest.fixture(autouse=True)
 def this_process_stays_as_it_is(monkeypatch):
-    monkeypatch.setattr(runtime, "configure", lambda threads: None)
+    monkeypatch.setattr(device, "configure", lambda threads: None)
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
 
@@ -41,7 +44,7 @@ def write_run(folder, seed=0, env_id=ENV):
     for name, update in (("last", 20), ("best", 10)):
         save_checkpoint(folder / name, model, {**facts, "update": update})
     write_json(folder / "config.json", {"seed": seed, "env": "toy/toy-v0"})
-    write_json(folder / runs.DATA_FILE, {"returns": [0.0, 10.0, 50.0]})
+    write_json(folder / checkpoints.DATA_FILE, {"returns": [0.0, 10.0, 50.0]})
     rows = [{"update": 1, "train/loss": 1.0}, {"update": 20, "eval/return_asked_40": 3.0}]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
@@ -132,7 +135,7 @@ def test_a_film_that_fails_is_a_note(run, tmp_path, monkeypatch, capsys):
 
 
 def test_nothing_is_played_before_everything_has_been_looked_at(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "rollout", lambda *_, **__: pytest.fail("played"))
+    monkeypatch.setattr(evaluator, "rollout", lambda *_, **__: pytest.fail("played"))
     other = write_run(tmp_path / "other", seed=1, env_id="Gone-v0")
     with pytest.raises(UserError, match="Gone-v0"):
         call(run, other, "--out", tmp_path / "report")
@@ -147,7 +150,7 @@ def test_an_episode_is_shown(run, capsys):
 
 def test_an_old_run_without_its_datas_returns_is_read(tmp_path, capsys):
     run = write_run(tmp_path / "old")
-    (run / runs.DATA_FILE).unlink()
+    (run / checkpoints.DATA_FILE).unlink()
     call(run, "--episodes", 1, "--targets", 1e6)
     assert "beyond the data" in capsys.readouterr().out
     assert "not on this disk" in (run / "report.html").read_text()

@@ -18,7 +18,8 @@ def blocks(checkout, language, file="README.md"):
 
 
 def plain_blocks(checkout):
-    """Return all but the one that needs an exported run: tests/agents/test_export.py runs it."""
+    """Return all but the one that needs an exported run: tests/agents/acting/test_export.py runs
+    it."""
     return [block for block in blocks(checkout, "python") if "onnxruntime" not in block]
 
 

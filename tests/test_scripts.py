@@ -181,7 +181,7 @@ def test_data_that_does_not_fit_its_environment_is_refused(checkout, data, tmp_p
 def test_a_full_disk_stops_the_run_with_one_line(checkout, data, tmp_path):
     # The file system is full for every write of the run's folder behind /dev/full.
     code = (
-        "import sys, errno, agents.folders as c, train\n"
+        "import sys, errno, agents.storage.tensor_folder as c, train\n"
         "from envs.script import run_script\n"
         "def full(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')\n"
         "c.save_file = full\n"

@@ -20,22 +20,26 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from tests_support import tiny_data, tiny_model
 
-from agents import protocol, publish, runs
-from agents.checkpoint import load_checkpoint, save_checkpoint
-from agents.folders import SUMS
-from agents.metrics import read_metrics
-from agents.resume import States, capture
-from agents.trainer import Trainer
+from agents.evaluation import checkpoints
+from agents.loggers.history import read_metrics
+from agents.report import protocol, write
+from agents.storage.checkpoint import load_checkpoint, save_checkpoint
+from agents.storage.tensor_folder import SUMS
+from agents.storage.training_state import States, capture
+from agents.training.trainer import Trainer
 from configs import Config, OptimConfig, cli
 from configs.base import to_dict
-from envs import cache, score, sources
+from envs import sources
 from envs.behaviour.policy import load_policy
+from envs.data import cache
+from envs.data.sampler import PackedSampler
+from envs.data.trajectories import Episode, Trajectories
 from envs.errors import UserError
-from envs.sampler import PackedSampler
-from envs.sources import arrays, folder, minari, minari_remote
-from envs.trajectories import Episode, Trajectories
+from envs.scoring import score
+from envs.sources import arrays, minari
+from envs.sources.minari import folder, remote
+from tests.support.models import tiny_data, tiny_model
 
 FACTS = {"env_id": "Toy-v0", "data": "a/b-v0", "targets": [1.0], "update": 3, "window": None}
 ROOT = Path(__file__).parents[1]
@@ -47,15 +51,15 @@ FORBIDDEN = (
     *("os.popen", "pty.spawn", "shutil.unpack_archive", "tarfile", "urllib.request.urlopen"),
 )
 ALLOWED = {
-    ("envs/processes.py", "pickle.loads"): "what this program has just written, over its own pipe",
+    ("envs/rollout/processes.py", "pickle.loads"): "what this program wrote, over a pipe",
     ("minrnn/testing/laws.py", "pickle.loads"): "a module that the test has just pickled",
 }
 
 
 CHOSEN = {
-    "agents/engines/__init__.py",  # one of a list
-    "agents/export.py",  # one of a list
-    "envs/make.py",  # what stands before the colon of an environment's id: see SECURITY.md
+    "agents/acting/engines/__init__.py",  # one of a list
+    "agents/acting/export.py",  # one of a list
+    "envs/worlds/make.py",  # what stands before the colon of an environment's id: see SECURITY.md
     "minrnn/scan/backends.py",  # one of a list
 }
 """Files that import a module whose name is not written in the call."""
@@ -276,8 +280,8 @@ def beside_a_checkpoint(path: Path, name: str) -> None:
     """Load a run in which the file has this name."""
     save_checkpoint(path.parent / "last", tiny_model(), FACTS)
     shutil.move(path, path.parent / name)
-    for checkpoint in runs.find([path.parent], "last"):
-        runs.data_returns(checkpoint)
+    for checkpoint in checkpoints.find([path.parent], "last"):
+        checkpoints.data_returns(checkpoint)
 
 
 def loaded_as_minari(path: Path) -> None:
@@ -323,7 +327,7 @@ def test_a_malicious_log_or_report_is_left_out(
     for name in ("metrics.jsonl", "report.json"):
         kind(tmp_path / name, Canary(tmp_path / "canary"))
     assert read_metrics(tmp_path) == []
-    publish.keep([], tmp_path)
+    write.keep([], tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["figures"] == []
     told = capsys.readouterr().out
     assert "left out" in told
@@ -384,7 +388,7 @@ def test_an_id_cannot_leave_its_folder(name: str) -> None:
     with pytest.raises(UserError):
         folder.check_new(name)
     with pytest.raises(UserError):
-        minari_remote.download(name, progress=False)
+        remote.download(name, progress=False)
     with pytest.raises((UserError, ValueError)):
         sources.load(name, download=False)
 

@@ -33,7 +33,7 @@ class PolicyActor:
         resets: NDArray[np.bool_],
         episode: NDArray[np.int64],
     ) -> Float32:
-        """See envs.rollout.Actor."""
+        """See envs.rollout.queue.Actor."""
         if self.deterministic:
             return self.policy.act(obs, None)
         if not self._rngs:

@@ -20,11 +20,11 @@ from tqdm import tqdm
 from envs.behaviour.actor import PolicyActor
 from envs.behaviour.mixes import ENVIRONMENTS, WEIGHTS, stages
 from envs.behaviour.policy import Policy, fit_bounds, load_policy
+from envs.data.trajectories import Episode
 from envs.errors import UserError
-from envs.make import action_bounds, env_sizes
 from envs.rollout import Progress, rollout
 from envs.script import run_script
-from envs.trajectories import Episode
+from envs.worlds.make import action_bounds, env_sizes
 
 
 @dataclass(frozen=True)

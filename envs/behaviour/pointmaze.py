@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from envs.make import make_env
-from envs.trajectories import Episode
+from envs.data.trajectories import Episode
+from envs.worlds.make import make_env
 
 Cell = tuple[int, int]
 

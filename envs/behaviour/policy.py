@@ -21,9 +21,10 @@ _ACTIVATIONS: dict[str, Callable[[Float32], Float32]] = {
     "lrelu": lambda x: np.where(x > 0.0, x, 0.2 * x),
     "none": lambda x: x,
 }
-# Rows are computed in blocks of this many, padded with zeros: BLAS picks its kernel by the number
-# of rows, and with it the rounding, so an episode would otherwise depend on how many run beside it.
-_BLOCK = 16
+# Products are of this many rows each, padded with zeros: the rounding of a row in BLAS depends on
+# the number of rows and, above eight on AVX2, on its place. So an episode does not depend on the
+# others that run beside it.
+_BLOCK = 8
 
 
 class Policy(Protocol):
@@ -253,7 +254,8 @@ def _check_size(name: str, values: Float32, size: int) -> None:
 
 
 def _linear(x: Float32, layer: tuple[Float32, Float32]) -> Float32:
-    return x @ layer[0] + layer[1]
+    blocks = x.reshape(-1, _BLOCK, x.shape[1])
+    return (blocks @ layer[0]).reshape(len(x), -1) + layer[1]
 
 
 def _pad(obs: NDArray[np.floating]) -> Float32:

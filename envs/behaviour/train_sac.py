@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import UserError
-from envs.make import make_env
 from envs.script import run_script
+from envs.worlds.make import make_env
 
 EVERY = 25_000
 EARLY = (5_000, 10_000)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from envs.catalog import LOCAL_DATA
+from envs.data.combine import combine
+from envs.data.trajectories import Trajectories
 from envs.errors import UserError
-from envs.make import env_sizes
 from envs.sources import d4rl, local, minari
-from envs.sources.combine import combine
 from envs.sources.hdf5 import check_signature
 from envs.sources.names import closest
-from envs.trajectories import Trajectories
+from envs.worlds.catalog import LOCAL_DATA
+from envs.worlds.make import env_sizes
 
 __all__ = ["check_env", "load", "near_matches"]
 
@@ -73,9 +73,9 @@ def _load(
         return d4rl.load(name, progress=progress, cache=cache)
     if "/" in name and not name.startswith("minrnn/") and minari.is_id(name):
         _check_download(download, name, minari.root() / name)
-        from envs.sources import minari_remote  # takes a while, and is rarely needed
+        from envs.sources.minari import remote  # takes a while, and is rarely needed
 
-        minari_remote.download(name, progress=progress)
+        remote.download(name, progress=progress)
         return minari.read(name, cache=cache)
     raise _unknown(name)
 

@@ -20,12 +20,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.data.trajectories import Episode
 from envs.errors import UserError
-from envs.make import make_env
 from envs.script import run_script
 from envs.sources import minari
 from envs.sources.hdf5 import MAX_RATIO, SMALL
-from envs.trajectories import Episode
+from envs.worlds.make import make_env
 
 _BROKEN = (
     *(OSError, EOFError, RuntimeError, ArithmeticError, MemoryError, NotImplementedError),

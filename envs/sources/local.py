@@ -11,12 +11,12 @@ from envs.behaviour import pointmaze
 from envs.behaviour.generate import generate_level
 from envs.behaviour.mixes import ENVIRONMENTS, stages
 from envs.behaviour.mixes import fingerprint as mix_fingerprint
-from envs.catalog import LOCAL_DATA
+from envs.data.trajectories import Trajectories
 from envs.errors import UserError
 from envs.lock import one_at_a_time
 from envs.sources import minari
-from envs.sources.minari_writer import partial_prefix
-from envs.trajectories import Trajectories
+from envs.sources.minari.writer import partial_prefix
+from envs.worlds.catalog import LOCAL_DATA
 
 _RECIPE = "minrnn_recipe"  # metadata: the digest of the mix, so that a stale data set is noticed
 

@@ -11,15 +11,15 @@ import pytest
 @pytest.mark.parametrize(
     "name",
     [
-        "envs.assembly",
+        "envs.data.builder",
         "envs.behaviour.pointmaze",
-        "envs.flat",
-        "envs.histogram",
-        "envs.trajectories",
-        "envs.sampler",
-        "envs.rollout",
-        "envs.score",
-        "envs.sources.combine",
+        "envs.worlds.flat",
+        "envs.inspect.histogram",
+        "envs.data.trajectories",
+        "envs.data.sampler",
+        "envs.rollout.queue",
+        "envs.scoring.score",
+        "envs.data.combine",
         "envs.sources.names",
     ],
 )

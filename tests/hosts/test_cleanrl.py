@@ -15,10 +15,10 @@ pytest.importorskip("tyro")
 
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from recall import Recall
 
 import minrnn
 from minrnn.hosts.cleanrl import Agent, Args, main, rollout, start, train, update
+from tests.support.recall import Recall
 
 MODES = list(AutoresetMode)
 SMALL = {"dim": 8, "num_envs": 4, "num_steps": 40}

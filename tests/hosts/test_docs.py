@@ -7,9 +7,9 @@ import sys
 
 import pytest
 from packaging.requirements import Requirement
-from test_hosts import HOSTS, is_there
 
 import minrnn
+from tests.hosts.test_hosts import HOSTS, is_there
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 with open(os.path.join(ROOT, "docs", "plugging-in.md"), encoding="utf-8") as page:

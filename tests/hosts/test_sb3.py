@@ -9,7 +9,6 @@ import torch
 pytest.importorskip("sb3_contrib")
 
 from gymnasium import spaces
-from recall import Recall
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -17,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import minrnn
 from minrnn.hosts.sb3 import CnnStackPolicy, MlpStackPolicy, MultiInputStackPolicy, StackPPO
+from tests.support.recall import Recall
 
 SMALL = {"dim": 8, "num_layers": 2}
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from broken import BROKEN, Good
 from torch import nn
 
 from minrnn import MinGRU, check_mixer
 from minrnn.testing import LAWS
+from tests.support.broken import BROKEN, Good
 
 
 def test_a_good_cell_passes_however_it_is_given():

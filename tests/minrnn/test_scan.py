@@ -4,12 +4,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scan_cases import CANDIDATES, RESETS, SCANS, arguments, assert_equals_loop, results
 
 from minrnn import scan as scan_function
 from minrnn.scan import backends, gates, mingru_scan, minlstm_scan, ops, scan
 from minrnn.scan.backends import load
 from minrnn.scan.reference import loop_scan
+from tests.support.scan_cases import (
+    CANDIDATES,
+    RESETS,
+    SCANS,
+    arguments,
+    assert_equals_loop,
+    results,
+)
 
 
 @pytest.fixture(params=[name for name in backends() if name != "triton"], autouse=True)

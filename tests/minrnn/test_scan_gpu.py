@@ -9,10 +9,17 @@ import sys
 
 import pytest
 import torch
-from scan_cases import CANDIDATES, RESETS, SCANS, arguments, assert_equals_loop, results
 
 from minrnn.scan import mingru_scan, minlstm_scan, scan
 from minrnn.scan.reference import loop_scan
+from tests.support.scan_cases import (
+    CANDIDATES,
+    RESETS,
+    SCANS,
+    arguments,
+    assert_equals_loop,
+    results,
+)
 
 pytest.importorskip("triton", reason="triton is not installed")
 # NumPy's word for a NaN or an infinity that is meant.

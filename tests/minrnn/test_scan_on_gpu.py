@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from scan_cases import SCANS, arguments
 
 from minrnn.interface import state_dtype
 from minrnn.scan import mingru_scan
+from tests.support.scan_cases import SCANS, arguments
 
 pytest.importorskip("triton", reason="triton is not installed")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU here")

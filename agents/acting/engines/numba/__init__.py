@@ -1,0 +1,103 @@
+"""The whole step as one compiled kernel, on one core: agents of minGRU and minLSTM blocks."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.acting.engines import Floats, check_times
+from agents.model.decision import DecisionModel
+
+
+def why_not(model: DecisionModel, device: torch.device) -> str | None:
+    """Say what is missing, or what of the model the kernel does not know."""
+    if importlib.util.find_spec("numba") is None:
+        return "it needs: pip install numba"
+    if device.type != "cpu":
+        return f"it runs on a CPU, not on {device}"
+    from agents.acting.engines.numba import program
+
+    return program.unknown(model)
+
+
+class Numba:
+    """A program of the model, its weights as they are now, room to work in, and the states."""
+
+    name = "numba"
+
+    def __init__(self, model: DecisionModel) -> None:
+        from agents.acting.engines.numba.kernel import kernel
+        from agents.acting.engines.numba.program import Program, aligned
+
+        self._aligned = aligned
+        self._kernel = kernel()
+        self._program = program = Program(model)
+        picked = np.zeros(program.widest, np.int64)
+        self._fixed = program.numbers, program.constants, aligned(program.work), picked
+        self._sizes = model.obs_dim, model.action_dim
+        self._fit(self._rows(0))
+
+    def start(self, rows: int) -> None:
+        """See `Engine.start`."""
+        if rows != len(self._state):
+            self._fit(self._rows(rows))
+        self._state[:] = self._program.start
+
+    def step(
+        self,
+        obs: Floats,
+        rtg: Floats,
+        prev_action: Floats,
+        timestep: NDArray[np.int64],
+        resets: NDArray[np.bool_],
+    ) -> Floats:
+        """See `Engine.step`. Raises UserError beyond the time steps that the model has learned."""
+        if obs.shape != self._obs.shape:
+            raise ValueError(f"expected observations {self._obs.shape}, not {obs.shape}")
+        check_times(timestep, self._program.times)
+        # The kernel checks nothing, and sees addresses: copies of its own are right for certain.
+        self._obs[...] = obs
+        self._rtg[...] = rtg
+        self._prev_action[...] = prev_action
+        self._timestep[...] = timestep
+        self._resets[...] = resets
+        self._call()
+        return self._action
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """See `Engine.keep`."""
+        state = self._rows(len(rows))
+        state[:] = self._state[rows]
+        self._fit(state)
+
+    def _rows(self, count: int) -> Floats:
+        width = self._program.state
+        return self._aligned(count * width).reshape(count, width)
+
+    def _fit(self, state: Floats) -> None:
+        count, (obs, action) = len(state), self._sizes
+        self._state = state
+        self._obs = np.zeros((count, obs), np.float32)
+        self._rtg = np.zeros(count, np.float32)
+        self._prev_action = np.zeros((count, action), np.float32)
+        self._timestep = np.zeros(count, np.int64)
+        self._resets = np.zeros(count, np.bool_)
+        self._action = np.zeros((count, action), np.float32)
+        inputs = self._obs, self._rtg, self._prev_action, self._timestep, self._resets
+        arrays = (*self._fixed, state, *inputs, self._action)
+        self._arguments = (count, *(array.ctypes.data for array in arrays))
+
+    def _call(self) -> None:
+        try:
+            self._kernel(*self._arguments)
+        except OSError:  # numba compiled it, and could not write that to the disk
+            self._kernel(*self._arguments)
+
+
+def make(model: DecisionModel, device: torch.device) -> Numba:
+    """Return the engine."""
+    del device
+    return Numba(model)

@@ -1,0 +1,108 @@
+"""ONNX Runtime on one core: of a model, or of a file that `agents.acting.export` wrote."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents.acting import export
+from agents.acting.engines import Floats
+from agents.acting.engines.packed import PackedEngine, Sizes
+from agents.acting.step_graph import INPUTS, OUTPUTS
+from agents.model.decision import DecisionModel
+from envs.errors import UserError
+
+
+def why_not(model: DecisionModel, device: torch.device) -> str | None:
+    """Say what is missing. Whether a cell of one's own can be exported, only `make` finds out."""
+    del model
+    if device.type != "cpu":
+        return f"it runs on a CPU, not on {device}"
+    return export.missing(*export.PACKAGES, "onnxruntime")
+
+
+class Onnx(PackedEngine):
+    """A session whose inputs and outputs stay in place: 13 % faster than handing them over.
+
+    The state goes to and fro between two buffers.
+    """
+
+    name = "onnx"
+
+    def __init__(self, content: bytes, sizes: Sizes) -> None:
+        self._runtime: Any = importlib.import_module("onnxruntime")
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors
+        self._session = self._runtime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"]
+        )
+        super().__init__(sizes)
+
+    def _bind(self, state: Floats) -> None:
+        self._buffers = np.ascontiguousarray(state), np.empty_like(state)
+        self._action = np.empty((len(state), self._sizes.action_dim), np.float32)
+        share = self._runtime.OrtValue.ortvalue_from_numpy  # of a CPU's memory: no copy
+        fixed = {n: share(part) for n, part in zip(INPUTS[:-1], self._inputs, strict=True)}
+        action, states = share(self._action), [share(part) for part in self._buffers]
+        self._bindings: list[Any] = []
+        for turn in (0, 1):
+            binding = self._session.io_binding()
+            for name, value in fixed.items():
+                binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_input(INPUTS[-1], states[turn])
+            binding.bind_ortvalue_output(OUTPUTS[0], action)
+            binding.bind_ortvalue_output(OUTPUTS[1], states[1 - turn])
+            self._bindings.append(binding)
+        self._turn = 0
+
+    def _states(self) -> Floats:
+        return self._buffers[self._turn]
+
+    def _run(self) -> Floats:
+        if len(self._action):
+            self._session.run_with_iobinding(self._bindings[self._turn])
+            self._turn = 1 - self._turn
+        return self._action
+
+
+def make(model: DecisionModel, device: torch.device) -> Onnx:
+    """Return the engine; UserError where the model cannot be exported."""
+    del device
+    return Onnx(export.onnx_bytes(model, {}), Sizes.of(model))
+
+
+def load(path: Path) -> tuple[Onnx, dict[str, Any]]:
+    """Return an engine of a file that `export_onnx` wrote, and the facts in it.
+
+    Raises UserError where the file is missing, broken, someone else's, or newer than this code.
+    """
+    if reason := export.missing("onnxruntime"):
+        raise UserError(f"{path} cannot be run: {reason}")
+    again = "export it again: python evaluate.py RUN --export onnx"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {again}") from None
+    try:
+        session: Any = importlib.import_module("onnxruntime").InferenceSession(content)
+    except Exception as error:  # ONNX Runtime has a kind for each code, and no common one
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path} is no ONNX file, or damaged ({reason}); {again}") from None
+    try:
+        facts = json.loads(session.get_modelmeta().custom_metadata_map[export.KEY])
+        newer = facts["format"] > export.FORMAT
+        sizes = Sizes(**{name: facts[name] for name in Sizes._fields})
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise UserError(f"{path} was not made by this project's export; {again}") from None
+    if newer:
+        raise UserError(
+            f"{path} was written by a newer minrnn (format {facts['format']}, this one reads up to "
+            f"{export.FORMAT}): update minrnn"
+        )
+    return Onnx(content, sizes), facts

@@ -1,0 +1,118 @@
+"""Export the step to one file: ONNX, which needs no torch to run, or torch's own pt2.
+
+The file holds the step of `agents.acting.step_graph`, weights and normaliser inside, and `FACTS`
+beside it:
+under the metadata key "minrnn" of an ONNX file, in the extra file "minrnn.json" of a pt2, as JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.acting import step_graph
+from agents.model.decision import DecisionModel
+from agents.storage.checkpoint import write_file
+from envs.errors import UserError
+
+FORMAT = 1
+KEY = "minrnn"
+PT2_FACTS = "minrnn.json"
+FACTS = ("env_id", "env_kwargs", "obs_keys", "data", "targets", "update")
+"""What is taken from a checkpoint's facts."""
+
+OPSET = 18
+"""The exporter's own: it converts to all others. ONNX Runtime 1.14 (2023) and later read it."""
+
+PACKAGES = ("onnx", "onnxscript")
+INSTALL = "pip install onnx onnxscript onnxruntime"
+
+
+def export_onnx(model: DecisionModel, path: Path, facts: Mapping[str, Any] | None = None) -> None:
+    """Write the step to `path` as ONNX. `facts`: those of the checkpoint.
+
+    Raises UserError where a package is missing, a cell cannot be exported or the disk is full.
+    """
+    write_file(path, onnx_bytes(model, facts or {}))
+
+
+def export_pt2(model: DecisionModel, path: Path, facts: Mapping[str, Any] | None = None) -> None:
+    """Write the step to `path` for torch.export.load of this version of torch or a later one.
+
+    Raises UserError where a cell cannot be exported or the disk is full.
+    """
+    buffer = io.BytesIO()
+    extra: dict[str, Any] = {PT2_FACTS: json.dumps(_facts(model, facts or {}))}
+    torch.export.save(step_graph.trace(model), buffer, extra_files=extra)
+    write_file(path, buffer.getvalue())
+
+
+def onnx_bytes(model: DecisionModel, facts: Mapping[str, Any]) -> bytes:
+    """Return the ONNX file that `export_onnx` writes.
+
+    By the exporter that starts from torch.export. The older one, which traces, is thirty times as
+    fast, but torch gives it up, and it refuses the steps of mLSTM, sLSTM and S4D.
+    """
+    if reason := missing(*PACKAGES):
+        raise UserError(f"--export onnx: {reason}")
+    program = step_graph.trace(model)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it would tell that torchvision is not installed
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported = torch.onnx.export(
+                program,
+                input_names=step_graph.INPUTS,
+                output_names=step_graph.OUTPUTS,
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:
+        raise step_graph.cannot_export(model, error) from error
+    finally:
+        logger.setLevel(level)
+    assert exported is not None
+    proto: Any = exported.model_proto
+    del proto.graph.value_info[:]  # of what is in between: shapes that every reader infers
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # lines of code that it comes from
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "B"
+    proto.metadata_props.add(key=KEY, value=json.dumps(_facts(model, facts)))
+    return proto.SerializeToString()
+
+
+def missing(*packages: str) -> str | None:
+    """Say which packages are not installed, and how to install them; None where all are there."""
+    absent: list[str] = []
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            absent.append(package)
+    return f"{' and '.join(absent)} not installed; {INSTALL}" if absent else None
+
+
+def _facts(model: DecisionModel, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "backbone": model.config.backbone,
+        "tokens": model.config.tokens,
+        "obs_dim": model.obs_dim,
+        "action_dim": model.action_dim,
+        "state_size": model.stack.state_size,
+        "max_steps": model.config.timestep_embedding or None,
+        "return_range": [float(model.rtg_low), float(model.rtg_high)],
+        **{name: facts[name] for name in FACTS if name in facts},
+    }

@@ -1,0 +1,159 @@
+"""The model's step as a graph without side effects: what is exported, and compiled.
+
+Inputs, in this order: obs (B, O), rtg (B, 1) in units of reward, prev_action (B, A), timestep (B,)
+int64, resets (B,) bool, state (B, S), packed as `minrnn.Stack.pack` does it; all float32 where
+nothing else is said. Outputs: action (B, A), within the bounds, and next_state (B, S). B is open.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from agents.model.decision import DecisionModel
+from envs.errors import UserError
+from minrnn import SequenceMixer, State
+from minrnn.block import Block
+from minrnn.cells.base import MinimalCell
+
+INPUTS = ("obs", "rtg", "prev_action", "timestep", "resets", "state")
+OUTPUTS = ("action", "next_state")
+
+
+class Step(nn.Module):
+    """One step of a model, all tokens of it through each layer before the next layer.
+
+    So the weights of norms and MLPs are read once a step; and in the last layer, what comes after
+    the cell is computed for the one token that the action is read from.
+    """
+
+    def __init__(self, model: DecisionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        obs: Tensor,
+        rtg: Tensor,
+        prev_action: Tensor,
+        timestep: Tensor,
+        resets: Tensor,
+        state: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the actions and the next state."""
+        model = self.model
+        parts = model.tokens.parts(
+            (obs - model.obs_mean) / model.obs_std,
+            rtg.clamp(model.rtg_low, model.rtg_high) / model.return_scale,
+            prev_action,
+            timestep,
+            resets,
+        )
+        flags = [flag for _, flag in parts]
+        x = model.embed_norm(_joined([token for token, _ in parts]))
+        states = list(cast("Sequence[State]", model.stack.unpack(state)))
+        last = len(states) - 1
+        for i, block in enumerate(cast("Sequence[Block]", model.stack.blocks)):
+            x, states[i] = _through(block, x, states[i], flags, read=i == last)
+        squashed = torch.tanh(model.head(model.stack.norm(x)))
+        middle, half = model._action_range()
+        action = torch.maximum(middle + half * squashed, model.action_low)
+        return torch.minimum(action, model.action_high), model.stack.pack(tuple(states))
+
+
+def _through(
+    block: Block, x: Tensor, state: State, flags: Sequence[Tensor | None], *, read: bool
+) -> tuple[Tensor, State]:
+    # Block.step of L tokens, x (B L, D); with read the result is that of the last token, (B, D).
+    u = cast(Tensor, block.norm1(x))
+    if block.conv is None:
+        y, state = _mixed(block.mixer, u, state, flags, read=read)
+    else:
+        past, inner = cast("tuple[State, State]", state)
+        seen: list[Tensor] = []
+        for piece, flag in zip(_apart(u, len(flags)), flags, strict=True):
+            piece, past = block.conv.step(piece, past, flag)
+            seen.append(piece)
+        y, inner = _mixed(block.mixer, _joined(seen), inner, flags, read=read)
+        state = past, inner
+    x = (_apart(x, len(flags))[-1] if read else x) + y
+    if block.mlp is not None and block.norm2 is not None:
+        x = x + cast(Tensor, block.mlp(block.norm2(x)))
+    return x, state
+
+
+def _mixed(
+    mixer: SequenceMixer, u: Tensor, state: State, flags: Sequence[Tensor | None], *, read: bool
+) -> tuple[Tensor, State]:
+    # The mixer's step of L tokens. Gates that read the input alone are computed at once.
+    outputs: list[Tensor] = []
+    if isinstance(mixer, MinimalCell):
+        coefficients = (_apart(part, len(flags)) for part in mixer.coefficients(u))
+        for a, b, flag in zip(*coefficients, flags, strict=True):
+            state = mixer.advance(a, b, state, flag)
+            outputs.append(state)
+        return mixer.output(_joined(outputs[-1:] if read else outputs), u.dtype), state
+    for piece, flag in zip(_apart(u, len(flags)), flags, strict=True):
+        y, state = mixer.step(piece, state, flag)
+        outputs.append(y)
+    return _joined(outputs[-1:] if read else outputs), state
+
+
+def _joined(tokens: Sequence[Tensor]) -> Tensor:
+    # L tokens (B, D) as (B L, D), those of a row next to each other.
+    return (
+        tokens[0] if len(tokens) == 1 else torch.cat(list(tokens), 1).view(-1, tokens[0].shape[1])
+    )
+
+
+def _apart(x: Tensor, tokens: int) -> Sequence[Tensor]:
+    return [x] if tokens == 1 else x.view(-1, tokens * x.shape[1]).split(x.shape[1], 1)
+
+
+def trace(model: DecisionModel) -> torch.export.ExportedProgram:
+    """Return the step of a copy of the model as torch.export has it, on the CPU, in float32.
+
+    Raises UserError where a cell's step is no graph.
+    """
+    step = Step(copy.deepcopy(model).cpu().float()).eval().requires_grad_(False)
+    batch = torch.export.Dim("B", min=1)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # torch's own, about what it will deprecate
+            program = torch.export.export(
+                step, example(model, 2), dynamic_shapes={name: {0: batch} for name in INPUTS}
+            )
+    except Exception as error:  # torch has dozens of kinds, without a base class
+        raise cannot_export(model, error) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names the folders of this machine
+    return program
+
+
+def cannot_export(model: DecisionModel, error: Exception) -> UserError:
+    """Return the error that says that this model's step is no graph, and why."""
+    first: BaseException = error  # what torch says last are steps of its own to take
+    while (before := first.__cause__) is not None:
+        first = before
+    reason = next(iter(str(first).strip().splitlines()), type(first).__name__)
+    return UserError(
+        f"the step of backbone {model.config.backbone!r} cannot be exported ({reason}); "
+        "its cell's `step` has to be torch operations alone, with x.shape[0] in place of len(x)"
+    )
+
+
+def example(model: DecisionModel, rows: int) -> tuple[Tensor, ...]:
+    """Return inputs for `rows` environments, all zero, at the start of episodes."""
+    return (
+        torch.zeros(rows, model.obs_dim),
+        torch.zeros(rows, 1),
+        torch.zeros(rows, model.action_dim),
+        torch.zeros(rows, dtype=torch.int64),
+        torch.ones(rows, dtype=torch.bool),
+        torch.zeros(rows, model.stack.state_size),
+    )

@@ -1,0 +1,1 @@
+"""Evaluate agents in their environments: during training and afterwards."""

@@ -1,0 +1,1 @@
+"""What depends on the machine: device, threads, signals, and the ranks of a distributed run."""

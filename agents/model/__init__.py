@@ -1,0 +1,1 @@
+"""The agent's network: inputs, normaliser, tokens, stack, head."""

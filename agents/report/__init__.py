@@ -1,0 +1,1 @@
+"""Reports of evaluations: tables, figures, videos, one HTML page."""

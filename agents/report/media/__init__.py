@@ -1,0 +1,1 @@
+"""Pictures of an environment: videos, and a live view."""

@@ -1,0 +1,149 @@
+"""Pictures of an environment, on machines without a screen too."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from agents.machine import device
+from envs.errors import UserError
+from envs.worlds.make import make_env, make_raw
+
+INSTALL = (
+    "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (EGL) or libosmesa6 (OSMesa); "
+    "MUJOCO_GL=egl|osmesa chooses one"
+)
+
+
+def rendering_env(
+    env_id: str, *, obs_keys: Any = (), env_kwargs: Mapping[str, Any] | None = None
+) -> gym.Env[Any, Any]:
+    """Make an environment whose render() returns an image (H, W, 3) of bytes.
+
+    Raises UserError where it has no such mode, or where this machine cannot draw.
+    """
+    device.before_opengl()
+    plain = make_env(env_id, obs_keys=obs_keys, env_kwargs=env_kwargs)
+    modes = plain.metadata.get("render_modes", [])
+    plain.close()
+    if "rgb_array" not in modes:
+        raise UserError(f"{env_id} cannot be filmed: it draws {', '.join(modes) or 'nothing'}")
+    arguments = {**(env_kwargs or {}), "render_mode": "rgb_array"}
+    env = make_env(env_id, obs_keys=obs_keys, env_kwargs=arguments)
+    if _draws_with_mujoco(env):
+        choose_backend(env_id)
+    if not any(key.startswith("camera") for key in env_kwargs or {}):
+        follow(env)
+    return env
+
+
+def window_env(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    """Make an environment that shows itself in a window as it is stepped."""
+    device.before_opengl()
+    env = make_raw(env_id, env_kwargs={**env_kwargs, "render_mode": "human"})
+    follow(env)
+    return Following(env)
+
+
+class Following(gym.Wrapper[Any, Any, Any, Any]):
+    """Let MuJoCo's window go along with what moves."""
+
+    def reset(self, **options: Any) -> Any:
+        """Reset the environment, which opens its window."""
+        started = self.env.reset(**options)
+        renderer = getattr(self.unwrapped, "mujoco_renderer", None)
+        if renderer is not None and renderer.viewer is not None:
+            mujoco: Any = importlib.import_module("mujoco")
+            renderer.viewer._hide_menu = True  # it lies over half of the picture; H shows it
+            camera = _track(renderer.model)
+            if camera >= 0:
+                renderer.viewer.cam.type = mujoco.mjtCamera.mjCAMERA_FIXED
+                renderer.viewer.cam.fixedcamid = camera
+        return started
+
+
+def follow(env: gym.Env[Any, Any]) -> None:
+    """Look through MuJoCo's camera that goes along, where there is one, and draw a little faster.
+
+    gymnasium's own camera stays where it is, and a walker is out of sight in two seconds.
+    """
+    for thing in _held(env):
+        renderer = getattr(thing, "mujoco_renderer", None)
+        if renderer is None:
+            continue
+        camera = _track(renderer.model)
+        if camera >= 0 and thing is env.unwrapped:  # a maze is looked at as a whole
+            renderer.camera_id = camera
+        # Without a graphics card a picture takes 36 ms so, and 150 ms by default.
+        renderer.model.vis.quality.shadowsize = 1024
+        renderer.model.vis.quality.offsamples = 0
+
+
+def _track(model: Any) -> int:
+    """Return the id of the camera that goes along with the robot, -1 where there is none."""
+    mujoco: Any = importlib.import_module("mujoco")
+    return mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+
+
+def frame(env: gym.Env[Any, Any]) -> np.ndarray:
+    """Return a picture (H, W, 3), u8, of an environment made by rendering_env.
+
+    Raises UserError, with what to install, where this machine cannot draw.
+    """
+    try:
+        image = np.asarray(env.render(), np.uint8)
+        if image.ndim != 3:
+            raise ValueError(f"an image of shape {image.shape}")
+    except Exception as error:  # OpenGL's bindings raise anything, mujoco.FatalError included
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        what = env.spec.id if env.spec is not None else "the environment"
+        raise UserError(f"{what} cannot be drawn here ({reason}); {INSTALL}") from None
+    return image
+
+
+def choose_backend(env_id: str) -> None:
+    """Set MUJOCO_GL to what works here, unless it is set: gymnasium would take a window's first.
+
+    Raises UserError, with what to install, where there is none, and no display either.
+    """
+    if "MUJOCO_GL" in os.environ or not sys.platform.startswith("linux"):
+        return
+    for name in ("egl", "osmesa"):
+        if _works(name):
+            os.environ["MUJOCO_GL"] = name
+            return
+    if not has_display():
+        raise UserError(f"{env_id} cannot be drawn here, without a screen; {INSTALL}")
+
+
+def has_display() -> bool:
+    """Whether windows can be opened here."""
+    if sys.platform.startswith("linux"):
+        return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return True
+
+
+def _draws_with_mujoco(env: gym.Env[Any, Any]) -> bool:
+    """Whether MuJoCo draws an environment or, as in mazes, one that it holds."""
+    return any("mujoco" in cls.__module__ for thing in _held(env) for cls in type(thing).__mro__)
+
+
+def _held(env: gym.Env[Any, Any]) -> list[Any]:
+    """Return an environment and all that it holds, such as a maze's robot."""
+    return [env.unwrapped, *vars(env.unwrapped).values()]
+
+
+@functools.cache
+def _works(name: str) -> bool:
+    # In another process: to import one of OpenGL's bindings rules out the other.
+    code = f"from mujoco.{name} import GLContext\nGLContext(64, 64).make_current()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    return done.returncode == 0

@@ -1,0 +1,48 @@
+"""What a step costs, over the time in the episode: flat, where the state has a constant size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from agents.report.plots.theme import LIGHT, Theme, drawing, heading, legend_below, log_scale, style
+
+PIECES = 40
+
+
+def latency(seconds: Mapping[str, np.ndarray], title: str, theme: Theme = LIGHT) -> Figure:
+    """Plot the median time of a step, and the middle 80 %, in up to 40 pieces of an episode.
+
+    seconds: (T,) the time that each step took, by the name of what took it.
+    """
+    with drawing(theme):
+        figure = Figure(figsize=(6.4, 3.7), layout="constrained")
+        axes = figure.add_subplot()
+        for place, (name, taken) in enumerate(seconds.items()):
+            step, low, median, high = pieces(taken)
+            label = f"{name}: median {np.median(taken) * 1e6:.0f} µs"
+            axes.plot(step, median, linewidth=1.5, label=label, **style(place))
+            axes.fill_between(step, low, high, color=f"C{place % 6}", alpha=0.2, linewidth=0)
+        medians = [np.median(taken) for taken in seconds.values()]
+        if max(medians) > 3 * min(medians):
+            log_scale(axes)
+        else:
+            axes.set_ylim(0, 3e6 * max(medians))
+        axes.set_xlabel("step of the episode")
+        axes.set_ylabel("time of a step, µs")
+        axes.set_title(heading(title))
+        legend_below(figure, [axes])
+    return figure
+
+
+def pieces(seconds: np.ndarray) -> np.ndarray:
+    """Return (4, P): the middle step of each of up to 40 pieces, and its 10, 50, 90 % in µs.
+
+    seconds: (T,) the time that each step took.
+    """
+    parts = np.array_split(seconds * 1e6, min(PIECES, len(seconds)))
+    lengths = np.array([len(part) for part in parts])
+    spread = np.array([np.percentile(part, (10, 50, 90)) for part in parts]).T
+    return np.vstack([np.cumsum(lengths) - lengths / 2, spread])

@@ -1,0 +1,217 @@
+"""Write a report: report.json, report.html, figures/ and the figures in TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+
+from agents.evaluation.checkpoints import LARGEST
+from agents.evaluation.compare import Line
+from agents.loggers.history import read_metrics
+from agents.report import page as html
+from agents.report import plots
+from agents.report import protocol as report_protocol
+from agents.report import rows as report
+from agents.report.media.video import Video
+from agents.storage.checkpoint import write_file, write_json
+from agents.storage.tensor_folder import read_json
+from envs.errors import UserError
+
+Draw = Callable[[plots.Theme], Figure]
+MOST_RETURNS = 10_001
+"""Of a data set, in report.json."""
+_FIGURE = re.compile(r"figures/[a-z]+(-\d+)?\.(png|pdf|svg)")
+
+
+def publish(
+    lines: Sequence[Line],
+    folder: Path,
+    *,
+    seconds: Mapping[str, np.ndarray],
+    videos: Mapping[str, Sequence[Video]],
+    format: str = "png",
+) -> report.Report:
+    """Write everything about `lines` into `folder`; return what report.json holds.
+
+    Figures of the report that was there before, and that this one has not, are deleted. seconds:
+    what each step of an episode took, by line (see agents.evaluation.latency). videos: by line.
+    format: of
+    the files in figures/: png, pdf or svg.
+    """
+    drawn = figures(lines, seconds)
+    files = [f"figures/{name}.{format}" for name in drawn]
+    stale = set(_written(folder)) - set(files)
+    entries = as_json(lines, seconds, videos) | {"figures": files}
+    write_json(folder / "report.json", entries)
+    for name in stale:
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
+    embedded: dict[str, tuple[str, bytes, bytes]] = {}
+    with _board(folder / "tensorboard" / "report") as board:
+        for file, (name, (caption, draw)) in zip(files, drawn.items(), strict=True):
+            light = draw(plots.LIGHT)
+            write_file(folder / file, plots.render(light, format=format))
+            dark = plots.render(draw(plots.DARK), plots.DARK, "svg")
+            embedded[name] = (caption, plots.render(light, format="svg"), dark)
+            board.add_figure(name, light, close=False)
+    page = html.page(title(lines), entries, embedded, videos)
+    write_file(folder / "report.html", page.encode())
+    return entries
+
+
+def keep(lines: Sequence[Line], folder: Path) -> None:
+    """Write report.json alone: what has been played is there, whatever comes after."""
+    write_json(folder / "report.json", as_json(lines, {}, {}) | {"figures": _written(folder)})
+
+
+def as_json(
+    lines: Sequence[Line],
+    seconds: Mapping[str, np.ndarray],
+    videos: Mapping[str, Sequence[Video]],
+) -> report.Report:
+    """Return what report.json holds: of every figure but the learning curves what it is drawn from.
+
+    Beside agents.report.rows's rows: "data" has the sorted returns of each data set that is known
+    (10,001 quantiles of them where there are more); "step_microseconds" the time of a step, and its
+    "curve" over the episode; "videos" what was filmed; "figures" the files. Learning curves are in
+    the runs' metrics.jsonl.
+    """
+    protocol = report_protocol.merge({line.name: line.protocol for line in lines})
+    entries = report.as_json({line.name: line.results for line in lines}, protocol)
+    known = {line.members[0].facts["data"]: line.data for line in lines if line.data is not None}
+    entries["data"] = {name: _returns(values) for name, values in known.items()}
+    entries["step_microseconds"] = {name: _spread(taken) for name, taken in seconds.items()}
+    filmed = {
+        name: {film.title: {"seed": film.seed, "return": film.total} for film in films}
+        for name, films in videos.items()
+    }
+    return entries | ({"videos": filmed} if filmed else {})
+
+
+def title(lines: Sequence[Line]) -> str:
+    """Name what a report is about: data, backbones and training seeds; many are counted."""
+    members = [member for line in lines for member in line.members]
+    seeds = [str(member.seed) for member in members if member.seed is not None]
+    parts = [
+        _listed([member.facts["data"] for member in members], 2, "data sets"),
+        _listed([member.backbone for member in members], 3, "backbones"),
+    ]
+    if seeds:
+        listed = _listed(seeds, 5, "seeds")
+        seed = "seed" if len(set(seeds)) == 1 else "seeds"
+        parts.append(listed if listed.endswith("seeds") else f"{seed} {listed}")
+    return " · ".join(parts)
+
+
+def _listed(values: Sequence[str], most: int, what: str) -> str:
+    distinct = list(dict.fromkeys(values))
+    return ", ".join(distinct) if len(distinct) <= most else f"{len(distinct)} {what}"
+
+
+def figures(
+    lines: Sequence[Line], seconds: Mapping[str, np.ndarray]
+) -> dict[str, tuple[str, Draw]]:
+    """Return captions and functions that draw, by file name; for each data set its own."""
+    drawn: dict[str, tuple[str, Draw]] = {}
+    names = list(dict.fromkeys(line.members[0].facts["data"] for line in lines))
+    for place, data in enumerate(names):
+        about = [line for line in lines if line.members[0].facts["data"] == data]
+        suffix = "" if len(names) == 1 else f"-{place + 1}"
+        drawn |= {name + suffix: pair for name, pair in _of_data(about).items()}
+    if seconds:
+        shown = report_protocol.names({line.name: line.members[0].facts["data"] for line in lines})
+        taken = {shown.get(name, name): values for name, values in seconds.items()}
+        caption = "Time of a step over the episode: one environment, its physics in between"
+        drawn["latency"] = (caption, lambda theme: plots.latency(taken, "one environment", theme))
+    return drawn
+
+
+def _of_data(lines: Sequence[Line]) -> dict[str, tuple[str, Draw]]:
+    heading, data = title(lines), lines[0].data
+    results = {_beside(line, line.name): line.results for line in lines}
+    best = None if data is None else float(data.max())
+    there = "" if data is not None else " (the data's returns are not on this disk)"
+    drawn: dict[str, tuple[str, Draw]] = {
+        "calibration": (
+            f"Asked against obtained{there}",
+            lambda theme: plots.calibration(results, data, heading, theme),
+        ),
+        "returns": (
+            f"Every return obtained, against those of the data{there}",
+            lambda theme: plots.returns(results, data, heading, theme),
+        ),
+    }
+    metrics = _metrics(lines)
+    every = [rows for members in metrics.values() for rows in members]
+    if len(every) == 1:
+        drawn["curve"] = (
+            "Training, evaluated on a few other episodes",
+            lambda theme: plots.curve(every[0], best, heading, theme),
+        )
+    elif every:
+        drawn["curve"] = (
+            "Training, evaluated on a few other episodes: the largest target",
+            lambda theme: plots.curves(metrics, best, heading, theme),
+        )
+    return drawn
+
+
+def _metrics(lines: Sequence[Line]) -> dict[str, list[list[dict[str, float]]]]:
+    """Return the metrics of each run, by setting, once where several checkpoints are reported."""
+    found: dict[str, list[list[dict[str, float]]]] = {}
+    seen: set[Path] = set()
+    for line in lines:
+        for member in line.members:
+            if member.run not in seen and (member.run / "metrics.jsonl").is_file():
+                seen.add(member.run)
+                name = _beside(line, line.setting) or member.backbone
+                found.setdefault(name, []).append(read_metrics(member.run))
+    return found
+
+
+def _beside(line: Line, name: str) -> str:
+    """Return a name without that of the data, which the title of the figure has."""
+    return name.replace(line.members[0].facts["data"], "", 1).strip()
+
+
+def _returns(values: np.ndarray) -> dict[str, Any]:
+    if len(values) > MOST_RETURNS:
+        kept = np.quantile(values, np.linspace(0, 1, MOST_RETURNS))
+    else:
+        kept = np.sort(values)
+    return {"episodes": len(values), "returns": kept.tolist()}
+
+
+def _spread(seconds: np.ndarray) -> dict[str, Any]:
+    low, median, high = np.percentile(seconds * 1e6, (10, 50, 90)).tolist()
+    curve = dict(zip(("step", "10 %", "median", "90 %"), plots.pieces(seconds), strict=True))
+    return {
+        "steps": len(seconds),
+        "median": median,
+        "10 %": low,
+        "90 %": high,
+        "curve": {name: values.tolist() for name, values in curve.items()},
+    }
+
+
+def _written(folder: Path) -> list[str]:
+    """Return the figures that the report in `folder` says it wrote."""
+    try:
+        names = read_json(folder / "report.json", LARGEST)["figures"]
+        return [name for name in names if _FIGURE.fullmatch(name)]
+    except (UserError, KeyError, TypeError):  # none, or none of ours
+        return []
+
+
+def _board(folder: Path) -> SummaryWriter:
+    """Open a TensorBoard log in `folder`, without those of earlier reports."""
+    for old in folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    return SummaryWriter(str(folder))

@@ -1,0 +1,40 @@
+"""The best checkpoint of a run: `best/` is what the newest state calls so, wherever a kill strikes.
+
+A better one waits as NEXT until the state that speaks of it is saved. Else a run that is killed in
+between, and goes on where rounding differs, could call weights the best that it never chose.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agents.storage.checkpoint import load_checkpoint
+from agents.storage.tensor_folder import AGENT, Refused, read_json
+from envs.errors import UserError, one_line
+from envs.files import remove_folder, replace_folder
+
+BEST, NEXT = "best", ".next-best"
+
+
+def settle(folder: Path, update: int) -> None:
+    """Let the checkpoint that waits in a run's folder be `best/` if it is of `update`, or go."""
+    waiting = folder / NEXT
+    if not waiting.is_dir():
+        return
+    try:
+        chosen = read_json(waiting / AGENT.facts, AGENT.max_facts).get("update") == update
+    except UserError:
+        chosen = False
+    if chosen:
+        replace_folder(waiting, folder / BEST)
+    else:
+        remove_folder(waiting)
+
+
+def lost(folder: Path, update: int) -> str:
+    """Say why `best/` in a run's folder cannot be had as that of `update`; "" where it can."""
+    try:
+        found = load_checkpoint(folder / BEST)[1]["update"]
+    except Refused as error:
+        return one_line(error.what)
+    return "" if found == update else f"{folder / BEST} is of update {found}, not {update}"

@@ -1,0 +1,198 @@
+"""The state of a training run: all that has to be kept so that going on is exact to the bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.storage.metadata import fits
+from agents.storage.tensor_file import Damaged, Layout, layout
+from agents.storage.tensor_folder import STATE, Newer, Refused, load_folder, refused, save_folder
+from agents.training.trainer import Trainer
+from envs.errors import UserError, one_line
+from envs.files import OLD, old_name, remove_folder
+
+Facts = dict[str, Any]
+
+
+class OtherData(UserError):
+    """A sound state of a run on other data, from which there is no way on."""
+
+
+def capture(trainer: Trainer) -> tuple[dict[str, Tensor], Facts]:
+    """Return the tensors and facts that `restore` needs, after a check that they are finite."""
+    trainer.check()
+    tensors = {**_weights(trainer), **_moments(trainer), **_generators(trainer.device)}
+    if trainer.losses:
+        tensors["losses"] = torch.stack(trainer.losses)
+        tensors["norms"] = torch.stack(trainer.norms)
+    facts = {
+        "update": trainer.update,
+        "sampler": trainer.sampler.state_dict(),
+        "seconds": time.perf_counter() - trainer.since if trainer.losses else 0.0,
+    }
+    return tensors, facts
+
+
+def restore(trainer: Trainer, tensors: dict[str, Tensor], facts: Facts) -> None:
+    """Bring a trainer of the same run to where `capture` found it.
+
+    On another kind of device the random numbers of dropout are others from here on. Facts that
+    cannot be raise what `sound` catches.
+    """
+    update, seconds = facts["update"], facts["seconds"]
+    if not fits(update, int) or not 0 <= update <= trainer.config.updates:
+        raise ValueError(f"update {update!r:.50} of {trainer.config.updates}")
+    if not fits(seconds, float) or seconds < 0:
+        raise ValueError(f"{seconds!r:.50} seconds")
+    trainer.sampler.load_state_dict(facts["sampler"])
+    if trainer.sampler.state_dict() != facts["sampler"]:
+        raise ValueError("an impossible sampler")
+    with torch.no_grad():
+        for name, own in _weights(trainer).items():
+            own.copy_(tensors[name])
+    trainer.optimizer.state.clear()
+    for name, parameter in trainer.model.named_parameters():
+        prefix = f"optimizer.{name}."
+        kept = {key: value for key, value in tensors.items() if key.startswith(prefix)}
+        if kept:  # a parameter that nothing depends on has none
+            trainer.optimizer.state[parameter] = {
+                key.removeprefix(prefix): value.to(trainer.device) for key, value in kept.items()
+            }
+    torch.set_rng_state(tensors["generator.cpu"])
+    if trainer.device.type == "cuda" and "generator.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["generator.cuda"], trainer.device)
+    for name, own in (("losses", trainer.losses), ("norms", trainer.norms)):
+        own[:] = tensors[name].to(trainer.device).unbind() if name in tensors else []
+    trainer.update = update
+    trainer.since = time.perf_counter() - seconds
+    trainer.mark_checked()
+
+
+def expected(trainer: Trainer) -> Callable[[Facts, Layout], Layout]:
+    """Return the check of a state's header against the run: what `load_folder` takes."""
+    weights = {name: value.to("meta") for name, value in _weights(trainer).items()}
+    moments: dict[str, Tensor] = {}
+    for name, parameter in trainer.model.named_parameters():
+        moments[f"optimizer.{name}.step"] = torch.empty((), dtype=torch.float32, device="meta")
+        for moment in ("exp_avg", "exp_avg_sq"):
+            moments[f"optimizer.{name}.{moment}"] = parameter.detach().to("meta")
+    cpu = torch.get_rng_state().to("meta")
+    cuda = torch.empty(16, dtype=torch.uint8, device="meta")
+
+    def wanted(facts: Facts, found: Layout) -> Layout:
+        # As many as there were updates since the last line of the log.
+        pending = torch.empty(found.get("losses", ((0,),))[0], device="meta")
+        either = {**moments, "generator.cuda": cuda, "losses": pending, "norms": pending}
+        there = {name: value for name, value in either.items() if name in found}
+        return layout({**weights, "generator.cpu": cpu, **there})
+
+    return wanted
+
+
+class States:
+    """The saved states of a run, `RUN/state/0000001000`: those of the last `keep` updates."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+
+    def save(self, name: str, tensors: dict[str, Tensor], facts: Facts) -> None:
+        """Write a state, then remove those that are older than the last; and any later ones.
+
+        Its name is its update, with something behind it (-evaluated) or not; of several states of
+        one update the last stays. A later one was damaged, for otherwise it would have been gone on
+        from.
+        """
+        save_folder(self.folder / name, tensors, facts, STATE)
+        names = self._names()
+        last = {_update(other): other for other in names if other <= name}
+        kept = [*last.values()][-self.keep :]
+        for other in names:
+            if other not in kept:
+                # The one beside it first: alone, it would be taken for the state.
+                remove_folder(old_name(self.folder / other))
+                remove_folder(self.folder / other)
+
+    def restore(
+        self,
+        trainer: Trainer,
+        tell: Callable[[str], object],
+        check: Callable[[Facts], object] = lambda facts: None,
+    ) -> Facts | None:
+        """Bring a trainer to the newest state that is sound; return its facts.
+
+        None where none was saved yet. `check` raises where facts beside the trainer's cannot be;
+        see `sound`. Tells of states that are not sound. Raises UserError where none is, where
+        `check` says OtherData, and where a newer version of this code wrote one.
+        """
+        names = self._names()
+        for name in reversed(names):
+            try:
+                tensors, facts = load_folder(self.folder / name, STATE, expected(trainer))
+                with sound(self.folder / name):
+                    check(facts)
+                    restore(trainer, tensors, facts)
+                return facts
+            except (Newer, OtherData):
+                raise
+            except Refused as error:
+                if name == names[0]:
+                    raise
+                tell(f"note   {one_line(error.what)}; the one before it is gone on from")
+        return None
+
+    def _names(self) -> list[str]:
+        if not self.folder.is_dir():
+            return []
+        names = {path.name.removeprefix(OLD) for path in self.folder.iterdir()}
+        return sorted(name for name in names if name[:1].isdigit())
+
+
+@contextmanager
+def sound(folder: Path) -> Iterator[None]:
+    """Context: what facts that cannot be raise becomes the UserError for a damaged state."""
+    with refused(folder, STATE):
+        try:
+            yield
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise Damaged(f"{STATE.facts}: {type(error).__name__}: {error}") from None
+
+
+def _update(name: str) -> str:
+    return name.split("-")[0]
+
+
+def _weights(trainer: Trainer) -> dict[str, Tensor]:
+    found = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
+    if trainer.average is not None:
+        average = trainer.average.state_dict()
+        found |= {f"average.{name}": value for name, value in average.items()}
+    return found
+
+
+def _moments(trainer: Trainer) -> dict[str, Tensor]:
+    return {
+        f"optimizer.{name}.{key}": value
+        for name, parameter in trainer.model.named_parameters()
+        for key, value in trainer.optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _generators(device: torch.device) -> dict[str, Tensor]:
+    found = {"generator.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        found["generator.cuda"] = torch.cuda.get_rng_state(device)
+    return found

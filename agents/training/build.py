@@ -1,0 +1,92 @@
+"""From a configuration and data to a trainer."""
+
+from __future__ import annotations
+
+import torch
+
+import configs
+from agents.machine.ranks import ALONE, Ranks
+from agents.model.decision import DecisionModel, Spaces
+from agents.training.trainer import Trainer
+from configs import Config
+from envs import sources
+from envs.data.sampler import PackedSampler, WindowSampler
+from envs.data.trajectories import Trajectories
+from envs.errors import UserError
+from envs.rollout import envpool
+from envs.worlds.make import time_limit
+
+
+def load_data(config: Config) -> Trajectories:
+    """Return the data set; its environment has been looked at, where there will be evaluations."""
+    data = sources.load(
+        config.env,
+        env_id=config.data.env_id,
+        weights=config.data.weights,
+        download=config.data.download,
+        cache=config.data.cache,
+        evaluate=config.eval.episodes > 0,
+    )
+    if config.eval.episodes:
+        sources.check_env(data)
+        if config.eval.stepper == "envpool":
+            envpool.check(data.env_id, obs_keys=data.obs_keys, env_kwargs=data.env_kwargs)
+    return data
+
+
+def resolve(config: Config, data: Trajectories) -> Config:
+    """Make every choice that depends on the data."""
+    info = configs.DataInfo(
+        env_id=data.env_id,
+        returns=tuple(data.returns.tolist()),
+        max_length=int(data.lengths.max()),
+        horizon=time_limit(data.env_id, data.env_kwargs),
+    )
+    try:
+        return configs.resolve(config, info)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def build(
+    config: Config, data: Trajectories, device: torch.device, ranks: Ranks = ALONE
+) -> Trainer:
+    """Return the trainer of a resolved configuration: weights, batches and dropout of its seed."""
+    torch.manual_seed(config.seed)
+    model = build_model(config, data)
+    kind = PackedSampler if config.data.rows == "packed" else WindowSampler
+    sampler = kind(data, config.data.batch_size, config.data.length, seed=config.seed)
+    return Trainer(model, sampler, config.optim, device, ranks)
+
+
+def build_model(config: Config, data: Trajectories) -> DecisionModel:
+    """Return the model for `data`, its normaliser set from the data's statistics."""
+    rtg = data.returns_to_go()
+    spaces = Spaces(
+        data.obs_mean().tolist(),
+        data.obs_std().tolist(),
+        data.action_low.tolist(),
+        data.action_high.tolist(),
+        config.data.return_scale or 1.0,
+        float(rtg.min()),
+        float(rtg.max()),
+    )
+    try:
+        return DecisionModel(config.model, spaces)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def describe(config: Config, data: Trajectories, trainer: Trainer) -> str:
+    """Say what is about to be trained, in three lines."""
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    m, d, o = config.model, config.data, config.optim
+    shared = f", shared by {trainer.ranks.size} processes," if trainer.ranks.size > 1 else ""
+    return (
+        f"data   {data.name}: {data.num_episodes} episodes, {data.num_steps} steps of "
+        f"{data.env_id}, best return {data.returns.max():.0f}\n"
+        f"agent  {m.backbone} {m.num_layers} x {m.dim}, {m.tokens} tokens, {parameters:,} "
+        f"parameters, {trainer.device}\n"
+        f"train  {o.updates} updates of {d.batch_size} {d.rows} x {d.length} steps{shared} -> "
+        f"{config.run_dir}"
+    )

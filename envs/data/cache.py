@@ -1,0 +1,205 @@
+"""A cache of loaded data sets: flat .npy files, memory-mapped, so that a second start is instant.
+
+It lies in $MINRNN_CACHE or ~/.cache/minrnn and may be deleted at any time. Whatever goes wrong
+with it is a warning: the data is then read from its source.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs.data.trajectories import Trajectories
+from envs.errors import one_line
+
+VERSION = 1
+"""Of the format and of the repairs: what an older version made is not read."""
+MIN_BYTES = 16_000_000
+"""Sets smaller than this load fast enough without."""
+MAX_BYTES = 20_000_000_000
+"""What all sets may take together; those not used for longest go first."""
+_ARRAYS = ("obs", "action", "reward", "starts", "terminated", "action_low", "action_high")
+_LARGE = ("obs", "action", "reward")
+_TYPES = {"starts": np.int64, "terminated": np.bool_}  # the others are float32
+_PARTIAL = ".minrnn-partial-"
+_NAME = re.compile("[0-9a-f]{32}")  # nothing else is ever deleted
+_ABANDONED = 24 * 3600.0  # seconds after which a partial folder is of a process that was killed
+
+
+def root() -> Path:
+    """Return the cache's folder: $MINRNN_CACHE or ~/.cache/minrnn."""
+    given = os.environ.get("MINRNN_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "minrnn"
+
+
+def cached(
+    key_files: Sequence[Path],
+    options: Mapping[str, Any],
+    make: Callable[[], Trajectories],
+    *,
+    enabled: bool = True,
+) -> Trajectories:
+    """Return what `make` returns: from the cache where it is there, else made, and kept.
+
+    key_files: what it is made of; another path, size or time of change makes it anew.
+    options: what else it depends on, fit for JSON.
+    Arrays are read-only, made just now or not; those from the cache are maps of files, of which
+    only what is used is read.
+    """
+    if not enabled:
+        return _frozen(make())
+    folder: Path | None = None
+    there = False
+    with _warn("cannot be read"):
+        folder = root() / _key(key_files, options)
+        there = folder.is_dir()
+        if there:
+            return _frozen(_load(folder))
+    made = _frozen(make())
+    if folder is not None and _size(made) >= MIN_BYTES:
+        with _warn("cannot be written"):
+            _store(made, folder, broken=there)
+    return made
+
+
+def _frozen(made: Trajectories) -> Trajectories:
+    for name in _ARRAYS:
+        getattr(made, name).setflags(write=False)
+    return made
+
+
+def _key(key_files: Sequence[Path], options: Mapping[str, Any]) -> str:
+    files: list[tuple[str, int, int]] = []
+    for path in key_files:
+        about = path.stat()
+        files.append((str(path.absolute()), about.st_size, about.st_mtime_ns))
+    text = json.dumps([VERSION, files, dict(options)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _size(made: Trajectories) -> int:
+    return sum(getattr(made, name).nbytes for name in _ARRAYS)
+
+
+def _load(folder: Path) -> Trajectories:
+    """Map a data set; raise some exception where it is not whole."""
+    about = json.loads((folder / "about.json").read_text())
+    arrays: dict[str, Any] = {}
+    for name in _ARRAYS:
+        path = folder / f"{name}.npy"
+        if path.stat().st_size != about["sizes"][name]:
+            raise ValueError(f"{path.name} has another size than was written")
+        mapped = np.load(path, mmap_mode="r" if name in _LARGE else None)
+        arrays[name] = np.asarray(mapped)
+    fields = about["fields"]
+    for name in ("obs_keys", "notes"):
+        fields[name] = tuple(fields[name])
+    if fields.get("reference") is not None:
+        low, high, source = fields["reference"]
+        fields["reference"] = float(low), float(high), one_line(source)
+    made = Trajectories(**arrays, **fields)
+    _check(made)
+    with suppress(OSError):  # another user's
+        os.utime(folder)  # used now
+    return made
+
+
+def _check(made: Trajectories) -> None:
+    """Raise ValueError, TypeError or UserError where what was mapped is no data set.
+
+    The numbers of the large arrays are believed: to look at them takes as long as to read them.
+    """
+    for name in _ARRAYS:
+        values, wanted = getattr(made, name), _TYPES.get(name, np.float32)
+        if values.dtype != wanted or not values.flags.c_contiguous:
+            raise ValueError(f"{name} is of type {values.dtype}")
+    texts = (made.env_id, made.name, *made.obs_keys, *made.notes)
+    if not isinstance(made.env_kwargs, dict) or any(one_line(text) != text for text in texts):
+        raise ValueError("about.json has other fields than were written")
+    made.validate(numbers=False)
+
+
+def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
+    """Write a data set into a hidden folder beside its place, and rename it at the end.
+
+    broken: whether to replace what is there; else another process was first, with the same.
+    """
+    base, size = folder.parent, _size(made)
+    base.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(base).free
+    if free < 1.1 * size + 1e8:
+        raise OSError(f"{size / 1e6:.0f} MB do not fit, {free / 1e6:.0f} MB are free")
+    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=base))
+    try:
+        partial.chmod(0o755)  # mkdtemp makes it private; other users may share the cache
+        sizes = {name: _write(partial / f"{name}.npy", getattr(made, name)) for name in _ARRAYS}
+        fields = {
+            field.name: getattr(made, field.name)
+            for field in dataclasses.fields(made)
+            if field.name not in (*_ARRAYS, "weights")
+        }
+        (partial / "about.json").write_text(json.dumps({"sizes": sizes, "fields": fields}))
+        if broken:
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _drop_least_recent(base, keep=folder)
+
+
+def _write(path: Path, values: Any) -> int:
+    with open(path, "wb") as file:
+        np.save(file, values)
+        file.flush()
+        os.fsync(file.fileno())  # a name must not be there before what it names
+        return file.tell()
+
+
+def _drop_least_recent(base: Path, keep: Path) -> None:
+    """Delete what was not used for longest beyond the limit, and what killed processes left."""
+    now, found = time.time(), list[tuple[float, int, Path]]()
+    for folder in base.iterdir():
+        with suppress(FileNotFoundError):  # another process may delete it
+            used = folder.stat().st_mtime
+            if folder.name.startswith(_PARTIAL):
+                if now - used > _ABANDONED:
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif _NAME.fullmatch(folder.name):
+                size = sum(file.stat().st_size for file in folder.iterdir())
+                found.append((math.inf if folder == keep else used, size, folder))
+    total = 0
+    for _, size, folder in sorted(found, reverse=True):
+        total += size
+        if total > MAX_BYTES and folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _warn(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever is wrong, the data's source is still there
+        warnings.warn(
+            f"the cache in {root()} {what} ({' '.join(str(error).split())}); reading the data from "
+            f"its source. MINRNN_CACHE names another folder",
+            UserWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,92 @@
+"""Several data sets as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from envs.data.trajectories import Trajectories
+from envs.errors import UserError
+
+
+def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) -> Trajectories:
+    """Return the episodes of all data sets, one set after the other; the list is emptied.
+
+    Each set is dropped as soon as it is copied, so that no more memory is needed than for the
+    result and the largest of them.
+
+    weights: the share of training steps that each is to have, in any unit; None leaves every step
+    alike, so that larger sets have larger shares.
+    Raises UserError where the sets are not of one environment, or the weights do not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from envs.data.trajectories import Episode
+        >>> walk = Episode(np.zeros((4, 2)), np.ones((3, 1)), np.ones(3), True)
+        >>> one = Trajectories.from_episodes([walk], env_id="Walk-v0", name="one")
+        >>> two = Trajectories.from_episodes([walk, walk], env_id="Walk-v0", name="two")
+        >>> both = combine([one, two], weights=[1, 1])
+        >>> both.name, both.num_episodes, (both.weights * both.lengths).tolist()
+        ('one,two', 3, [0.5, 0.25, 0.25])
+    """
+    name = ",".join(each.name for each in sets)
+    shares = _shares(weights, sets, name)
+    if len(sets) == 1:
+        return sets[0]
+    for each in sets[1:]:
+        _check_alike(sets[0], each)
+    references = {each.reference for each in sets}
+    offsets = np.cumsum([0, *(each.num_steps for each in sets)])
+    starts = [each.starts[:-1] + offset for each, offset in zip(sets, offsets, strict=False)]
+    steps = int(offsets[-1])
+    made = replace(
+        sets[0],
+        obs=np.empty((steps, sets[0].obs_dim), np.float32),
+        action=np.empty((steps, sets[0].action_dim), np.float32),
+        reward=np.empty(steps, np.float32),
+        starts=np.concatenate([*starts, offsets[-1:]]),
+        terminated=np.concatenate([each.terminated for each in sets]),
+        action_low=np.min([each.action_low for each in sets], axis=0),
+        action_high=np.max([each.action_high for each in sets], axis=0),
+        name=name,
+        weights=shares,
+        reference=references.pop() if len(references) == 1 else None,
+        notes=tuple(dict.fromkeys(note for each in sets for note in each.notes)),
+    )
+    for first in offsets[:-1]:
+        each = sets.pop(0)
+        rows = slice(first, first + each.num_steps)
+        made.obs[rows], made.action[rows], made.reward[rows] = each.obs, each.action, each.reward
+    return made
+
+
+def _shares(weights: Sequence[float] | None, sets: Sequence[Trajectories], name: str):
+    """Return the chance of each episode beside its length, or None where all are alike."""
+    if weights is None:
+        return None
+    if len(weights) != len(sets):
+        raise UserError(
+            f"{len(weights)} weights for {len(sets)} data sets ({name}); give one for each"
+        )
+    given = np.asarray(weights, np.float64)
+    if not (np.isfinite(given).all() and (given > 0).all()):
+        raise UserError(f"weights must be positive numbers, not {', '.join(map(str, weights))}")
+    given = given / given.sum()
+    return np.concatenate(
+        [
+            np.full(each.num_episodes, share / each.num_steps)
+            for share, each in zip(given, sets, strict=True)
+        ]
+    )
+
+
+def _check_alike(first: Trajectories, other: Trajectories) -> None:
+    for what in ("env_id", "env_kwargs", "obs_keys", "obs_dim", "action_dim"):
+        mine, its = getattr(first, what), getattr(other, what)
+        if mine != its:
+            raise UserError(
+                f"{first.name} and {other.name} cannot be combined: their {what} are "
+                f"{mine!r} and {its!r}; choose data sets of one environment"
+            )

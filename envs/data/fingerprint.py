@@ -1,0 +1,37 @@
+"""Tell one data set from another: a resumed run has to go on with the data that it began with."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from envs.data.bounds import ROWS
+from envs.data.trajectories import Trajectories
+
+
+def fingerprint(data: Trajectories) -> dict[str, Any]:
+    """Return the numbers of episodes and steps, and a SHA-256 of all that training sees of `data`.
+
+    Example:
+        >>> from envs.data.trajectories import Episode
+        >>> walk = Episode(np.ones((3, 2)), np.ones((3, 1)), np.ones(3), True)
+        >>> data = Trajectories.from_episodes([walk], env_id="Walk-v0", name="demo/walk-v0")
+        >>> fingerprint(data)["steps"], fingerprint(data) == fingerprint(data.select([0, 0]))
+        (3, False)
+    """
+    digest = hashlib.sha256()
+    names = ("starts", "obs", "action", "reward", "terminated", "action_low", "action_high")
+    for name in (*names, "weights"):
+        values = getattr(data, name)
+        if values is None:
+            continue
+        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        for row in range(0, len(values), ROWS):  # in one piece, a memory map would be read whole
+            digest.update(np.ascontiguousarray(values[row : row + ROWS]).data)
+    return {
+        "episodes": data.num_episodes,
+        "steps": data.num_steps,
+        "sha256": digest.hexdigest(),
+    }

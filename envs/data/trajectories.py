@@ -1,0 +1,280 @@
+"""Trajectories: a whole data set of episodes as flat, contiguous arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from envs.data.bounds import ROWS, Float32, bounds, unlimited
+from envs.errors import UserError
+
+__all__ = ["Episode", "Float32", "Trajectories", "unlimited"]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of T steps, as an environment or a file gives it."""
+
+    obs: NDArray[np.floating]
+    """(T + 1, O), or (T, O) where the observation after the last step is not known."""
+    action: NDArray[np.floating]
+    """(T, A)"""
+    reward: NDArray[np.floating]
+    """(T,): reward[t] follows action[t]"""
+    terminated: bool
+    """True where the environment ended it, False at a time limit or a cut."""
+    seed: int | None = None
+    """The seed that the environment was reset with, where known."""
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Episodes laid end to end: episode i is the steps starts[i] to starts[i + 1] of every array.
+
+    An episode of T steps has T observations here, those that an action was chosen at: of the
+    T + 1 observations that files and rollouts hold, the last is dropped.
+
+    Example:
+        >>> import numpy as np
+        >>> walk = Episode(np.zeros((4, 2)), np.ones((3, 1)), np.array([1.0, 2.0, 3.0]), True)
+        >>> data = Trajectories.from_episodes([walk, walk], env_id="Walk-v0", name="demo/walk-v0")
+        >>> data.num_episodes, data.num_steps, data.returns.tolist()
+        (2, 6, [6.0, 6.0])
+        >>> data.returns_to_go().tolist()
+        [6.0, 5.0, 3.0, 6.0, 5.0, 3.0]
+    """
+
+    obs: Float32
+    """(N, O)"""
+    action: Float32
+    """(N, A)"""
+    reward: Float32
+    """(N,)"""
+    starts: NDArray[np.int64]
+    """(E + 1,) offsets: starts[0] = 0, starts[E] = N"""
+    terminated: NDArray[np.bool_]
+    """(E,)"""
+    env_id: str
+    """The environment that the data came from, such as Hopper-v5."""
+    name: str
+    """The data set's id, such as minrnn/hopper/medium-replay-v0."""
+    action_low: Float32
+    """(A,) the least action that the environment takes"""
+    action_high: Float32
+    """(A,)"""
+    weights: NDArray[np.float64] | None = None
+    """(E,) relative chances of the episodes, on top of the sampler's rule; None is all equal."""
+    obs_keys: tuple[str, ...] = ()
+    """Parts of a Dict observation in the order they lie in here; () is all, sorted by name."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What gym.make needs beside env_id, fit for JSON."""
+    notes: tuple[str, ...] = ()
+    """One line for each repair that was made when the data was loaded."""
+    reference: tuple[float, float, str] | None = None
+    """Returns of a random policy and of an expert that the data set itself names, and where."""
+
+    @classmethod
+    def from_episodes(
+        cls,
+        episodes: Sequence[Episode],
+        *,
+        env_id: str,
+        name: str,
+        action_low: ArrayLike | None = None,
+        action_high: ArrayLike | None = None,
+    ) -> Trajectories:
+        """Lay episodes end to end and validate them; action bounds default to -1 and 1.
+
+        Where a bound is infinite (or the largest float, which some spaces hold instead), the least
+        or greatest action of the data takes its place; an action that never changes gets 1 of room.
+        Raises UserError naming the episode and what is wrong with it.
+        """
+        if not episodes:
+            raise UserError(f"{name}: the data set has no episodes; delete it and make it again")
+        obs: list[NDArray[np.floating]] = []
+        for i, episode in enumerate(episodes):
+            length = _check_shapes(episode, episodes[0], i, name)
+            obs.append(np.asarray(episode.obs)[:length])
+        lengths = np.array([len(episode.action) for episode in episodes], np.int64)
+        action = np.concatenate([e.action for e in episodes]).astype(np.float32)
+        low, high = bounds(action, action_low, action_high)
+        trajectories = cls(
+            obs=np.concatenate(obs).astype(np.float32),
+            action=action,
+            reward=np.concatenate([e.reward for e in episodes]).astype(np.float32),
+            starts=np.concatenate(([0], np.cumsum(lengths))),
+            terminated=np.array([bool(e.terminated) for e in episodes]),
+            env_id=env_id,
+            name=name,
+            action_low=low,
+            action_high=high,
+        )
+        trajectories.validate()
+        return trajectories
+
+    @property
+    def num_episodes(self) -> int:
+        """E"""
+        return len(self.starts) - 1
+
+    @property
+    def num_steps(self) -> int:
+        """N, over all episodes."""
+        return len(self.reward)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(E,) steps of each episode."""
+        return np.diff(self.starts)
+
+    @property
+    def returns(self) -> NDArray[np.float64]:
+        """(E,) sums of rewards, added up in float64."""
+        return np.add.reduceat(self.reward.astype(np.float64), self.starts[:-1])
+
+    @property
+    def obs_dim(self) -> int:
+        """O"""
+        return self.obs.shape[1]
+
+    @property
+    def action_dim(self) -> int:
+        """A"""
+        return self.action.shape[1]
+
+    def obs_mean(self) -> Float32:
+        """(O,) mean over all steps."""
+        return self._mean().astype(np.float32)
+
+    def obs_std(self) -> Float32:
+        """(O,) standard deviation over all steps, plus 1e-6 as Decision Transformer has it.
+
+        1 for a dimension whose standard deviation is below 1e-4: it is as good as constant in the
+        data, and scaled it would turn a small change when acting into an enormous input.
+        """
+        mean = self._mean()
+        square = sum(((part - mean) ** 2).sum(axis=0) for part in self._parts(self.obs))
+        std = np.sqrt(square / self.num_steps)
+        return np.where(std < 1e-4, 1.0, std + 1e-6).astype(np.float32)
+
+    def _mean(self) -> NDArray[np.float64]:
+        total = sum(part.sum(axis=0, dtype=np.float64) for part in self._parts(self.obs))
+        return np.asarray(total / self.num_steps)
+
+    @staticmethod
+    def _parts(values: Float32) -> Iterator[Float32]:
+        """Yield pieces of rows: in one piece, float64 would take twice the memory of the data."""
+        return (values[row : row + ROWS] for row in range(0, len(values), ROWS))
+
+    def returns_to_go(self) -> Float32:
+        """(N,) the sum of the rewards from each step to the end of its episode, in float64."""
+        total = np.cumsum(self.reward, dtype=np.float64)
+        to_end = np.repeat(total[self.starts[1:] - 1], self.lengths)
+        return (to_end - total + self.reward).astype(np.float32)
+
+    def timesteps(self) -> NDArray[np.int64]:
+        """(N,) each step's place in its episode, from 0."""
+        return np.arange(self.num_steps) - np.repeat(self.starts[:-1], self.lengths)
+
+    def episode(self, index: int) -> Episode:
+        """Return one episode, with T observations."""
+        rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
+        return Episode(
+            self.obs[rows], self.action[rows], self.reward[rows], bool(self.terminated[index])
+        )
+
+    def select(self, indices: ArrayLike) -> Trajectories:
+        """Return the data set that holds only these episodes, in this order."""
+        chosen = np.atleast_1d(np.asarray(indices))
+        if chosen.dtype == np.bool_:
+            chosen = np.flatnonzero(chosen)
+        if not len(chosen):
+            raise UserError(f"{self.name}: no episodes selected; choose at least one")
+        lengths = self.lengths[chosen]
+        starts = np.concatenate(([0], np.cumsum(lengths)))
+        shift = np.repeat(self.starts[:-1][chosen] - starts[:-1], lengths)
+        rows = np.arange(starts[-1]) + shift
+        return replace(
+            self,
+            obs=self.obs[rows],
+            action=self.action[rows],
+            reward=self.reward[rows],
+            starts=starts,
+            terminated=self.terminated[chosen],
+            weights=None if self.weights is None else self.weights[chosen],
+        )
+
+    def validate(self, *, numbers: bool = True) -> None:
+        """Raise UserError naming the episode and the defect, if there is one.
+
+        numbers: whether to look for NaN and infinity, too, which takes reading all of it.
+        """
+        name, steps = self.name, self.num_steps
+        if self.num_episodes < 1 or steps == 0:
+            raise UserError(f"{name}: the data set has no episodes; delete it and make it again")
+        if self.starts[0] != 0 or self.starts[-1] != steps:
+            raise UserError(f"{name}: episodes cover {self.starts[-1]} steps of {steps}")
+        if (empty := np.flatnonzero(self.lengths < 1)).size:
+            raise UserError(f"{name}: episode {empty[0]} is empty; remove it from the data set")
+        if len(self.terminated) != self.num_episodes:
+            raise UserError(
+                f"{name}: {len(self.terminated)} terminated flags for {self.num_episodes} episodes"
+            )
+        for label, values in (("obs", self.obs), ("action", self.action), ("reward", self.reward)):
+            if values.ndim != (1 if label == "reward" else 2) or len(values) != steps:
+                raise UserError(f"{name}: {label} has shape {values.shape} for {steps} steps")
+            if values.ndim == 2 and values.shape[1] == 0:
+                raise UserError(f"{name}: {label} has no numbers in it; choose another data set")
+            if numbers and not all(np.isfinite(part).all() for part in self._parts(values)):
+                self._raise_not_finite(label, values)
+        if self.weights is not None and self.weights.shape != (self.num_episodes,):
+            raise UserError(
+                f"{name}: weights of shape {self.weights.shape} for {self.num_episodes} episodes"
+            )
+        low, high, size = self.action_low, self.action_high, self.action_dim
+        if low.shape != (size,) or high.shape != (size,):
+            raise UserError(
+                f"{name}: action bounds of shapes {low.shape} and {high.shape} for actions of size "
+                f"{size}; correct the data set's action space to one low and high for each"
+            )
+        if (bad := np.flatnonzero(~(np.isfinite(low) & np.isfinite(high) & (low < high)))).size:
+            raise UserError(
+                f"{name}: action {bad[0]} has the bounds {low[bad[0]]:g} and {high[bad[0]]:g}; "
+                f"correct the data set's action space to numbers with low < high"
+            )
+
+    def _raise_not_finite(self, label: str, values: Float32) -> None:
+        step = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
+        index = int(np.searchsorted(self.starts, step, side="right")) - 1
+        raise UserError(
+            f"{self.name}: episode {index} has NaN or infinity in {label} at step "
+            f"{step - self.starts[index]}; remove that episode from the data set"
+        )
+
+
+def _check_shapes(episode: Episode, first: Episode, index: int, name: str) -> int:
+    """Return the episode's length; compare its shapes with each other and with the first's."""
+    obs, action, reward = (np.asarray(v) for v in (episode.obs, episode.action, episode.reward))
+    where = f"{name}: episode {index}"
+    for label, values, ndim in (("obs", obs, 2), ("action", action, 2), ("reward", reward, 1)):
+        if values.ndim != ndim:
+            raise UserError(f"{where} has {label} of shape {values.shape}, not {ndim} dimensions")
+    length = len(action)
+    if length == 0:
+        raise UserError(f"{where} is empty; remove it from the data set")
+    if len(reward) != length or len(obs) not in (length, length + 1):
+        raise UserError(
+            f"{where} has {len(obs)} observations, {length} actions and {len(reward)} rewards; "
+            f"T actions need T rewards and T or T + 1 observations"
+        )
+    for label, values, like in (("obs", obs, first.obs), ("action", action, first.action)):
+        if values.shape[1] != np.asarray(like).shape[1]:
+            raise UserError(
+                f"{where} has {label} of size {values.shape[1]}, "
+                f"episode 0 has {np.asarray(like).shape[1]}; a data set is of one environment"
+            )
+    return length

@@ -1,0 +1,1 @@
+"""Look into a data set: python -m envs.inspect DATA."""

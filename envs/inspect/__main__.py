@@ -1,0 +1,121 @@
+"""Look at a data set: python -m envs.inspect ID."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from envs import sources
+from envs.inspect import histogram
+from envs.inspect.summary import describe
+from envs.script import run_script
+
+DESCRIPTION = """Look at a data set: sizes, episodes, lengths, returns (a histogram here and as a
+PNG), reference scores, what was repaired, and what will not do."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run as python -m envs.inspect."""
+    parser = argparse.ArgumentParser(description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("id", help="what train.py takes as --env")
+    # As train.py has them, and without the prefix.
+    parser.add_argument(
+        *("--env-id", "--data.env-id"),
+        dest="env_id",
+        help="environment of a file of one's own, such as Hopper-v4",
+    )
+    parser.add_argument("--plot", type=Path, help="where the PNG goes; default: NAME.png here")
+    parser.add_argument("--no-plot", action="store_true", help="draw no PNG")
+    parser.add_argument(
+        *("--no-download", "--data.no-download"),
+        dest="download",
+        action="store_false",
+        help="only what is on this disk",
+    )
+    parser.add_argument(
+        *("--no-cache", "--data.no-cache"),
+        dest="cache",
+        action="store_false",
+        help="keep no copy of a large data set",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    args = parser.parse_args(argv)
+    return run_script(lambda: _inspect(args))
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    data = sources.load(
+        args.id,
+        env_id=args.env_id,
+        download=args.download,
+        cache=args.cache,
+        progress=not args.json,
+    )
+    about = describe(data)
+    if args.json:
+        sys.stdout.write(json.dumps(about) + "\n")
+    else:
+        sys.stdout.write(f"{report(about)}\n\nreturns\n{histogram.text(data.returns)}\n")
+    if not args.no_plot:
+        path = args.plot or Path(file_name(data.name))
+        histogram.draw(data, path)
+        sys.stderr.write(f"\nplot: {path}\n")
+
+
+def report(about: dict[str, Any]) -> str:
+    """Return the facts of `describe` as lines for the terminal."""
+    arguments = ", ".join(f"{name}={value}" for name, value in about["env_kwargs"].items())
+    keys = ", ".join(about["obs_keys"])
+    reference, constant = about["reference"], about["constant_observations"]
+    rows = [
+        ("environment", (about["env_id"] or "none") + (f" ({arguments})" if arguments else "")),
+        ("episodes", f"{about['episodes']:,}, of which {about['terminated']:,} were terminated"),
+        ("steps", f"{about['steps']:,}"),
+        ("length", _quantiles(about["lengths"], ",.0f")),
+        ("return", _quantiles(about["returns"], ",.1f")),
+        ("", f"mean {about['returns']['mean']:,.1f}, best tenth {about['top_tenth_return']:,.1f}"),
+        ("observations", f"{about['observations']}" + (f" ({keys})" if keys else "")),
+        ("actions", f"{about['actions']} in {_bounds(about)}"),
+        ("memory", f"{about['bytes'] / 1e6:,.1f} MB"),
+        (
+            "score",
+            about["no_score"]
+            if reference is None
+            else f"best {reference['best_score']:.1f}, best tenth "
+            f"{reference['top_tenth_score']:.1f}, mean {reference['mean_score']:.1f} "
+            f"(0: {reference['random']:g}, 100: {reference['expert']:g}; {reference['source']})",
+        ),
+    ]
+    if constant:
+        rows.append(("constant", f"observations {', '.join(map(str, constant))} never change"))
+    rows += [("repaired", note) for note in about["repairs"]] or [("repaired", "nothing")]
+    if about["defect"] is not None:
+        rows.append(("defect", about["defect"]))
+    return "\n".join([about["name"], *(f"{name:<13} {text}" for name, text in rows)])
+
+
+def file_name(name: str) -> str:
+    """Return a file name for the plot of a data set."""
+    return name.replace(",", "+").strip("/.").replace("/", "-")[-100:] + ".png"
+
+
+def _quantiles(spread: dict[str, Any], form: str) -> str:
+    names = {0.0: "least", 0.5: "median", 1.0: "best" if form == ",.1f" else "most"}
+    return ", ".join(
+        f"{names.get(q, f'{100 * q:.0f} %')} {value:{form}}"
+        for q, value in spread["quantiles"].items()
+    )
+
+
+def _bounds(about: dict[str, Any]) -> str:
+    pairs = list(dict.fromkeys(zip(about["action_low"], about["action_high"], strict=True)))
+    shown = ", ".join(f"[{low:g}, {high:g}]" for low, high in pairs[:4])
+    return shown + (", ..." if len(pairs) > 4 else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

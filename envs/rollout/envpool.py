@@ -1,0 +1,212 @@
+"""envpool steps environments in C++ threads: for the evaluations during training, never for scores.
+
+Its MuJoCo is another build than gymnasium's, and other starts belong to its seeds, so that a score
+from here could not be repeated elsewhere. To choose a checkpoint it is as good, where `check` finds
+both to be the same environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from envs.errors import UserError
+from envs.rollout.loop import Actor, not_finite
+from envs.rollout.queue import Progress, Rollout, too_many
+from envs.worlds.make import make_env, time_limit
+
+SHARED = (
+    "max_episode_steps",
+    "frame_skip",
+    "forward_reward_weight",
+    "ctrl_cost_weight",
+    "healthy_reward",
+    "terminate_when_unhealthy",
+    "reset_noise_scale",
+    "exclude_current_positions_from_observation",
+)
+"""Arguments of an environment that mean the same in both."""
+TOLERANCE = 1e-4
+"""Of `apart`: far above rounding, far below any other reward or model."""
+
+
+def pool_rollout(
+    env_id: str,
+    actor: Actor,
+    seeds: Sequence[int],
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    num_envs: int = 16,
+    num_threads: int = 0,
+    progress: Progress | None = None,
+) -> Rollout:
+    """Play a queue of episodes as envs.rollout.queue.rollout does, with environments of envpool's.
+
+    Each episode has an environment of its own (2 ms, 0.6 MB), seeded with its seed, of which
+    num_envs are stepped at once. When an episode ends, its row goes to the next of the queue; when
+    that is dry the rows shrink. So every episode counts and is played to its end, envpool's own
+    resets never happen, and what is played depends neither on num_envs nor on num_threads (0: one
+    for each core). Rewards have the precision of float32. An episode that terminates in the step
+    that the time limit cuts is not `terminated`, which in gymnasium it is, too.
+    An episode with an observation or a reward that is not finite has failed (Rollout.failures).
+    Raises UserError where envpool is missing, or does not have the environment or its arguments.
+    """
+    seeds = [int(seed) for seed in seeds]
+    if not seeds or num_envs < 1:
+        raise UserError(f"{len(seeds)} episodes over {num_envs} environments; both need 1 or more")
+    pool = _make(env_id, seeds, env_kwargs, num_threads)
+    space, total = pool.action_space, len(seeds)
+    returns, lengths = np.zeros(total), np.zeros(total, np.int64)
+    fell, failures = np.zeros(total, np.bool_), dict[int, str]()
+    starts = np.array(pool.reset()[0], np.float64)
+    begun, done = min(num_envs, total), 0
+    rows = np.arange(begun)  # the place in the queue of each row
+    obs, reward, resets = starts[rows], np.zeros(begun), np.ones(begun, np.bool_)
+    while len(rows):
+        # Fresh arrays at every step: an actor may keep what it was given.
+        actions = np.asarray(actor(obs, reward, resets, rows.copy()))
+        if actions.shape != (shape := (len(rows), *space.shape)):
+            raise UserError(f"the actor returned actions of shape {actions.shape}, not {shape}")
+        if not np.isfinite(actions).all():
+            i = int(rows[~np.isfinite(actions).all(axis=1)][0])
+            raise not_finite(i, seeds[i], int(lengths[i]))
+        obs, reward, terminated, cut, _ = pool.step(actions, rows)
+        obs, reward = np.array(obs, np.float64), np.array(reward, np.float64)
+        resets = np.zeros(len(rows), np.bool_)
+        returns[rows] += reward
+        lengths[rows] += 1
+        unsound = ~(np.isfinite(obs).all(axis=1) & np.isfinite(reward))
+        for i in rows[unsound]:
+            failures[int(i)] = f"seed {seeds[i]}, step {lengths[i] - 1}: it gave what is not finite"
+            returns[i] = np.nan
+        if unsound.any():
+            too_many(env_id, failures, total)
+        ended = np.flatnonzero(terminated | cut | unsound)
+        if not len(ended):
+            continue
+        fell[rows[ended]] = (terminated & ~unsound)[ended]
+        for _ in ended:
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        fresh, over = np.split(ended, [min(len(ended), total - begun)])
+        rows[fresh] = np.arange(begun, begun + len(fresh))
+        begun += len(fresh)
+        obs[fresh], reward[fresh], resets[fresh] = starts[rows[fresh]], 0.0, True
+        if len(over):
+            keep = np.delete(np.arange(len(rows)), over)
+            rows, obs, reward, resets = rows[keep], obs[keep], reward[keep], resets[keep]
+            hook = getattr(actor, "keep", None)
+            if hook is not None and len(rows):
+                hook(keep)
+    return Rollout(
+        returns,
+        lengths,
+        fell,
+        failures=failures,
+        env_id=env_id,
+        action_low=np.asarray(space.low, np.float32),
+        action_high=np.asarray(space.high, np.float32),
+        env_kwargs=dict(env_kwargs or {}),
+    )
+
+
+def check(
+    env_id: str, *, obs_keys: Sequence[str] = (), env_kwargs: Mapping[str, Any] | None = None
+) -> None:
+    """Raise UserError where envpool is missing or cannot stand in for gymnasium here."""
+    if obs_keys:
+        raise _refusal(f"envpool has no {env_id} whose observations are put together from parts")
+    difference = apart(env_id, env_kwargs)
+    if difference > TOLERANCE:
+        raise _refusal(
+            f"envpool's {env_id} is not gymnasium's: in a trial they differ by {difference:.2g}"
+        )
+
+
+def apart(
+    env_id: str,
+    env_kwargs: Mapping[str, Any] | None = None,
+    *,
+    seeds: Sequence[int] = range(4),
+    steps: int = 50,
+) -> float:
+    """Return the largest difference from gymnasium, of observations and rewards (x) over 1 + |x|.
+
+    Both start where envpool's seeds say, and take the same random actions, until an episode ends:
+    small ones, as what is left of rounding errors grows fast where HalfCheetah tumbles. The result
+    is infinite where an episode ends in one alone. Raises UserError where gymnasium cannot be put
+    into envpool's state: its observation must be positions, of which the first may be missing, and
+    velocities.
+    """
+    pool = _make(env_id, seeds, env_kwargs, 1)
+    env = make_env(env_id, env_kwargs=env_kwargs)
+    try:
+        starts, walker = pool.reset()[0], _walker(env_id, env, pool)
+        actions = np.random.default_rng(0).uniform(-0.3, 0.3, (steps, *pool.action_space.shape))
+        actions = (actions * pool.action_space.high).astype(np.float32)
+        theirs = [pool.step(np.repeat(action[None], len(seeds), 0)) for action in actions]
+        worst = 0.0
+        for k, start in enumerate(starts):
+            env.reset(seed=0)
+            split = len(start) - walker.model.nv
+            positions = np.zeros(walker.model.nq)
+            positions[len(positions) - split :] = start[:split]
+            walker.set_state(positions, start[split:])
+            worst = max(worst, _relative(walker._get_obs(), start))
+            for action, (obs, reward, *flags, _) in zip(actions, theirs, strict=True):
+                seen, gain, *ends, _ = env.step(action)
+                worst = max(worst, _relative(obs[k], seen), _relative(reward[k], gain))
+                if any(ends) != any(flag[k] for flag in flags):
+                    return np.inf
+                if any(ends):
+                    break
+        return worst
+    finally:
+        env.close()
+
+
+def _walker(env_id: str, env: Any, pool: Any) -> Any:
+    # What has MuJoCo's state, if all of it but the first positions is observed.
+    walker, sizes = env.unwrapped, (env.observation_space.shape, env.action_space.shape)
+    model: Any = getattr(walker, "model", None)
+    if sizes == (pool.observation_space.shape, pool.action_space.shape) and hasattr(model, "nq"):
+        (seen,) = pool.observation_space.shape
+        if model.nv <= seen <= model.nq + model.nv:
+            return walker
+    raise _refusal(f"envpool's {env_id} cannot be compared with gymnasium's")
+
+
+def _relative(found: Any, expected: Any) -> float:
+    return float((np.abs(found - expected) / (1 + np.abs(expected))).max())
+
+
+def _make(
+    env_id: str, seeds: Sequence[int], env_kwargs: Mapping[str, Any] | None, num_threads: int
+) -> Any:
+    try:
+        envpool: Any = importlib.import_module("envpool")
+    except ImportError as error:
+        raise UserError(
+            f'--eval.stepper envpool needs: pip install -e ".[envpool]" ({error}); '
+            f"or use --eval.stepper gymnasium"
+        ) from error
+    if env_id not in envpool.list_all_envs():
+        raise _refusal(f"envpool has no {env_id}")
+    defaults = envpool.make_spec(env_id).config._asdict()
+    arguments = {**(env_kwargs or {}), "max_episode_steps": time_limit(env_id, env_kwargs)}
+    for name, value in arguments.items():
+        if name not in SHARED or name not in defaults or value is None:
+            raise _refusal(f"envpool cannot make {env_id} with {name}={value}")
+        arguments[name] = type(defaults[name])(value)
+    numbers = [seed % 2**31 for seed in seeds]
+    return envpool.make_gymnasium(
+        env_id, num_envs=len(numbers), seed=numbers, num_threads=num_threads, **arguments
+    )
+
+
+def _refusal(why: str) -> UserError:
+    return UserError(f"{why}: use --eval.stepper gymnasium")

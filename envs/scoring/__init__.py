@@ -1,0 +1,1 @@
+"""Scores: statistics, reference returns, and the protocol beside each number."""

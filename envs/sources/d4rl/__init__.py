@@ -1,0 +1,96 @@
+"""D4RL's data sets by their names, and files of one's own in its layout.
+
+Read from HDF5 directly; the package d4rl is not needed. Downloads lie where d4rl has them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from envs.data.bounds import Float32
+from envs.data.cache import cached
+from envs.data.trajectories import Trajectories
+from envs.sources.d4rl.layout import check, read
+from envs.sources.d4rl.table import ENTRIES, Layout
+from envs.sources.download import fetch
+from envs.sources.hdf5 import check_signature
+from envs.worlds.make import action_bounds, time_limit
+
+_NAMELESS = (
+    "--data.env-id does not say which environment it is of: actions have the bounds of the data, "
+    "and no time limit is known"
+)
+
+
+def names() -> list[str]:
+    """Return the names of D4RL's data sets."""
+    return list(ENTRIES)
+
+
+def root() -> Path:
+    """Return the folder that d4rl downloads to."""
+    return Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")
+
+
+def file_of(name: str) -> Path:
+    """Return where a data set of D4RL lies, downloaded or not."""
+    return root() / ENTRIES[name].url.rsplit("/", 1)[1]
+
+
+def load(name: str, *, progress: bool = True, cache: bool = True) -> Trajectories:
+    """Read a data set of D4RL by its name, downloaded first where it is not on the disk.
+
+    cache: keep what was read of a large set (see envs.data.cache).
+    Raises UserError where it cannot be had or read.
+    """
+    entry = ENTRIES[name]
+    path = file_of(name)
+    if not path.is_file():
+        fetch(entry.url, path, check=lambda got: check(got, entry), progress=progress)
+    return _cached(path, entry, None, cache)
+
+
+def read_file(
+    path: Path,
+    *,
+    name: str,
+    env_id: str | None,
+    obs_keys: Sequence[str] = (),
+    env_kwargs: Mapping[str, Any] | None = None,
+    cache: bool = True,
+) -> Trajectories:
+    """Read a file in D4RL's layout.
+
+    It has observations (N, O), actions (N, A), rewards (N,) or (N, 1) and terminals (N,), and may
+    have timeouts (N,) and next_observations (N, O). The environment gives the bounds of the actions
+    and the time limit; without one, the bounds are those of the data, and a note says so.
+    Raises UserError where the file cannot be used.
+    """
+    if not env_id:
+        layout = Layout(name=name, env_id="", limit=None, open_bounds=True, remark=_NAMELESS)
+        return _cached(path, layout, None, cache)
+    kwargs = dict(env_kwargs or {})
+    low_high = action_bounds(env_id, env_kwargs=kwargs)
+    limit = time_limit(env_id, kwargs)
+    layout = Layout(
+        name=name,
+        env_id=env_id,
+        limit=limit,
+        horizon=limit,
+        obs_keys=tuple(obs_keys),
+        env_kwargs=kwargs,
+    )
+    return _cached(path, layout, low_high, cache)
+
+
+def _cached(
+    path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None, enabled: bool
+) -> Trajectories:
+    check_signature(path)
+    bounds = None if low_high is None else [values.tolist() for values in low_high]
+    options = {"layout": asdict(layout), "bounds": bounds}
+    return cached([path], options, lambda: read(path, layout, low_high), enabled=enabled)

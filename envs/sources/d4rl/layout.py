@@ -1,0 +1,187 @@
+"""Read D4RL's flat layout: one array for each quantity, the episodes end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.data.bounds import Float32
+from envs.data.builder import Assembly
+from envs.data.repair import drop_episodes
+from envs.data.trajectories import Trajectories
+from envs.errors import UserError
+from envs.sources.d4rl.split import Episodes, Flags, goal_runs, split
+from envs.sources.d4rl.table import Entry, Layout
+from envs.sources.hdf5 import check_claim, has, numeric, open_hdf5, read_into
+from envs.sources.hdf5 import read as read_rows
+
+_BLOCK = 1 << 21  # numbers
+
+
+def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -> Trajectories:
+    """Read a file of this layout.
+
+    The bounds of actions are -1 and 1 where none are given, with `open_bounds` those of the data.
+    Raises UserError where the file cannot be used, or is not the data set of an Entry.
+    """
+    with open_hdf5(path) as file:
+        if isinstance(layout, Entry):
+            _sizes(file, path, layout)
+        width = _arrays(file, path)[1].shape[1]
+        if low_high is not None and len(low_high[0]) != width:
+            raise UserError(
+                f"{path} has actions of size {width}, {layout.env_id} takes {len(low_high[0])}; "
+                f"name the environment that the file is of with --data.env-id"
+            )
+        made, episodes, env_kwargs = _fill(file, path, layout)
+    notes = [*([layout.remark] if layout.remark else []), *episodes.notes]
+    if made.obs.shape[1] == layout.leading:
+        notes.append(f"observations from {layout.leading} on are all 0: left out")
+    terminated = episodes.terminated
+    if layout.goal_runs:
+        terminated = _without_runs(made, episodes, notes)
+    if layout.shift:
+        made.obs[:, : len(layout.shift)] += np.array(layout.shift, np.float32)
+        amounts = ", ".join(f"{amount:g}" for amount in layout.shift)
+        notes.append(f"positions moved by ({amounts}), to where {layout.env_id} has them")
+    low, high = low_high or (None, None)
+    if layout.open_bounds:
+        low, high = np.full(width, -np.inf), np.full(width, np.inf)
+    return made.finish(
+        terminated=terminated,
+        env_id=layout.env_id,
+        action_low=low,
+        action_high=high,
+        horizon=layout.horizon,
+        obs_keys=layout.obs_keys,
+        env_kwargs=env_kwargs,
+        notes=notes,
+    )
+
+
+def check(path: Path, entry: Entry) -> None:
+    """Raise UserError where a file is not this data set: keys, sizes, and the last rows of all."""
+    with open_hdf5(path) as file:
+        for data in _sizes(file, path, entry):
+            read_rows(data, slice(-1, None))
+
+
+def _sizes(file: h5py.File, path: Path, entry: Entry) -> list[h5py.Dataset]:
+    obs, action, reward = _arrays(file, path)
+    found = (obs.shape[1], action.shape[1])
+    if found != entry.sizes:
+        raise UserError(
+            f"{path} has observations and actions of sizes {found}, {entry.name} has {entry.sizes};"
+            f" delete it and it is downloaded again"
+        )
+    return [obs, action, reward, numeric(file, "terminals")]
+
+
+def _arrays(file: h5py.File, path: Path) -> tuple[h5py.Dataset, h5py.Dataset, h5py.Dataset]:
+    obs, action = numeric(file, "observations", ndim=2), numeric(file, "actions", ndim=2)
+    reward = numeric(file, "rewards")
+    steps = len(obs)
+    if not steps:
+        raise UserError(f"{path} has no steps; choose another file")
+    if len(action) != steps or reward.shape not in ((steps,), (steps, 1)):
+        raise UserError(
+            f"{path}: observations of shape {obs.shape}, actions {action.shape}, rewards "
+            f"{reward.shape}; store one row of each for every step"
+        )
+    return obs, action, reward
+
+
+def _fill(
+    file: h5py.File, path: Path, layout: Layout
+) -> tuple[Assembly, Episodes, Mapping[str, Any]]:
+    """Read the episodes as the file has them; return the arguments of their environment, too."""
+    obs, action, reward = _arrays(file, path)
+    steps, sizes = len(obs), (obs.shape[1], action.shape[1])
+    # All arrays together: small numbers become larger here.
+    check_claim(4 * steps * (sum(sizes) + 1), path.stat().st_size, str(path))
+    timeout = _flags(file, "timeouts", steps, path) if has(file, "timeouts") else None
+    terminal = _flags(file, "terminals", steps, path)
+    episodes = split(terminal, timeout, layout.limit, lambda: _breaks(file, obs))
+    del terminal, timeout
+    rows = slice(0, int(episodes.lengths.sum()))
+    made, env_kwargs = None, layout.env_kwargs
+    if layout.leading is not None:
+        made = Assembly(layout.name, episodes.lengths, layout.leading, sizes[1])
+        if not _read_leading(obs, made.obs):
+            made, env_kwargs = None, layout.full_kwargs
+    if made is None:
+        made = Assembly(layout.name, episodes.lengths, *sizes)
+        read_into(obs, made.obs, rows)
+    read_into(action, made.action, rows)
+    read_into(reward, made.reward, rows)
+    return made, episodes, env_kwargs
+
+
+def _without_runs(made: Assembly, episodes: Episodes, notes: list[str]) -> Flags:
+    """Drop the episodes of one step that a stay at the goal makes; return who terminated."""
+    dropped = goal_runs(episodes)
+    if dropped.any():
+        arrays = {"obs": made.obs, "action": made.action, "reward": made.reward}
+        arrays, made.starts = drop_episodes(arrays, made.starts, dropped)
+        made.obs, made.action, made.reward = arrays["obs"], arrays["action"], arrays["reward"]
+        notes.append(f"{int(dropped.sum())} steps left out that follow on the goal at the goal")
+    return episodes.terminated[~dropped]
+
+
+def _flags(file: h5py.File, key: str, steps: int, path: Path) -> Flags:
+    data = numeric(file, key)
+    if data.shape not in ((steps,), (steps, 1)):
+        raise UserError(f"{path}: {key} has shape {data.shape} for {steps} steps; store one each")
+    values = read_rows(data).reshape(steps)
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise UserError(f"{path}: {key} has NaN; store 0 or 1 for every step")
+    return values.astype(np.bool_)
+
+
+def _breaks(file: h5py.File, obs: h5py.Dataset) -> Flags | None:
+    """Return (N,) where next_observations is not the next row's observation; None where not known.
+
+    One that fits nowhere, as where only one of the two was normalised, tells nothing either.
+    """
+    if not has(file, "next_observations"):
+        return None
+    after = numeric(file, "next_observations")
+    if after.shape != obs.shape:
+        return None
+    breaks = np.zeros(len(obs), np.bool_)
+    for rows in _blocks(obs):
+        last = min(rows.stop, len(obs) - 1)
+        if rows.start >= last:
+            break
+        here, there = (np.empty((last - rows.start, obs.shape[1]), np.float32) for _ in range(2))
+        read_into(after, here, slice(rows.start, last))
+        read_into(obs, there, slice(rows.start + 1, last + 1))
+        breaks[rows.start : last] = ~np.isclose(here, there, 1e-5, 1e-5, True).all(axis=1)
+    return None if 2 * breaks.sum() > len(breaks) else breaks
+
+
+def _read_leading(obs: h5py.Dataset, out: Float32) -> bool:
+    """Read the first columns of the first rows; return False as soon as another is not 0."""
+    rows, columns = out.shape
+    for block in _blocks(obs):
+        part: NDArray[np.float32] = np.empty((block.stop - block.start, obs.shape[1]), np.float32)
+        read_into(obs, part, block)
+        if part[:, columns:].any():
+            return False
+        kept = out[block.start : block.stop]
+        kept[:] = part[: len(kept), :columns]
+    return rows > 0
+
+
+def _blocks(data: h5py.Dataset) -> Iterator[slice]:
+    """Yield slices of rows that do not cut the chunks of a data set (N, ·), of about 8 MB each."""
+    chunk = data.chunks[0] if data.chunks else 1
+    rows = max(1, _BLOCK // max(1, data.shape[1]))
+    size = chunk * (rows // chunk) or rows
+    for row in range(0, len(data), size):
+        yield slice(row, min(row + size, len(data)))

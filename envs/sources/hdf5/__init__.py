@@ -1,0 +1,212 @@
+"""HDF5 files of other people: open, and look at a data set's size before anything is allocated.
+
+A file may be an error page, cut off, or made to exhaust memory. What is wrong is one UserError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from h5py import h5d, h5l  # type: ignore[attr-defined]  # compiled, without stubs
+from numpy.typing import NDArray
+
+from envs.errors import UserError
+from envs.sources.hdf5.probe import probe
+from envs.sources.hdf5.unpack import KNOWN, is_packed, read_packed
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_AGAIN = "delete it and download or make it again"
+_MAX_CHUNK = 256 * 2**20  # bytes; HDF5 unpacks a chunk as a whole
+SMALL = 64 * 2**20  # bytes that may be had without asking how they are stored
+MAX_RATIO = 1100  # deflate packs at most 1032 : 1
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open a file for reading; whatever HDF5 raises inside the `with` becomes a UserError."""
+    start = check_signature(path)
+    if not probe(path, start):
+        raise UserError(f"{path} has an index that HDF5 cannot read safely; {_AGAIN}")
+    with hdf5_errors(path), h5py.File(path, "r", locking=False) as file:
+        yield file
+
+
+def check_signature(path: Path, fix: str = _AGAIN) -> int:
+    """Return where the signature of HDF5 stands in a file: at 0, or behind a user block.
+
+    Raises UserError that says in plain words what a file is that is not HDF5, and the fix.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1024)
+            offset, found = 0, head.startswith(SIGNATURE)
+            while not found and file.seek(2 * offset or 512) and (at := file.read(8)):
+                found, offset = at == SIGNATURE, 2 * offset or 512
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check the path") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path} cannot be opened ({reason}); name a file to read") from error
+    if found:
+        return offset
+    if not head:
+        raise UserError(f"{path} is empty; {fix}")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise UserError(f"{path} holds a web page, perhaps a server's error message; {fix}")
+    if head.startswith((b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        raise UserError(f"{path} is an archive, not an HDF5 file; unpack it and name what is in it")
+    raise UserError(f"{path} is not an HDF5 file (it begins with {head[:8]!r}); {fix}")
+
+
+@contextmanager
+def hdf5_errors(path: Path) -> Iterator[None]:
+    """Turn what HDF5, h5py and NumPy raise over a broken file into a UserError that names it."""
+    try:
+        yield
+    except MemoryError as error:
+        raise UserError(f"{path} needs more memory than there is; choose a smaller set") from error
+    except (
+        *(OSError, RuntimeError, ArithmeticError, EOFError),
+        *(ValueError, TypeError, AttributeError, LookupError),
+    ) as error:
+        reason = " ".join(str(error).split())
+        if "truncated file" in reason:
+            size = path.stat().st_size
+            raise UserError(f"{path} is cut off after {size:,} bytes; {_AGAIN}") from error
+        raise UserError(f"{path} cannot be read ({reason}); {_AGAIN}") from error
+
+
+def has(group: h5py.Group, key: str) -> bool:
+    """Return whether a group has an entry of this name; a link counts, and is not followed."""
+    return bool(group.id.links.exists(key.encode()))
+
+
+def numeric(group: h5py.Group, key: str, *, ndim: int | None = None) -> h5py.Dataset:
+    """Return the data set `key` (a/b for one in a group) of numbers, read nothing of it yet.
+
+    ndim: how many dimensions it has to have; None for any number but 0.
+    Raises UserError where it is missing, holds no numbers, lies outside of the file, or claims a
+    size that its bytes in the file cannot unpack to.
+    """
+    where = place(group, key)
+    found = _follow(group, key, where)
+    if not isinstance(found, h5py.Dataset):
+        raise UserError(f"{where} is a group, not an array; {_there(found)}")
+    dtype, shape = found.dtype, found.shape
+    if dtype.kind not in "biuf" or dtype.itemsize > 8 or shape is None:
+        raise UserError(f"{where} is of type {dtype}; store an array of numbers")
+    if (len(shape) == 0) if ndim is None else (len(shape) != ndim):
+        wanted = "one dimension or more" if ndim is None else f"{ndim} dimension{'s'[: ndim - 1]}"
+        raise UserError(f"{where} has shape {shape}; store an array of {wanted}")
+    check_storage(found.id, dtype, found.file.id.get_filesize(), lambda: where)
+    return found
+
+
+def check_claim(needed: int, stored: int, where: str, fix: str = _AGAIN) -> None:
+    """Raise UserError where so many stored bytes cannot have been as many as are needed."""
+    if needed > max(SMALL, MAX_RATIO * stored):
+        raise UserError(
+            f"{where} claims {needed:,} bytes of which there are {stored:,}, fewer than any "
+            f"compression leaves; {fix}"
+        )
+
+
+def read(data: h5py.Dataset, rows: slice = slice(None)) -> NDArray[Any]:
+    """Return rows of a data set, of whatever numbers."""
+    first, last, _ = rows.indices(data.shape[0])
+    if not is_packed(data.id):
+        return data[first:last]
+    out = np.empty((max(last - first, 0), *data.shape[1:]), data.dtype)
+    read_packed(data.id, out, first)
+    return out
+
+
+def read_into(data: h5py.Dataset, out: NDArray[np.float32], rows: slice = slice(None)) -> None:
+    """Read rows of a data set, of whatever numbers, into a contiguous float32 array in place.
+
+    out: of the rows' shape, or with other dimensions of size 1. Too large numbers become infinity.
+    """
+    count = len(range(*rows.indices(data.shape[0])))
+    target = out.reshape(count, *data.shape[1:])
+    if not target.size:
+        return
+    if is_packed(data.id):
+        read_packed(data.id, target, rows.indices(data.shape[0])[0])
+    elif data.dtype.kind == "b":  # HDF5 has no way from bools to floats
+        target[...] = data[rows]
+    else:
+        data.read_direct(target, np.s_[rows], np.s_[:])
+
+
+def _follow(group: h5py.Group, key: str, where: str) -> h5py.Group | h5py.Dataset:
+    """Go down a path over hard links only: another kind may lead to any file of the machine."""
+    found: h5py.Group | h5py.Dataset = group
+    for part in key.split("/"):
+        name = part.encode()
+        if not isinstance(found, h5py.Group) or not found.id.links.exists(name):
+            there = _there(found) if isinstance(found, h5py.Group) else "what is above is an array"
+            raise UserError(f"{where} is missing; {there}")
+        if found.id.links.get_info(name).type != h5l.TYPE_HARD:
+            raise UserError(f"{where} is a link to elsewhere; store the array itself in the file")
+        found = found[part]  # type: ignore[assignment]
+    return found
+
+
+def check_storage(data: Any, dtype: np.dtype[Any], there: int, where: Callable[[], str]) -> bool:
+    """Refuse what another file holds, what no filter here can unpack, and a size out of bounds.
+
+    data: an array of h5py's low level, in a file of `there` bytes. where: for the messages.
+    Returns whether it is in chunks that are packed.
+    """
+    plist, codes = data.get_create_plist(), set[int]()
+    layout = plist.get_layout()
+    if layout == h5d.VIRTUAL or plist.get_external_count():
+        raise UserError(f"{where()} lies in another file; store the array itself in this one")
+    for i in range(plist.get_nfilters()):
+        code, _, _, name = plist.get_filter(i)
+        if code in codes:  # twice deflated is a million times smaller
+            raise UserError(
+                f"{where()} is packed twice with one filter; repack the file (h5repack -f GZIP=4 "
+                f"OLD NEW)"
+            )
+        codes.add(code)
+        if code not in KNOWN:
+            label = name.decode(errors="replace") or code
+            raise UserError(
+                f"{where()} is packed with the filter {label}, which is not read here; repack the "
+                f"file with gzip (h5repack -f GZIP=4 OLD NEW)"
+            )
+    chunked = layout == h5d.CHUNKED
+    if chunked:
+        chunk = math.prod(plist.get_chunk()) * dtype.itemsize
+        if chunk > _MAX_CHUNK:
+            raise UserError(
+                f"{where()} has chunks of {chunk:,} bytes, the limit is {_MAX_CHUNK:,}; repack the "
+                f"file (h5repack -l CHUNK=1000x1 OLD NEW)"
+            )
+        if (claimed := data.get_storage_size()) > there:  # HDF5 takes memory for all of it
+            raise UserError(
+                f"{where()} claims {claimed:,} bytes of the file, which has {there:,}; {_AGAIN}"
+            )
+    if (size := math.prod(data.shape) * dtype.itemsize) > SMALL:
+        check_claim(size, min(data.get_storage_size(), there), where())
+    return chunked and bool(codes)
+
+
+def place(group: h5py.Group, key: str) -> str:
+    """Return what messages call an entry of a group: its file and its path there."""
+    path = f"{group.name or ''}/{key}".lstrip("/")
+    return f"{group.file.filename}: {path}"
+
+
+def _there(group: h5py.Group) -> str:
+    names = list(islice(group, 13))
+    more = ", ..." if len(names) > 12 else ""
+    return f"there is: {', '.join(names[:12]) or 'nothing'}{more}"

@@ -1,0 +1,223 @@
+"""Minari's HDF5 layout: one group an episode. Straight into the arrays of a data set.
+
+Thousands of small groups cost more than their numbers: h5py's low level opens and reads an array
+several times faster than its objects do, and HDF5's cache of what it knows of a file is kept small
+(by default it grows to more than the data).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from h5py import h5d, h5g, h5l, h5s, h5t  # type: ignore[attr-defined]  # compiled, without stubs
+from numpy.typing import NDArray
+
+from envs.data.builder import Assembly
+from envs.errors import UserError
+from envs.sources.hdf5 import check_claim, check_storage, numeric, open_hdf5, place, read
+from envs.sources.hdf5.unpack import read_packed
+from envs.worlds.flat import Part
+
+_SCRATCH = 4 * 2**20  # bytes read at a time, before they become float32
+_CACHE = 2**20
+
+
+class _Array(NamedTuple):
+    """An open array. Each question put to HDF5 makes an object; these are asked once."""
+
+    id: Any
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    kind: Any
+    """dtype as HDF5 has it"""
+    packed: bool
+
+
+def read_hdf5(
+    path: Path, name: str, episodes: int, obs: Sequence[Part], action: Part
+) -> tuple[Assembly, NDArray[np.bool_]]:
+    """Read the first `episodes` episodes; return them and which were terminated (E,).
+
+    obs, action: what is to be read, in the order in which it is laid down.
+    Raises UserError naming the episode and what is wrong with it.
+    """
+    widths = sum(part.width for part in obs), action.width
+    with open_hdf5(path) as opened, np.errstate(over="ignore", invalid="ignore"):
+        file = _File(opened)
+        lengths = np.empty(0, np.int64) if episodes < 1 else file.lengths(episodes)
+        check_claim(4 * int(lengths.sum()) * (sum(widths) + 1), path.stat().st_size, str(path))
+        made = Assembly(name, lengths, *widths)
+        terminated = np.zeros(episodes, np.bool_)
+        for i in range(episodes):
+            first, end = int(made.starts[i]), int(made.starts[i + 1])
+            group = file.group(opened.id, b"episode_%d" % i)
+            at = 0
+            for part in obs:
+                data = file.array(group, ("observations", *part.path))
+                _check_rows(data, i, name, part, end - first, 1)
+                for row, values in file.blocks(data, end - first):
+                    made.obs[first + row : first + row + len(values), at : at + part.width] = (
+                        part.encode(values)
+                    )
+                at += part.width
+            data = file.array(group, ("actions",))
+            _check_rows(data, i, name, action, end - first, 0)
+            for row, values in file.blocks(data, end - first):
+                made.action[first + row : first + row + len(values)] = values
+            for row, values in file.blocks(file.array(group, ("rewards",)), end - first):
+                made.reward[first + row : first + row + len(values)] = values.reshape(-1)
+            terminated[i] = file.last(file.array(group, ("terminations",)))
+    return made, terminated
+
+
+def _check_rows(data: _Array, episode: int, name: str, part: Part, steps: int, extra: int) -> None:
+    """Refuse what has not one row for each step (or, with extra, one more), or another width."""
+    rows, *shape = data.shape
+    width = 1 if part.space.shape == () else part.width
+    if rows not in (steps, steps + extra) or math.prod(shape) != width:
+        label = f"observations/{part.name}".rstrip("/") if extra else "actions"
+        also = f" or {steps + 1}" if extra else ""
+        raise UserError(
+            f"{name}: episode {episode} has {label} of shape {data.shape} for {steps} rewards; "
+            f"store {steps}{also} rows of {width}, or remove that episode"
+        )
+
+
+class _File:
+    """Opens and reads the arrays of a file, after the same checks as `numeric` makes.
+
+    Arrays are read by way of a small buffer, where they become float32 faster than in HDF5.
+    """
+
+    def __init__(self, file: h5py.File) -> None:
+        self._file, self._size = file, file.id.get_filesize()
+        self._scratch = np.empty(_SCRATCH, np.uint8)
+        self._kinds: dict[tuple[str | int, ...], tuple[Any, np.dtype[Any], Any]] = {}
+        config = file.id.get_mdc_config()
+        config.set_initial_size = True
+        config.initial_size = config.min_size = config.max_size = _CACHE
+        config.incr_mode = config.decr_mode = config.flash_incr_mode = 0
+        file.id.set_mdc_config(config)
+
+    def lengths(self, episodes: int) -> NDArray[np.int64]:
+        """Return the number of rewards in each episode."""
+        lengths: list[int] = []
+        root = self._file.id
+        for i in range(episodes):
+            episode = b"episode_%d" % i
+            rewards = episode + b"/rewards"
+            try:  # the shape alone: what it holds is checked when it is read
+                links = (root.links.get_info(name).type for name in (episode, rewards))
+                hard = all(link == h5l.TYPE_HARD for link in links)
+                shape = h5d.open(root, rewards).shape if hard else ()
+            except (KeyError, ValueError, RuntimeError):
+                shape = ()
+            if not shape:
+                shape = self.array(self.group(root, episode), ("rewards",)).shape
+            if math.prod(shape[1:]) != 1:
+                raise UserError(
+                    f"{self._file.filename}: episode_{i}/rewards has shape {shape}; store one for "
+                    f"each step"
+                )
+            lengths.append(shape[0])
+        return np.array(lengths, np.int64)
+
+    def group(self, parent: Any, name: bytes) -> Any:
+        """Open a group of a group, over a hard link only: others may lead out of the file."""
+        try:
+            if parent.links.get_info(name).type == h5l.TYPE_HARD:
+                return h5g.open(parent, name)
+        except (KeyError, ValueError, RuntimeError) as error:  # missing, or an array
+            raise self._refusal(parent, name) from error
+        raise self._refusal(parent, name)
+
+    def array(self, group: Any, path: tuple[str | int, ...]) -> _Array:
+        """Open an array below an episode's group, likewise."""
+        *above, last = (b"_index_%d" % p if isinstance(p, int) else p.encode() for p in path)
+        for name in above:
+            group = self.group(group, name)
+        try:
+            hard = group.links.get_info(last).type == h5l.TYPE_HARD
+            data = h5d.open(group, last) if hard else None
+        except (KeyError, ValueError, RuntimeError) as error:  # missing, or a group
+            raise self._refusal(group, last) from error
+        if data is None:
+            raise self._refusal(group, last)
+        shape, (_, dtype, kind) = data.shape, self._kind(data, path)
+        if dtype.kind not in "biuf" or dtype.itemsize > 8 or not shape:
+            raise self._refusal(group, last)
+        packed = check_storage(
+            data, dtype, self._size, lambda: place(h5py.Group(group), last.decode())
+        )
+        return _Array(data, shape, dtype, kind, packed)
+
+    def blocks(self, data: _Array, rows: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield (row, values) of the first rows, in blocks that fit into the buffer if possible."""
+        count, *shape = data.shape
+        size = math.prod(shape) * data.dtype.itemsize
+        if not size:
+            return
+        if count * size <= len(self._scratch):
+            yield 0, self._whole(data, count * size)[:rows]
+            return
+        plist = data.id.get_create_plist()
+        chunk = plist.get_chunk()[0] if plist.get_layout() == h5d.CHUNKED else 1
+        block = max(len(self._scratch) // size // chunk, 1) * chunk  # no chunk is unpacked twice
+        buffer = np.empty((min(block, rows), *shape), data.dtype)
+        space = data.id.get_space()
+        for row in range(0, rows, block):
+            values = buffer[: min(block, rows - row)]
+            if data.packed:
+                read_packed(data.id, values, row)
+                yield row, values
+                continue
+            space.select_hyperslab((row, *(0 for _ in shape)), values.shape)
+            data.id.read(h5s.create_simple(values.shape), space, values, data.kind)
+            yield row, values
+
+    def last(self, data: _Array) -> bool:
+        """Return the last of an episode's flags, False where there is none."""
+        count = math.prod(data.shape)
+        if not 0 < count * data.dtype.itemsize <= len(self._scratch):
+            return bool(count) and bool(read(h5py.Dataset(data.id), slice(-1, None)).any())
+        return bool(self._whole(data, count * data.dtype.itemsize)[-1].any())
+
+    def _whole(self, data: _Array, size: int) -> NDArray[Any]:
+        values = self._scratch[:size].view(data.dtype).reshape(data.shape)
+        if data.packed:
+            read_packed(data.id, values)
+        else:
+            data.id.read(h5s.ALL, h5s.ALL, values, data.kind)
+        return values
+
+    def _kind(self, data: Any, path: tuple[str | int, ...]) -> tuple[Any, np.dtype[Any], Any]:
+        """Return the type in the file, as NumPy has it, and that as HDF5 has it.
+
+        Episodes are alike: to compare the first of them is cheaper than to translate it each time.
+        """
+        stored, found = data.get_type(), self._kinds.get(path)
+        if found is None or not stored.equal(found[0]):
+            dtype = stored.dtype
+            found = self._kinds[path] = stored, dtype, h5t.py_create(dtype)
+        return found
+
+    def _refusal(self, parent: Any, name: bytes) -> UserError:
+        """Return what `numeric` says of it, which knows more than that something is wrong."""
+        where = f"{h5py.Group(parent).name}/{name.decode()}".lstrip("/")
+        if not parent.links.exists(name):
+            return UserError(
+                f"{self._file.filename} has no {where}; the data set is not whole, delete it and "
+                f"make or download it again"
+            )
+        try:
+            numeric(h5py.Group(parent), name.decode())
+        except UserError as error:
+            return error
+        return UserError(
+            f"{self._file.filename}: {where} is an array, not a group; choose another data set"
+        )

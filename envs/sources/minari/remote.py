@@ -1,0 +1,208 @@
+"""Minari data sets of a remote hub: list them, download one.
+
+A data set is there as a whole or not at all. Its files are collected in a hidden folder beside it,
+which stays where a process is killed: the next one goes on from its last byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from envs.errors import UserError
+from envs.lock import one_at_a_time
+from envs.sources.download import DownloadError
+from envs.sources.download import download as download_file
+from envs.sources.download import hub as hub_api
+from envs.sources.download.hub import Hub, HubFile
+from envs.sources.hdf5 import open_hdf5
+from envs.sources.minari.folder import check_new, exists, root
+from envs.sources.minari.writer import DATA_FILE, write_namespaces
+from envs.sources.names import closest
+
+_VERSION = re.compile(r"-v\d+$")
+_FEW = 8  # so many files are downloaded one after the other; of more, so many at once
+
+
+def download(dataset_id: str, *, progress: bool = True) -> None:
+    """Download a data set into the Minari folder, unless it is there.
+
+    Of two processes at once, one downloads and the other waits. Every file has the checksum that
+    the hub gives for it, and the data set opens, before it gets its name.
+    Raises UserError where the hub does not know the id (with near matches), cannot be reached,
+    fails or goes silent, and where the disk is full; what was downloaded stays for the next time.
+    """
+    if exists(dataset_id):
+        return
+    check_new(dataset_id)
+    hub = Hub.of_minari()
+    with _explained(dataset_id):
+        files = _files(hub, dataset_id)
+    lock, staging = root() / f".lock-{dataset_id.replace('/', '.')}", _staging(dataset_id)
+    fix = "point MINARI_DATASETS_PATH to a folder that can be written"
+    with one_at_a_time(lock, f"downloads {dataset_id}", fix=fix, progress=progress):
+        if not exists(dataset_id):
+            with _explained(dataset_id):
+                _fill(staging, files, dataset_id, hub.headers(), progress)
+            _check(staging, dataset_id, hub)
+            _name(staging, dataset_id)
+
+
+def _staging(dataset_id: str) -> Path:
+    return root() / f".download-{dataset_id.replace('/', '.')}"
+
+
+def _came(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0 and not path.name.endswith(".part.json")
+
+
+def list_remote() -> list[str]:
+    """Return the ids of all data sets on the remote, sorted; UserError where it cannot be had."""
+    hub = Hub.of_minari()
+    with _explained("the list of data sets"), ThreadPoolExecutor(8) as pool:
+        return sorted(set().union(*pool.map(lambda each: _ids(hub, each), hub.repositories())))
+
+
+def _ids(hub: Hub, repository: str) -> list[str]:
+    """Return the data sets of a repository: itself, or those that its namespace names."""
+    try:
+        about = hub.read_json(hub.file_path(repository, "namespace_metadata.json"))
+    except DownloadError as error:
+        if error.status != 404:
+            raise
+        return [repository] if _VERSION.search(repository) else []
+    found = about.get("datasets") if isinstance(about, dict) else None
+    return [str(each) for each in found] if isinstance(found, list) else []
+
+
+def _files(hub: Hub, dataset_id: str) -> list[HubFile]:
+    """Return the files of a data set; UserError where the hub does not have it."""
+    repository, _, folder = dataset_id.partition("/")
+    data = f"{folder}/data" if folder else "data"
+    try:
+        files = list(hub.files(repository, data))
+    except DownloadError as error:
+        if error.status not in (401, 403, 404):  # the hub says 401 of what does not exist
+            raise
+        files = []
+    if files:
+        return files
+    try:
+        near = closest(dataset_id, list_remote())
+    except UserError:
+        near = []
+    hint = f"did you mean {' or '.join(near)}?" if near else "`minari list remote` shows all"
+    raise UserError(f"{dataset_id} is neither on this disk nor on {hub}; {hint}")
+
+
+def _fill(
+    staging: Path,
+    files: Sequence[HubFile],
+    dataset_id: str,
+    headers: Mapping[str, str],
+    progress: bool,
+) -> None:
+    """Bring the folder to exactly these files."""
+    folder = dataset_id.partition("/")[2]
+    targets = {staging / Path(each.path).relative_to(folder): each for each in files}
+    few = len(files) <= _FEW
+
+    def get(target: Path) -> None:
+        file = targets[target]
+        try:
+            file.check(target)
+        except (FileNotFoundError, UserError):  # not there, or of an older version
+            target.unlink(missing_ok=True)
+            download_file(
+                file.url,
+                target,
+                check=file.check,
+                version=file.version,
+                headers=headers,
+                title=dataset_id,
+                progress=progress and few,
+                stall_s=hub_api.STALL_S,
+            )
+
+    try:
+        for target in targets:
+            target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {staging} ({error.strerror}); free some space") from error
+    if few:
+        for target in targets:
+            get(target)
+    else:
+        with ThreadPoolExecutor(_FEW) as pool:
+            done = pool.map(get, targets)
+            for _ in tqdm(done, dataset_id, len(files), leave=False, disable=not progress):
+                pass
+    for path in sorted(staging.rglob("*"), reverse=True):  # what older versions have left
+        if path.is_file() and path not in targets:
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _check(staging: Path, dataset_id: str, hub: Hub) -> None:
+    """Raise UserError, and drop the folder, where it is no data set."""
+    data = staging / "data"
+    try:
+        about = json.loads((data / "metadata.json").read_bytes())
+        total = int(about["total_episodes"])
+        if about.get("data_format", "hdf5") == "hdf5":
+            with open_hdf5(data / DATA_FILE) as file:
+                found = len(file)
+        else:
+            found = sum(path.is_dir() for path in data.iterdir())
+        if found < total:
+            raise ValueError(f"{found} episodes of {total}")
+    except (
+        *(OSError, ValueError, TypeError, AttributeError, LookupError),
+        *(RecursionError, UserError),
+    ) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise UserError(
+            f"{dataset_id} on {hub} is no data set that can be read "
+            f"({type(error).__name__}: {error}); choose another version"
+        ) from error
+
+
+def _name(staging: Path, dataset_id: str) -> None:
+    target = root() / dataset_id
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_namespaces(target.parent)
+        os.rename(staging, target)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {target} ({error.strerror}); delete what is there or free some space, "
+            f"and start again"
+        ) from error
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Say of a download that failed what it was for, and what to do without a network."""
+    try:
+        yield
+    except DownloadError as error:
+        fix = "start again when the network and the hub are well"
+        if _VERSION.search(what):
+            if any(_came(path) for path in _staging(what).rglob("*")):
+                fix += " (what has come is kept)"
+            fix += (
+                f", or run `minari download {what}` on another machine and copy the folder that it "
+                f"makes to {root() / what}"
+            )
+        raise UserError(
+            f"{what} cannot be downloaded: {error.url} {error.problem}; {fix}"
+        ) from error

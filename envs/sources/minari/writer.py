@@ -1,0 +1,210 @@
+"""Write Minari data sets so that they are whole or absent, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.data.trajectories import Episode, Trajectories
+from envs.errors import UserError
+from envs.sources.minari.folder import check_new, root
+from envs.worlds.flat import Part, parts
+from envs.worlds.make import make_raw
+
+DATA_FILE = "main_data.hdf5"
+
+
+def write(
+    dataset_id: str,
+    episodes: Sequence[Episode],
+    *,
+    env_id: str,
+    env_kwargs: Mapping[str, Any] | None = None,
+    eval_kwargs: Mapping[str, Any] | None = None,
+    description: str,
+    algorithm: str = "unknown",
+    author: str = "the minrnn project",
+    code: str = "envs/behaviour/generate.py of the minrnn project",
+    extra: dict[str, Any] | None = None,
+) -> Path:
+    """Write a Minari data set that any Minari tool reads, and return its folder.
+
+    env_kwargs: arguments of the environment that was recorded. eval_kwargs: of the one that the
+    data is made for, where that is another.
+    Flat observations of an environment with Dict or Tuple observations, in the order of
+    envs.worlds.flat,
+    are stored in parts, as Minari does.
+    Everything is written into a hidden folder beside it, which is renamed at the end: a data set
+    is there as a whole or not at all. Where another process was first, its data set stays.
+    Episodes without an observation after their last step get that step's once more.
+    Raises UserError where the id is taken, an episode is defective, or the disk is full.
+    """
+    check_new(dataset_id)
+    env = make_raw(env_id, env_kwargs=env_kwargs)
+    try:
+        layout = parts(env.observation_space, where=env_id)
+        about = _metadata(dataset_id, episodes, env) | {
+            "algorithm_name": algorithm,
+            "author": [author],
+            "code_permalink": code,
+            "description": description,
+            **(extra or {}),
+        }
+    finally:
+        env.close()
+    if eval_kwargs is not None:
+        evaluated = make_raw(env_id, env_kwargs=eval_kwargs)
+        about["eval_env_spec"] = _spec(evaluated)
+        evaluated.close()
+    # Defects are to be found now, not at the first training.
+    checked = Trajectories.from_episodes(episodes, env_id=env_id, name=dataset_id)
+    if layout[0].path and checked.obs_dim != (width := sum(part.width for part in layout)):
+        raise UserError(
+            f"{dataset_id} has observations of size {checked.obs_dim}, {env_id} has {width} in all "
+            f"its parts; record them with make_env and no obs_keys"
+        )
+    image = _hdf5_image(episodes, layout)
+    about["dataset_size"] = round(len(image) / 1e6, 1)
+    target = root() / dataset_id
+    with _disk_errors(target):
+        root().mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=partial_prefix(dataset_id), dir=root()))
+        try:
+            data = partial / "data"
+            data.mkdir()
+            _write_synced(data / DATA_FILE, image)
+            _write_synced(data / "metadata.json", json.dumps(about).encode())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_namespaces(target.parent)
+            _rename(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def partial_prefix(dataset_id: str) -> str:
+    """Return how the names of hidden folders begin in which this data set is being written."""
+    return f".partial-{dataset_id.replace('/', '.')}-"
+
+
+def _rename(partial: Path, target: Path) -> None:
+    partial.chmod(0o755)  # mkdtemp makes it private
+    try:
+        os.rename(partial, target)
+    except OSError:
+        if not (target / "data" / "metadata.json").is_file():
+            raise
+
+
+def _metadata(
+    dataset_id: str, episodes: Sequence[Episode], env: gym.Env[Any, Any]
+) -> dict[str, Any]:
+    from minari.serialization import serialize_space
+
+    about = {
+        "dataset_id": dataset_id,
+        "data_format": "hdf5",
+        "jpeg_encoding": False,
+        "minari_version": version("minari"),
+        "total_episodes": len(episodes),
+        "total_steps": sum(len(episode.reward) for episode in episodes),
+        "observation_space": serialize_space(env.observation_space),
+        "action_space": serialize_space(env.action_space),
+        "requirements": [f"{name}=={version(name)}" for name in _packages(env)],
+    }
+    if env.spec is not None:
+        about["env_spec"] = _spec(env)
+    return about
+
+
+def _spec(env: gym.Env[Any, Any]) -> str:
+    assert env.spec is not None
+    try:
+        return env.spec.to_json()
+    except ValueError as error:
+        raise UserError(
+            f"{env.spec.id} cannot be named in a file ({error}); register it with an entry "
+            f'point as text: "module:Class"'
+        ) from error
+
+
+def _packages(env: gym.Env[Any, Any]) -> list[str]:
+    used = ["gymnasium", "mujoco"] if hasattr(env.unwrapped, "model") else ["gymnasium"]
+    if type(env.unwrapped).__module__.startswith("gymnasium_robotics"):
+        used.append("gymnasium-robotics")
+    return used
+
+
+def _hdf5_image(episodes: Sequence[Episode], layout: tuple[Part, ...]) -> bytes:
+    """Build the HDF5 file in memory: on a full disk HDF5 itself may crash while it closes a file,
+    plain bytes are written by Python, which reports it."""
+    with h5py.File("image", "w", driver="core", backing_store=False, track_order=True) as file:
+        for i, episode in enumerate(episodes):
+            group = file.create_group(f"episode_{i}")
+            length = len(episode.reward)
+            group.attrs["id"] = i
+            group.attrs["total_steps"] = length
+            if episode.seed is not None:
+                group.attrs["seed"] = episode.seed
+            obs = np.asarray(episode.obs)
+            if len(obs) == length:
+                obs = np.concatenate((obs, obs[-1:]))
+            ends = np.zeros(length, np.bool_)
+            ends[-1] = True
+            _store(group, obs, layout)
+            group["actions"] = episode.action
+            group["rewards"] = np.asarray(episode.reward, np.float64)
+            group["terminations"] = ends & episode.terminated
+            group["truncations"] = ends & (not episode.terminated)
+        file.flush()
+        return file.id.get_file_image()
+
+
+def _store(group: h5py.Group, obs: NDArray[Any], layout: tuple[Part, ...]) -> None:
+    """Store observations (T + 1, O) whole, or in their parts."""
+    if not layout[0].path:
+        group["observations"] = obs
+        return
+    ends = np.cumsum([part.width for part in layout])[:-1]
+    for part, values in zip(layout, np.split(obs, ends, axis=1), strict=True):
+        names = [f"_index_{step}" if isinstance(step, int) else step for step in part.path]
+        group["/".join(["observations", *names])] = part.decode(values)
+
+
+def write_namespaces(folder: Path) -> None:
+    """Mark each level between the root and the data set as a Minari namespace."""
+    while folder != root() and root() in folder.parents:
+        path = folder / "namespace_metadata.json"
+        if not path.exists():
+            path.write_text("{}")
+        folder = folder.parent
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # some file systems report a full disk only here
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write {target} ({error.strerror or error}); nothing was left there: free some "
+            f"space or point MINARI_DATASETS_PATH to a folder that can be written"
+        ) from error

@@ -1,0 +1,1 @@
+"""Environments: how they are made, and what is known about each."""

@@ -1,0 +1,213 @@
+"""Make gymnasium environments: one place for their options, and for errors that name the fix."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import io
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import (
+    EnvSpec,
+    find_highest_version,
+    get_env_id,
+    parse_env_id,
+)
+from numpy.typing import NDArray
+
+from envs.data.trajectories import unlimited
+from envs.errors import UserError, interruptible
+from envs.worlds.flat import FlatObservation
+
+EnvLike = str | Callable[..., gym.Env[Any, Any]]
+"""An environment id, or a function that makes an environment."""
+
+_ROBOTICS = ("Adroit", "AntMaze", "PointMaze", "FrankaKitchen", "Fetch", "HandManipulate")
+
+
+def make_env(
+    env: EnvLike, *, obs_keys: Sequence[str] = (), env_kwargs: Mapping[str, Any] | None = None
+) -> gym.Env[Any, Any]:
+    """Make one environment; Dict and Tuple observations come out as flat vectors (see
+    envs.worlds.flat).
+
+    obs_keys: which parts of a Dict observation, in which order; () is all, sorted by name.
+    env_kwargs: arguments for gym.make (or for the function), beside the id.
+    Raises UserError for an id that is not registered, whose packages are not installed, or that
+    does not take the arguments; and for observations that cannot be made flat.
+    """
+    made = make_raw(env, env_kwargs=env_kwargs)
+    if not obs_keys and not isinstance(made.observation_space, spaces.Dict | spaces.Tuple):
+        return made
+    try:
+        return FlatObservation(made, obs_keys, _name(env, made))
+    except BaseException:
+        made.close()
+        raise
+
+
+def make_raw(env: EnvLike, *, env_kwargs: Mapping[str, Any] | None = None) -> gym.Env[Any, Any]:
+    """Make one environment with its observations as they are.
+
+    Without gymnasium's checker, which costs time at every step. Raises UserError as make_env does.
+    """
+    arguments = dict(env_kwargs or {})
+    if not isinstance(env, str):
+        return env(**arguments)
+    if env.startswith(_ROBOTICS):
+        _register_robotics(env)
+    try:
+        with interruptible(), _quiet_deprecations(), warnings.catch_warnings():
+            # The data decides which version it is compared on; the latest is no better.
+            warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
+            return gym.make(env, **{"disable_env_checker": True, **arguments})
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        raise UserError(
+            f"{env} needs a package that is not installed ({_first_line(error)}); "
+            f'for MuJoCo: pip install "gymnasium[mujoco]"'
+        ) from error
+    except gym.error.Error as error:
+        near = difflib.get_close_matches(env, list(gym.registry), n=3, cutoff=0.5)
+        hint = f"near matches: {', '.join(near)}" if near else _first_line(error)
+        raise UserError(f"{env!r} is not an environment that gymnasium knows; {hint}") from error
+    except Exception as error:  # whatever an environment makes of arguments from a file
+        if env.startswith(_ROBOTICS) and isinstance(error, AssertionError):
+            # mujoco_utils compares joint types, which are no integers any more.
+            raise UserError(
+                f"{env} does not work with the MuJoCo that is installed; "
+                f'pip install "mujoco<3.17" (3.3.7 works)'
+            ) from error
+        if not arguments:
+            raise
+        raise UserError(
+            f"{env} cannot be made with {arguments} ({_first_line(error)}); correct the arguments"
+        ) from error
+
+
+def env_sizes(
+    env: EnvLike, *, obs_keys: Sequence[str] = (), env_kwargs: Mapping[str, Any] | None = None
+) -> tuple[int, int]:
+    """Return the observation and action sizes (O, A) of an environment made by `make_env`.
+
+    Raises UserError where they are not vectors of numbers.
+    """
+    made = make_env(env, obs_keys=obs_keys, env_kwargs=env_kwargs)
+    try:
+        sizes: list[int] = []
+        for kind, space in (("observation", made.observation_space), ("action", made.action_space)):
+            if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+                raise UserError(_unusable(_name(env, made), kind, space))
+            sizes.append(int(space.shape[0]))
+        return sizes[0], sizes[1]
+    finally:
+        made.close()
+
+
+def action_bounds(
+    env: EnvLike, *, env_kwargs: Mapping[str, Any] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the least and the greatest actions (A,) of an environment.
+
+    Raises UserError where they are not vectors of numbers, or have no bounds.
+    """
+    made = make_raw(env, env_kwargs=env_kwargs)
+    try:
+        space = made.action_space
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise UserError(_unusable(_name(env, made), "action", space))
+        if unlimited(space.low).any() or unlimited(space.high).any():
+            raise UserError(
+                f"{_name(env, made)} has actions without bounds ({space}), and policies are scaled "
+                f"to bounds; register it with a bounded action space or choose another environment"
+            )
+        return space.low.astype(np.float32), space.high.astype(np.float32)
+    finally:
+        made.close()
+
+
+def registered(env_id: str) -> EnvSpec | None:
+    """Return how gymnasium makes an id, None where it or the package that has it is not there.
+
+    As in gym.make, what stands before a colon is a module that registers it, to be imported, and
+    an id without a version is that of the latest.
+    """
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            with interruptible():
+                importlib.import_module(module)
+        elif name.startswith(_ROBOTICS):
+            _register_robotics(name)
+        space, plain, number = parse_env_id(name)
+    except (ImportError, UserError, gym.error.Error):
+        return None
+    if number is None and name not in gym.registry:
+        name = get_env_id(space, plain, find_highest_version(space, plain))
+    return gym.registry.get(name)
+
+
+def time_limit(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> int | None:
+    """Return the steps after which an environment made with these arguments is cut, if any."""
+    steps = (env_kwargs or {}).get("max_episode_steps")
+    if steps is None:
+        spec = registered(env_id)
+        steps = None if spec is None else spec.max_episode_steps
+    return steps if steps and steps > 0 else None  # -1 is none, too
+
+
+def _register_robotics(env_id: str) -> None:
+    """Register gymnasium-robotics' environments, or say how to get them."""
+    if env_id in gym.registry:
+        return
+    try:
+        # It prints news about its Adroit environments on import, for all to read.
+        quiet = not env_id.startswith("Adroit")
+        with interruptible(), redirect_stderr(io.StringIO()) if quiet else nullcontext():
+            robotics = importlib.import_module("gymnasium_robotics")
+    except ImportError as error:
+        raise UserError(f"{env_id} needs: pip install gymnasium-robotics") from error
+    gym.register_envs(robotics)
+
+
+@contextmanager
+def _quiet_deprecations() -> Iterator[None]:
+    """Keep MuJoCo's deprecation notes about gymnasium's own XML off the terminal and the disk.
+
+    MuJoCo 4 writes one line for every HalfCheetah made, to stderr and to MUJOCO_LOG.TXT in the
+    working directory. Only the making of an environment is quiet: warnings of the simulation
+    itself, such as an unstable state, still appear.
+    """
+    try:
+        with interruptible():
+            mujoco = importlib.import_module("mujoco")
+        before = mujoco.get_mju_user_warning()
+    except (ImportError, AttributeError):
+        yield
+        return
+    mujoco.set_mju_user_warning(lambda _message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+def _unusable(name: str, kind: str, space: spaces.Space[Any]) -> str:
+    return (
+        f"{name} has the {kind} space {space}; only flat Box spaces and Dicts of them are "
+        f"supported, wrap it or choose another environment"
+    )
+
+
+def _name(env: EnvLike, made: gym.Env[Any, Any]) -> str:
+    return env if isinstance(env, str) else type(made.unwrapped).__name__
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,142 @@
+"""Folders of tensors and facts: what goes in comes out, and nothing is allocated unseen."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agents.storage import tensor_file
+from agents.storage.checkpoint import AGENT, STATE, layout, load_folder, save_folder
+from agents.storage.tensor_folder import read_json
+from envs.errors import UserError
+from tests.tools.fuzz_mutations import JSON, TENSORS, write_sums
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    return {
+        "half": torch.arange(5).bfloat16(),
+        "double": torch.linspace(0, 1, 7, dtype=torch.float64).view(7, 1),
+        "step": torch.tensor(3, dtype=torch.int64),
+        "none": torch.zeros(0, 4),
+        "flags": torch.tensor([True, False, True]),
+        "rng": torch.get_rng_state(),
+        "turned": torch.arange(12, dtype=torch.float32).view(3, 4).T,
+    }
+
+
+def test_every_kind_of_tensor_and_fact_comes_back(tmp_path: Path) -> None:
+    facts = {"best": float("-inf"), "update": 7, "losses": [0.1, 0.2], "sampler": {"a": None}}
+    save_folder(tmp_path / "state", tensors(), facts, STATE)
+    for expected in (None, layout(tensors()), lambda facts, found: layout(tensors())):
+        found, told = load_folder(tmp_path / "state", STATE, expected)
+        assert told == {"format": STATE.format, **facts}
+        assert layout(found) == layout(tensors())
+        for name, tensor in tensors().items():
+            assert torch.equal(found[name], tensor)
+            found[name].zero_()  # memory of its own, that can be written
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": None}, "tensor step is one too many"),
+        ({"more": ((1,), torch.float32)}, "tensor more is missing"),
+        ({"step": ((), torch.int32)}, r"step is torch.int64 \[\], not torch.int32 \[\]"),
+        ({"flags": ((4,), torch.bool)}, r"flags is torch.bool \[3\], not torch.bool \[4\]"),
+    ],
+)
+def test_tensors_other_than_expected_are_named(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    save_folder(tmp_path / "state", tensors(), {}, STATE)
+    expected = {k: v for k, v in {**layout(tensors()), **change}.items() if v is not None}
+    with pytest.raises(UserError, match=rf"the training state in .*{message}"):
+        load_folder(tmp_path / "state", STATE, expected)
+
+
+def write(folder: Path, header: object, size: int, *, claimed: int | None = None) -> None:
+    """Write a folder of AGENT's whose file of tensors has this header and so many bytes of data."""
+    folder.mkdir()
+    (folder / JSON).write_text('{"format": 2}')
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    with (folder / TENSORS).open("wb") as file:
+        file.write((len(text) if claimed is None else claimed).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + size)  # zeros that take no disk
+
+
+def entry(shape: list[Any], begin: int, end: int, dtype: object = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("header", "size", "claimed", "message"),
+    [
+        (b"{}", 0, 2**63, "its header of 9223372036854775808 bytes is not one"),
+        (b"{}" + b" " * 1_000_001, 0, None, "header of 1000003 bytes is not one"),
+        (b"{}", 0, 3, "its header of 3 bytes is not one"),
+        (b"[]", 0, None, "its header is no object"),
+        (b"[" * 10_000, 0, None, "its header is not JSON"),
+        ({"a": entry([2], 0, 8), "b": entry([1], 4, 8)}, 8, None, "the data of b overlap"),
+        ({"a": entry([2], 0, 8), "b": entry([1], 12, 16)}, 16, None, "the data of b .*leave a gap"),
+        ({"a": entry([2], 0, 8)}, 9, None, "it has .* bytes, its header speaks of"),
+        ({"a": entry([2], 0, 8)}, 7, None, "it has .* bytes, its header speaks of"),
+        ({"a": entry([3], 0, 8)}, 8, None, "do not have the size of its shape"),
+        ({"a": entry([2**40, 2**40], 0, 8)}, 8, None, "do not have the size of its shape"),
+        ({"a": entry([-2, -1], 0, 8)}, 8, None, "impossible shape"),
+        ({"a": entry([2.0], 0, 8)}, 8, None, "impossible shape"),
+        ({"a": entry([True], 0, 4)}, 4, None, "impossible shape"),
+        ({"a": entry([1] * 9, 0, 4)}, 4, None, "impossible shape"),
+        ({"a": entry([2], 0, 8, "F8_E4M3")}, 8, None, "unknown dtype"),
+        ({"a": entry([2], 0, 8, ["F32"])}, 8, None, "unknown dtype"),
+        ({"a": entry([2], 0, 8) | {"x": 1}}, 8, None, "entry of a is not one"),
+        ({"a": 1}, 0, None, "entry of a is not one"),
+    ],
+)
+def test_a_header_that_is_wrong_is_refused(
+    tmp_path: Path, header: object, size: int, claimed: int | None, message: str
+) -> None:
+    write(tmp_path / "a", header, size, claimed=claimed)
+    write_sums(tmp_path / "a")
+    with pytest.raises(UserError, match=message):
+        load_folder(tmp_path / "a", AGENT)
+
+
+def test_a_large_file_of_another_shape_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 10**12
+    write(tmp_path / "a", {"a": entry([size // 4], 0, size)}, size)
+    (tmp_path / "a" / "SHA256SUMS").write_text(f"{'0' * 64}  {TENSORS}\n")
+    (tmp_path / "a" / JSON).write_text('{"format": 1}')
+    monkeypatch.setattr(tensor_file.torch, "empty", None)
+    with pytest.raises(UserError, match=r"a is torch.float32 \[250000000000\], not"):
+        load_folder(tmp_path / "a", AGENT, {"a": ((2,), torch.float32)})
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes and devices in folders")
+@pytest.mark.parametrize("name", [JSON, TENSORS, "SHA256SUMS"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "circle"])
+def test_what_is_no_file_is_neither_waited_for_nor_read(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    save_folder(tmp_path / "a", {}, {}, AGENT)
+    path = tmp_path / "a" / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path.name)
+    with pytest.raises(UserError, match=r"no checkpoint in|is no file|missing"):
+        load_folder(tmp_path / "a", AGENT)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 10_000, "9" * 10_000, "\xff", "{}" + " " * 100])
+def test_json_that_is_wrong_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"a\.json is damaged \(.*remove it"):
+        read_json(tmp_path / "a.json", 50 if "}" in text else 20_000)

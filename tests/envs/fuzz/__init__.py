@@ -1,4 +1,0 @@
-"""Mutated data files against the readers: read, refused with one line, or a defect of ours.
-
-python -m tests.envs.fuzz --count 10000 --seed 0 --keep FOLDER
-"""

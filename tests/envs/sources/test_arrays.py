@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from envs import sources
+from envs.errors import UserError
+from envs.sources import arrays
+from tests.support.toys import ACTION, OBS, register
+
+
+def save(path: Path, steps: int = 12, **more: Any) -> Path:
+    rng = np.random.default_rng(0)
+    flat = {
+        "observations": rng.normal(size=(steps, OBS)),
+        "actions": rng.uniform(-2, 2, (steps, ACTION)),
+        "rewards": rng.normal(size=steps),
+    }
+    np.savez(path, **{k: v for k, v in (flat | more).items() if v is not None})
+    return path
+
+
+def flags(*places: int) -> np.ndarray[Any, Any]:
+    return np.isin(np.arange(12), places)
+
+
+def test_episodes_end_where_their_lengths_say(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", episode_lengths=np.array([3, 9]))
+    episodes = arrays.read_npz(path, 40)
+    assert [len(e.reward) for e in episodes] == [3, 9]
+    assert not any(e.terminated for e in episodes)
+
+
+def test_episodes_end_at_terminals_and_timeouts_and_the_last_may_be_cut(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", terminals=flags(2), timeouts=flags(6))
+    episodes = arrays.read_npz(path, 40)
+    assert [(len(e.reward), e.terminated) for e in episodes] == [(3, True), (4, False), (5, False)]
+
+
+def test_a_terminal_at_the_time_limit_is_no_termination(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", terminal=flags(3, 9).astype(np.float32)[:, None])
+    ended = [(len(e.reward), e.terminated) for e in arrays.read_npz(path, 4)]
+    assert ended == [(4, False), (6, True), (2, False)]
+
+
+def test_the_observation_after_the_last_step_is_taken_where_it_is_known(tmp_path: Path) -> None:
+    after = np.full((12, OBS), 7.0)
+    path = save(tmp_path / "a.npz", next_observations=after, episode_lengths=np.array([5, 7]))
+    first, second = arrays.read_npz(path, None)
+    assert len(first.obs) == 6
+    assert (first.obs[5] == 7).all()
+    assert (second.obs[:7] != 7).all()
+
+
+def test_a_file_becomes_a_minari_data_set(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.npz", episode_lengths=np.array([3, 9]), rewards=np.ones((12, 1)))
+    assert arrays.main([str(path), "--env-id", register(), "--id", "me/human-v0"]) == 0
+    data = sources.load("me/human-v0")
+    assert data.lengths.tolist() == [3, 9]
+    assert data.returns.tolist() == [3, 9]
+    assert np.abs(data.action).max() == 1.0  # they reached 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"actions": None}, "has no actions; it has: observations, rewards"),
+        ({"rewards": np.zeros(5)}, "12 observations, 12 actions, 5 rewards"),
+        ({"episode_lengths": np.array([3, 3])}, "add up to 6, of 12"),
+        ({"episode_lengths": np.array([15, -3])}, "has -3 for episode 1"),
+        ({"episode_lengths": np.array([12, 0])}, "has 0 for episode 1"),
+        ({"episode_lengths": np.array([3.5, 8.5])}, "has 3.5 for episode 0"),
+        ({"terminals": np.zeros(5)}, "terminals has 5 entries for 12 steps"),
+        ({"timeouts": np.zeros(13)}, "timeouts has 13 entries for 12 steps"),
+        ({"terminals": np.array(["no"] * 12)}, "terminals is of type <U2"),
+        ({"actions": np.array(0.0)}, "actions is of type float64 and shape"),
+        ({"next_observations": np.zeros((12, OBS + 1))}, "next_observations"),
+        (
+            {k: np.zeros((0, 1)) for k in ("observations", "actions", "rewards")},
+            "has no steps",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(
+    tmp_path: Path, more: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(tmp_path / "a.npz", **more)
+    with pytest.raises(UserError, match=message):
+        arrays.read_npz(path, None)
+    assert arrays.main([str(path), "--env-id", register(), "--id", "me/human-v0"]) == 2
+    assert capsys.readouterr().err.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_a_file_that_cannot_be_read_is_one_line(
+    tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.npz"
+    if content is not None:
+        path.write_bytes(content)
+    assert arrays.main([str(path), "--env-id", register(), "--id", "me/human-v0"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert error.count("\n") == 0
+    assert not sources.minari.exists("me/human-v0")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from envs.errors import UserError
-from envs.sources.download import download, fetch, http
+from envs.sources.download import fetch, http
 from tests.support.loopback import Fault, Server, running
 
 ROOT = Path(__file__).parents[3]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DEPTH = 3
 """How far below a report's folder its runs may lie: runs/<data set>/<run>."""
 DESCRIPTION = """Play runs' checkpoints in their environment, asking for each target return.
-Prints a table with its protocol; writes rows.json (every episode), rows.html (one page with
+Prints a table with its protocol; writes report.json (every episode), report.html (one page with
 all figures) and figures/. Runs that differ by their seed alone are pooled; others are compared."""
 
 
@@ -64,7 +64,7 @@ class Options:
     figures: Literal["png", "pdf", "svg"] = "png"
     """Format of the files in figures/; pdf and svg are sharp at any size, for a paper."""
     video: bool = False
-    """Film the best, the median and the worst episode of the largest target, for rows.html."""
+    """Film the best, the median and the worst episode of the largest target, for report.html."""
     watch: bool = False
     """Show one episode of the largest target, or of each in --targets, as it is played; no report.
     In a window where there is a display, and in the terminal."""
@@ -130,7 +130,7 @@ def report(found: list[Checkpoint], plan: Plan, options: Options) -> None:
         format=options.figures,
     )
     say(rows.text(entries))
-    say(f"\n{folder}: rows.html, rows.json, figures/")
+    say(f"\n{folder}: report.html, report.json, figures/")
 
 
 def watch(checkpoint: Checkpoint, plan: Plan) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import stat
@@ -39,10 +40,32 @@ class Kind(NamedTuple):
     """The version that is written, and the newest that is read."""
     max_facts: int
     """Bytes of JSON; once read, they may take thirty times as much."""
+    weights: tuple[str, ...]
+    """What the names of the model's tensors begin with."""
 
 
-AGENT = Kind("checkpoint", "agent.json", "model.safetensors", 2, 1_000_000)
-STATE = Kind("training state", "state.json", "state.safetensors", 2, 16_000_000)
+AGENT = Kind("checkpoint", "agent.json", "model.safetensors", 2, 1_000_000, ("",))
+STATE = Kind(
+    "training state",
+    "state.json",
+    "state.safetensors",
+    2,
+    16_000_000,
+    ("model.", "average.module.", "optimizer."),
+)
+RENAMES: dict[int, dict[str, str]] = {
+    3: {
+        "obs_mean": "normaliser.obs_mean",
+        "obs_std": "normaliser.obs_std",
+        "return_scale": "normaliser.return_scale",
+        "rtg_low": "normaliser.rtg_low",
+        "rtg_high": "normaliser.rtg_high",
+        "action_low": "head.action_low",
+        "action_high": "head.action_high",
+    },
+}
+"""By the format that changed them: the old and the new names of the model's tensors, or the parts
+of a module's name before a dot. Folders of older formats are read with the new names."""
 _WITH_SUMS = 2
 """The first format whose folders have checksums."""
 
@@ -107,7 +130,10 @@ def load_folder(
         with _open(folder / kind.tensors) as file:
             digest = hashlib.sha256()
             entries = tensor_file.read_header(file, digest)
+            entries = [e._replace(name=_renamed(e.name, kind, version)) for e in entries]
             found = {entry.name: (entry.shape, entry.dtype) for entry in entries}
+            if len(found) != len(entries):
+                raise Damaged("a tensor has both its old and its new name")
             if expected is not None:
                 _compare(found, expected(facts, found) if callable(expected) else expected)
             tensors = tensor_file.read_tensors(file, entries, digest)
@@ -132,6 +158,17 @@ def refused(folder: Path, kind: Kind) -> Iterator[None]:
         raise Refused(
             f"the {kind.what} in {folder} is damaged ({error})", "take another one, or train again"
         ) from None
+
+
+def _renamed(name: str, kind: Kind, version: int) -> str:
+    # Return the name that a tensor of a folder of format `version` has in the present format.
+    for since in sorted(RENAMES):
+        if version < since <= kind.format:
+            for start, (old, new) in itertools.product(kind.weights, RENAMES[since].items()):
+                if f"{name}.".startswith(f"{start}{old}."):
+                    name = start + new + name.removeprefix(start + old)
+                    break
+    return name
 
 
 def _compare(found: Layout, wanted: Layout) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from agents.storage import tensor_file
+from agents.storage import tensor_file, tensor_folder
 from agents.storage.checkpoint import AGENT, STATE, layout, load_folder, save_folder
 from agents.storage.tensor_folder import read_json
 from envs.errors import UserError
@@ -57,6 +57,43 @@ def test_tensors_other_than_expected_are_named(
     expected = {k: v for k, v in {**layout(tensors()), **change}.items() if v is not None}
     with pytest.raises(UserError, match=rf"the training state in .*{message}"):
         load_folder(tmp_path / "state", STATE, expected)
+
+
+def test_tensors_of_an_older_format_are_read_by_their_new_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["obs_mean", "obs_mean_too", "head.weight", "stack.0.b"]
+    new = ["norm.mean", "obs_mean_too", "out.linear.weight", "stack.0.b"]
+    changes = {8: {"obs_mean": "norm.m", "head": "out"}, 9: {"norm.m": "norm.mean"}}
+    monkeypatch.setattr(tensor_folder, "RENAMES", changes | {9: changes[9] | {"out": "out.linear"}})
+    starts = {AGENT: [""], STATE: ["model.", "average.module.", "optimizer.", "other."]}
+    for kind, begins in starts.items():
+        save = {f"{begin}{name}": torch.tensor(3.0) for begin in begins for name in names}
+        save_folder(tmp_path / "a", save, {}, kind._replace(format=7))
+        last = dict(zip(names, new, strict=True))
+        for read, then in ((7, {}), (9, last), (99, last)):
+            wanted = {
+                begin + (name if begin == "other." else then.get(name, name))
+                for begin in begins
+                for name in names
+            }
+            layouts: list[Any] = []
+
+            def expected(_: Any, found: Any, seen: list[Any] = layouts) -> Any:
+                seen.append(found)
+                return found
+
+            loaded, _ = load_folder(tmp_path / "a", kind._replace(format=read), expected)
+            assert set(loaded) == set(layouts[0]) == wanted
+        save_folder(tmp_path / "a", save, {}, kind._replace(format=9))
+        assert set(load_folder(tmp_path / "a", kind._replace(format=9))[0]) == set(save)
+
+
+def test_a_tensor_that_is_there_by_both_names_is_damage(tmp_path: Path) -> None:
+    both = {"obs_mean": torch.zeros(1), "normaliser.obs_mean": torch.ones(1)}
+    save_folder(tmp_path / "a", both, {}, AGENT._replace(format=2))
+    with pytest.raises(UserError, match="both its old and its new name"):
+        load_folder(tmp_path / "a", AGENT._replace(format=3))
 
 
 def write(folder: Path, header: object, size: int, *, claimed: int | None = None) -> None:

@@ -21,6 +21,9 @@ Preset = Literal[
     "dt", "daaren", "ds4", "dmamba", "dxlstm", "drwkv", "dlstm", "dgru",
 ]  # fmt: skip
 
+CELL_OPTIONS = ("expansion", "candidate", "forget_bias", "learn_initial_state", "signed")
+"""Fields of ModelConfig that are options of cells; `cell` holds any others."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -74,6 +77,22 @@ class ModelConfig:
         if self.rtg_scales > 12:
             raise ValueError(f"rtg-scales must be at most 12, not {self.rtg_scales}")
         _fraction(self, "dropout")
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        """The names in `backbone`: one, or one for each layer."""
+        names = tuple(name.strip() for name in self.backbone.split(","))
+        if "" in names:
+            raise ValueError(f"--model.backbone has an empty name: {self.backbone!r}")
+        return names
+
+    @property
+    def cell_options(self) -> dict[str, Any]:
+        """The options of the cell that were changed, so that a cell need not know all of them."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self) if f.name in CELL_OPTIONS}
+        given = {name: getattr(self, name) for name in defaults}
+        changed = {k: v for k, v in given.items() if v not in (None, 0, defaults[k])}
+        return changed | self.cell
 
 
 @dataclass(frozen=True)
@@ -247,7 +266,7 @@ class DataInfo:
 
 
 TARGET_QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
-FORGET_BIAS = {"minlstm": 3.0, "mingru": 0.0, "lstm": 0.0}  # of the cells that have one
+HAVE_FORGET_BIAS = {"mingru", "minlstm", "lstm"}
 
 
 def resolve(config: Config, info: DataInfo) -> Config:
@@ -270,9 +289,7 @@ def resolve(config: Config, info: DataInfo) -> Config:
         )
     model = config.model
     if model.forget_bias is None:
-        names = {name.strip() for name in model.backbone.split(",")}
-        biases = {FORGET_BIAS[name] for name in names if name in FORGET_BIAS}
-        bias = biases.pop() if len(biases) == 1 else 0.0
+        bias = 3.0 if HAVE_FORGET_BIAS & {*model.backbones} == {"minlstm"} else 0.0
         model = dataclasses.replace(model, forget_bias=bias)
     return dataclasses.replace(config, model=model, data=data, eval=evaluation)
 

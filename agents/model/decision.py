@@ -142,26 +142,13 @@ class DecisionModel(nn.Module):
 
 
 def stack_config(config: ModelConfig) -> minrnn.StackConfig:
-    """Return the part of `config` that describes the stack.
-
-    Only options that were changed go to the cell, so that a cell need not know them all.
-    """
-    plain = {
-        "expansion": 1.0,
-        "candidate": "g",
-        "forget_bias": 0.0,
-        "learn_initial_state": False,
-        "signed": False,
-    }
-    asked = {name: getattr(config, name) for name in plain}
-    names = [name.strip() for name in config.backbone.split(",")]
-    if "" in names:
-        raise ValueError(f"--model.backbone has an empty name: {config.backbone!r}")
+    """Return the part of `config` that describes the stack."""
+    names = config.backbones
     return minrnn.StackConfig(
         dim=config.dim,
         num_layers=config.num_layers,
-        backbone=tuple(names) if len(names) > 1 else names[0],
-        cell={k: v for k, v in asked.items() if v not in (None, plain[k])} | config.cell,
+        backbone=names[0] if len(names) == 1 else names,
+        cell=config.cell_options,
         mlp_ratio=config.mlp_ratio,
         activation=config.activation,
         norm=config.norm,

@@ -19,7 +19,7 @@ from configs import (
     resolve,
     to_dict,
 )
-from configs.base import quantile
+from configs.base import CELL_OPTIONS, quantile
 
 INFO = DataInfo(env_id="Hopper-v5", returns=(5.0, 10.0, 40.0), max_length=900, horizon=1000)
 
@@ -65,6 +65,41 @@ def test_a_time_embedding_shorter_than_the_episode_is_refused():
     config = Config(model=ModelConfig(timestep_embedding=500))
     with pytest.raises(ValueError, match=r"500 is shorter than an episode \(1000 steps\)"):
         resolve(config, INFO)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "bias"),
+    [
+        *(("mingru", 0.0), ("minlstm", 3.0), ("gru", 0.0), ("minlstm, gru", 3.0)),
+        *(("mingru,minlstm", 0.0), ("lstm,minlstm", 0.0)),
+    ],
+)
+def test_the_forget_bias_depends_on_the_cells(backbone, bias):
+    model = resolve(Config(model=ModelConfig(backbone=backbone)), INFO).model
+    assert model.forget_bias == bias
+    assert model.cell_options == ({"forget_bias": bias} if bias else {})
+    assert ModelConfig(forget_bias=1.5, backbone=backbone).cell_options == {"forget_bias": 1.5}
+
+
+def test_cells_get_the_options_that_were_changed():
+    assert ModelConfig().cell_options == {}
+    changed = {
+        "expansion": 2.0,
+        "candidate": "tanh",
+        "forget_bias": 1.0,
+        "learn_initial_state": True,
+        "signed": True,
+    }
+    model = ModelConfig(**changed, cell={"window": 3, "signed": False})
+    assert model.cell_options == changed | {"window": 3, "signed": False}
+    assert set(changed) == set(CELL_OPTIONS)
+
+
+def test_backbones_are_the_names_between_commas():
+    assert ModelConfig(backbone="mingru").backbones == ("mingru",)
+    assert ModelConfig(backbone="mingru , gru").backbones == ("mingru", "gru")
+    with pytest.raises(ValueError, match="empty name: 'mingru,'"):
+        _ = ModelConfig(backbone="mingru,").backbones
 
 
 @pytest.mark.parametrize(

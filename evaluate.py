@@ -13,6 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see train.py
 
 import tyro
 
+from configs import cli
 from envs.errors import UserError
 from envs.script import run_script
 
@@ -74,7 +75,7 @@ class Options:
 
 def main(arguments: list[str] | None = None) -> None:
     """Load, then show, export, or play and report."""
-    options = tyro.cli(Options, args=arguments, description=DESCRIPTION)
+    options = cli.command_line(Options, arguments, DESCRIPTION)
     check(options)
 
     from agents.evaluation import checkpoints, compare

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
+import shutil
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
 
+import docstring_parser
 import tyro
 
 from configs import saved
 from configs.base import Config
 from configs.presets import PRESETS
+
+Options = TypeVar("Options")
 
 
 def parse(arguments: Sequence[str] | None, description: str) -> Config:
@@ -41,7 +48,7 @@ def parse(arguments: Sequence[str] | None, description: str) -> Config:
     if given.resume is not None:
         return _resumed(given.resume, arguments, description, early)
     default = dataclasses.replace(PRESETS[given.preset], preset=given.preset)
-    found = tyro.cli(Config, args=arguments, default=default, description=description)
+    found = command_line(Config, arguments, description, default)
     model, preset = found.model, default.model
     if model.backbone != preset.backbone and model.cell == preset.cell:
         # The preset's options are those of its own cell.
@@ -56,7 +63,7 @@ def _resumed(
         begun = saved.read(folder)
     except ValueError as error:
         early.exit(2, f"error: {error}\n")
-    found = tyro.cli(Config, args=arguments, default=begun, description=description)
+    found = command_line(Config, arguments, description, begun)
     elsewhere = found.run_dir is None or found.run_dir.resolve() != folder.resolve()
     if others := saved.changed(found, begun) + ["--run-dir"] * elsewhere:
         early.exit(
@@ -65,3 +72,39 @@ def _resumed(
             "or begin another run\n",
         )
     return dataclasses.replace(found, run_dir=folder, resume=folder)
+
+
+def command_line(
+    kind: type[Options],
+    arguments: Sequence[str] | None,
+    description: str,
+    default: Options | None = None,
+) -> Options:
+    """Return the dataclass `kind` that `arguments` (default: sys.argv) describe.
+
+    Its --help wraps every text to the width of the terminal; tyro alone would keep the line breaks
+    of the source.
+    """
+    _reflow(kind)
+    columns = shutil.get_terminal_size().columns - 2
+    # A line that begins with a letter would be joined to the one before.
+    wrapped = textwrap.indent(textwrap.fill(" ".join(description.split()), columns), "  ")
+    more: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=arguments, description=wrapped, **more)
+
+
+def _reflow(kind: Any) -> None:
+    """Annotate the fields of a dataclass with their docstrings, as paragraphs without line breaks.
+
+    The same for dataclasses among its fields and its bases.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    for base in filter(dataclasses.is_dataclass, kind.__mro__):
+        for param in docstring_parser.parse_from_object(base).params:
+            if param.arg_name in base.__annotations__:
+                paragraphs = re.split(r"\n\s*\n", param.description or "")
+                text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+                hint = Annotated[hints[param.arg_name], tyro.conf.arg(help=text)]
+                base.__annotations__[param.arg_name] = hint
+    for hint in filter(dataclasses.is_dataclass, get_type_hints(kind).values()):
+        _reflow(hint)

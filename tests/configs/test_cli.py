@@ -1,0 +1,59 @@
+"""The help texts of train.py and evaluate.py, at several widths of the terminal."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+import evaluate
+import train
+
+SCRIPTS = {"train.py": train, "evaluate.py": evaluate}
+EDGE = 4  # a box's borders, and the space beside each
+
+
+@functools.cache
+def help_text(script, columns, checkout):
+    environment = os.environ | {"COLUMNS": str(columns), "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, script, "--help"]
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, check=True)
+    return done.stdout.decode()
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_breaks_lines_only_where_the_next_word_does_not_fit(script, columns, checkout):
+    text = help_text(script, columns, checkout)
+    assert max(map(len, text.splitlines())) <= columns
+    lines = [line[1:-1] if line.startswith("│") else "" for line in text.splitlines()]
+    wrapped = 0
+    for line, following in itertools.pairwise(lines):
+        indent = len(following) - len(following.lstrip())
+        if indent < 6 or line[:indent].strip() or not following.strip():
+            continue  # another option, or the first line of its help
+        word = re.findall(r"[^\s,]+,?", following)[0]
+        wrapped += 1
+        assert len(f"{line.strip()} {word}") > columns - EDGE - indent + 1, (line, following)
+    assert wrapped > 5
+
+
+def test_a_wide_terminal_has_whole_sentences_in_its_two_columns(checkout):
+    lines = help_text("train.py", 160, checkout).splitlines()
+    left = [re.split("│+", line)[1].strip() for line in lines if line.startswith("│")]
+    assert "the same seed and threads give the same weights." in " ".join(left)
+
+
+@pytest.mark.parametrize("columns", [60, 100, 160])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_description_is_wrapped_to_the_terminal(script, columns, checkout):
+    shown = help_text(script, columns, checkout).split("\n\n")[1].splitlines()
+    assert max(map(len, shown)) <= columns
+    assert " ".join(shown).split() == SCRIPTS[script].DESCRIPTION.split()
+    for line, following in itertools.pairwise(shown):
+        assert len(f"{line} {following.split()[0]}") > columns - 2

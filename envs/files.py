@@ -1,4 +1,7 @@
-"""Folders and files that appear whole or not at all: written aside, synced, renamed."""
+"""Files and folders that appear whole or not at all, and locks between processes.
+
+What is new is written aside, synced and renamed.
+"""
 
 from __future__ import annotations
 
@@ -7,62 +10,77 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from tqdm import tqdm
 
 from envs.errors import UserError
 
 WRITING, OLD = ".writing-", ".old-"
-"""How names begin of what is written or removed, and of what makes room for a new one."""
+"""Prefixes of names: of what is being written or removed, and of what makes room for a new one."""
 
 
 class CannotWrite(UserError):
-    """A full or failing disk: nothing was left half-written."""
+    """The disk is full or fails; nothing was left half-written."""
 
-    def __init__(self, target: Path, error: object) -> None:
+    def __init__(self, target: Path, error: object, advice: str = "choose another folder") -> None:
         self.what = f"cannot write {target}: {error}; nothing was left half-written"
-        super().__init__(f"{self.what}; free some space or choose another folder")
+        super().__init__(f"{self.what}; free some space or {advice}")
 
 
 class atomic_folder:
-    """Context: a folder to write into, which replaces `target` when the block succeeds."""
+    """Context: an empty folder to write into, which becomes `target` when the block succeeds.
 
-    def __init__(self, target: Path) -> None:
-        self.target = target
+    replace: whether it takes the place of an existing `target`; otherwise that one stays, and the
+    new one is dropped: another process was first.
+    aside: the path that the new folder's name begins with until then, on the same file system.
+    advice: what the message of CannotWrite tells the user to do. Every OSError becomes one.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        *,
+        replace: bool = True,
+        aside: Path | None = None,
+        advice: str = "choose another folder",
+    ) -> None:
+        self.target, self._replace, self._advice = target, replace, advice
+        self._prefix = aside or target.with_name(WRITING)
 
     def __enter__(self) -> Path:
         try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            self.aside = Path(tempfile.mkdtemp(dir=self.target.parent, prefix=WRITING))
+            for folder in (self.target.parent, self._prefix.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            self.aside = Path(tempfile.mkdtemp(dir=self._prefix.parent, prefix=self._prefix.name))
         except OSError as error:
-            raise CannotWrite(self.target, error) from None
+            raise CannotWrite(self.target, error, self._advice) from None
         return self.aside
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         try:
             if error is None:
-                for file in self.aside.iterdir():
-                    file.chmod(0o644)  # safetensors makes them readable for their owner alone
-                    _sync(file)
-                _sync(self.aside)
-                os.chmod(self.aside, 0o755)
-                replace_folder(self.aside, self.target)
+                for path in (*self.aside.rglob("*"), self.aside):
+                    # safetensors and mkdtemp make them readable for their owner alone.
+                    path.chmod(0o755 if path.is_dir() else 0o644)
+                    _sync(path)
+                (replace_folder if self._replace else _add_folder)(self.aside, self.target)
         except OSError as failure:
             error = failure
         finally:
             shutil.rmtree(self.aside, ignore_errors=True)
-        # safetensors reports a full disk as its own error, with the cause in the text.
-        if isinstance(error, OSError | SafetensorError):
-            raise CannotWrite(self.target, error) from None
+        if isinstance(error, OSError):
+            raise CannotWrite(self.target, error, self._advice) from None
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Rename `new` to `target`, in the same folder, in whose place something may be.
+    """Rename the folder `new` to `target`, in the same folder; an existing target is replaced.
 
-    A folder cannot be renamed over a full one: it steps aside first, so that a kill in between
-    leaves the old one under a name that is easy to find (old_name), and never a mixture.
+    A folder cannot be renamed over one with files. So the old one is renamed first: a kill in
+    between leaves it under a name that is easy to find (old_name), and never a mixture of the two.
     """
     old = old_name(target)
     _delete(old)
@@ -78,8 +96,16 @@ def replace_folder(new: Path, target: Path) -> None:
     _sync(target.parent)
 
 
+def _add_folder(new: Path, target: Path) -> None:
+    try:
+        os.rename(new, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
 def remove_folder(folder: Path) -> None:
-    """Remove a folder that may be missing, so that a kill in between leaves none that is half."""
+    """Remove a folder, if it exists, so that a kill never leaves a part of it under its name."""
     aside = folder.with_name(f"{WRITING}{folder.name}")
     _delete(aside)
     with contextlib.suppress(OSError):
@@ -88,7 +114,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Undo or end what kills left in the middle of in a folder, which nobody else writes into."""
+    """Complete or undo what killed processes left unfinished; no other may write into `folder`."""
     for path in folder.glob(f"{WRITING}*"):
         _delete(path)
     for old in folder.glob(f"{OLD}*"):
@@ -100,14 +126,14 @@ def recover(folder: Path) -> None:
 
 
 def old_name(target: Path) -> Path:
-    """Return where `target` is for a moment, while a new one takes its place."""
+    """Return the name that the old `target` has while a new one takes its place."""
     return target.with_name(f"{OLD}{target.name}")
 
 
 def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:  # of a link to a folder, that folder stays
+    else:  # for a link to a folder, only the link
         path.unlink(missing_ok=True)
 
 
@@ -125,14 +151,59 @@ def write_json(path: Path, values: object) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically; UserError where the disk is full or not writable."""
+    """Write `content` to `path` atomically; CannotWrite where the disk is full or not writable."""
     aside = path.with_name(f"{WRITING}{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside.write_bytes(content)
-        _sync(aside)
-        os.replace(aside, path)
+        replace_file(aside, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise CannotWrite(path, error) from None
+
+
+def replace_file(new: Path, target: Path) -> None:
+    """Rename the file `new` to `target` after its bytes have reached the disk."""
+    _sync(new)
+    os.replace(new, target)
+
+
+@contextmanager
+def locked(
+    lock: Path,
+    *,
+    busy: str = "",
+    work: str = "",
+    advice: str = "choose another folder",
+    progress: bool = True,
+) -> Iterator[None]:
+    """Context: hold a lock file; the system releases it when the process ends, however it ends.
+
+    lock: its folder is made; the empty file stays.
+    busy: where another process holds the lock, a UserError with this text; without it, wait.
+    work: completes "waiting for another process that ...".
+    advice: completes the UserError where the folder cannot be written.
+    File systems without locks (some network drives) are used without.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire(timeout=0)
+    except Timeout:
+        if busy:
+            raise UserError(busy) from None
+        title = f"waiting for another process that {work}"
+        with tqdm(desc=title, bar_format="{desc}", leave=False, disable=not progress):
+            held.acquire()
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write in {lock.parent} ({reason}); {advice}") from error
+    try:
+        yield
+    finally:
+        held.release()

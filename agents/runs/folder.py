@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from configs import Config, saved
+from envs import files
 from envs.errors import UserError
 
 RESULTS = "results.json"
@@ -54,16 +53,6 @@ def make_folder(config: Config) -> Path:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Context: no other process writes into the run; UserError where one does."""
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"{folder} is being trained by another process: wait for it, or stop it"
-        ) from None
-    except NotImplementedError:  # some network drives have no locks
-        pass
-    try:
+    busy = f"{folder} is being trained by another process: wait for it, or stop it"
+    with files.locked(folder / LOCK, busy=busy):
         yield
-    finally:
-        lock.release()

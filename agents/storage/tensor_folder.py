@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -94,7 +95,10 @@ def save_folder(
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_folder(folder) as aside:
-        save_file(plain, aside / kind.tensors)
+        try:
+            save_file(plain, aside / kind.tensors)
+        except SafetensorError as error:  # so it reports a full disk
+            raise OSError(str(error)) from error
         text = json.dumps({"format": kind.format, **facts}, indent=2) + "\n"
         (aside / kind.facts).write_text(text, encoding="utf-8")
         sums = "".join(f"{_sha256(aside / n)}  {n}\n" for n in (kind.facts, kind.tensors))

@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 
 from envs.data.trajectories import Trajectories
 from envs.errors import one_line
+from envs.files import atomic_folder
 
 VERSION = 1
 """Of the format and of the repairs: what an older version made is not read."""
@@ -134,43 +134,28 @@ def _check(made: Trajectories) -> None:
 
 
 def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
-    """Write a data set into a hidden folder beside its place, and rename it at the end.
-
-    broken: whether to replace what is there; else another process was first, with the same.
-    """
+    """Keep a data set in a folder. broken: whether to remove first what is there."""
     base, size = folder.parent, _size(made)
     base.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(base).free
     if free < 1.1 * size + 1e8:
         raise OSError(f"{size / 1e6:.0f} MB do not fit, {free / 1e6:.0f} MB are free")
-    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=base))
-    try:
-        partial.chmod(0o755)  # mkdtemp makes it private; other users may share the cache
-        sizes = {name: _write(partial / f"{name}.npy", getattr(made, name)) for name in _ARRAYS}
-        fields = {
-            field.name: getattr(made, field.name)
-            for field in dataclasses.fields(made)
-            if field.name not in (*_ARRAYS, "weights")
-        }
+    fields = {
+        field.name: getattr(made, field.name)
+        for field in dataclasses.fields(made)
+        if field.name not in (*_ARRAYS, "weights")
+    }
+    if broken:
+        shutil.rmtree(folder, ignore_errors=True)
+    # Where another process is first, its entry is the same.
+    with atomic_folder(folder, replace=False, aside=base / _PARTIAL) as partial:
+        sizes: dict[str, int] = {}
+        for name in _ARRAYS:
+            path = partial / f"{name}.npy"
+            np.save(path, getattr(made, name))
+            sizes[name] = path.stat().st_size
         (partial / "about.json").write_text(json.dumps({"sizes": sizes, "fields": fields}))
-        if broken:
-            shutil.rmtree(folder, ignore_errors=True)
-        try:
-            os.rename(partial, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     _drop_least_recent(base, keep=folder)
-
-
-def _write(path: Path, values: Any) -> int:
-    with open(path, "wb") as file:
-        np.save(file, values)
-        file.flush()
-        os.fsync(file.fileno())  # a name must not be there before what it names
-        return file.tell()
 
 
 def _drop_least_recent(base: Path, keep: Path) -> None:

@@ -13,9 +13,9 @@ from envs.behaviour.mixes import ENVIRONMENTS, stages
 from envs.behaviour.mixes import fingerprint as mix_fingerprint
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError
-from envs.lock import one_at_a_time
+from envs.files import locked
 from envs.sources import minari
-from envs.sources.minari.writer import partial_prefix
+from envs.sources.minari.folder import OTHER_ROOT, hidden
 from envs.worlds.catalog import LOCAL_DATA
 
 _RECIPE = "minrnn_recipe"  # metadata: the digest of the mix, so that a stale data set is noticed
@@ -98,10 +98,13 @@ def _pointmaze(family: str, level: str, seed: int, progress: bool) -> dict[str, 
 @contextmanager
 def _one_at_a_time(dataset_id: str, progress: bool) -> Iterator[None]:
     """Hold a lock on this data set, and clear what a killed process has left of it."""
-    folder = minari.root()
-    lock = folder / f".lock-{dataset_id.replace('/', '.')}"
-    fix = "point MINARI_DATASETS_PATH to a folder that can be written"
-    with one_at_a_time(lock, f"makes {dataset_id}", fix=fix, progress=progress):
-        for leftover in folder.glob(f"{partial_prefix(dataset_id)}*"):
+    with locked(
+        hidden("lock", dataset_id),
+        work=f"makes {dataset_id}",
+        advice=OTHER_ROOT,
+        progress=progress,
+    ):
+        partial = hidden("partial", dataset_id)
+        for leftover in partial.parent.glob(f"{partial.name}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield

@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from envs.errors import UserError
-from envs.lock import one_at_a_time
+from envs.files import locked
 from envs.sources.download.partial import Unfinished
 from envs.sources.download.redirects import Refused, check_scheme, opener
 
@@ -63,8 +63,8 @@ def fetch(
     """
     if not target.is_file():
         lock = target.with_name(f".{target.name}.lock")
-        fix = f"make it writable: {url} belongs there"
-        with one_at_a_time(lock, f"downloads {target.name}", fix=fix, progress=progress):
+        work, advice = f"downloads {target.name}", f"make it writable: {url} belongs there"
+        with locked(lock, work=work, advice=advice, progress=progress):
             if not target.is_file():
                 download(url, target, check=check, progress=progress, stall_s=stall_s)
     return target

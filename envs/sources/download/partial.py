@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from envs.errors import UserError
+from envs.files import replace_file
 
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows
@@ -99,9 +100,7 @@ class Unfinished:
     def finish(self) -> None:
         """Give the file its name."""
         with self._disk_errors():
-            with open(self.file, "ab") as file:
-                os.fsync(file.fileno())  # the name must not be there before the bytes
-            os.replace(self.file, self.target)
+            replace_file(self.file, self.target)
             self._about.unlink(missing_ok=True)
 
     def _stored(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from envs.errors import UserError
 
+OTHER_ROOT = "point MINARI_DATASETS_PATH to a folder that can be written"
 _ID = re.compile(r"^([-_\w][-_\w/]*[-_\w]+/)?[-_\w]+?-v\d+$")
 
 
@@ -15,6 +16,11 @@ def root() -> Path:
     """Return Minari's folder: $MINARI_DATASETS_PATH or ~/.minari/datasets."""
     given = os.environ.get("MINARI_DATASETS_PATH")
     return Path(given) if given else Path.home() / ".minari" / "datasets"
+
+
+def hidden(kind: str, dataset_id: str) -> Path:
+    """Return the path of a hidden file or folder that belongs to a data set, such as its lock."""
+    return root() / f".{kind}-{dataset_id.replace('/', '.')}"
 
 
 def list_ids() -> list[str]:

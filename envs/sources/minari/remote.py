@@ -18,13 +18,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from envs.errors import UserError
-from envs.lock import one_at_a_time
+from envs.files import locked
 from envs.sources.download import DownloadError
 from envs.sources.download import download as download_file
 from envs.sources.download import hub as hub_api
 from envs.sources.download.hub import Hub, HubFile
 from envs.sources.hdf5 import open_hdf5
-from envs.sources.minari.folder import check_new, exists, root
+from envs.sources.minari.folder import OTHER_ROOT, check_new, exists, hidden, root
 from envs.sources.minari.writer import DATA_FILE, write_namespaces
 from envs.sources.names import closest
 
@@ -46,18 +46,14 @@ def download(dataset_id: str, *, progress: bool = True) -> None:
     hub = Hub.of_minari()
     with _explained(dataset_id):
         files = _files(hub, dataset_id)
-    lock, staging = root() / f".lock-{dataset_id.replace('/', '.')}", _staging(dataset_id)
-    fix = "point MINARI_DATASETS_PATH to a folder that can be written"
-    with one_at_a_time(lock, f"downloads {dataset_id}", fix=fix, progress=progress):
+    lock, staging = hidden("lock", dataset_id), hidden("download", dataset_id)
+    work = f"downloads {dataset_id}"
+    with locked(lock, work=work, advice=OTHER_ROOT, progress=progress):
         if not exists(dataset_id):
             with _explained(dataset_id):
                 _fill(staging, files, dataset_id, hub.headers(), progress)
             _check(staging, dataset_id, hub)
             _name(staging, dataset_id)
-
-
-def _staging(dataset_id: str) -> Path:
-    return root() / f".download-{dataset_id.replace('/', '.')}"
 
 
 def _came(path: Path) -> bool:
@@ -197,7 +193,7 @@ def _explained(what: str) -> Iterator[None]:
     except DownloadError as error:
         fix = "start again when the network and the hub are well"
         if _VERSION.search(what):
-            if any(_came(path) for path in _staging(what).rglob("*")):
+            if any(_came(path) for path in hidden("download", what).rglob("*")):
                 fix += " (what has come is kept)"
             fix += (
                 f", or run `minari download {what}` on another machine and copy the folder that it "

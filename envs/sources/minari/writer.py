@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,8 @@ from numpy.typing import NDArray
 
 from envs.data.trajectories import Episode, Trajectories
 from envs.errors import UserError
-from envs.sources.minari.folder import check_new, root
+from envs.files import atomic_folder
+from envs.sources.minari.folder import OTHER_ROOT, check_new, hidden, root
 from envs.worlds.flat import Part, parts
 from envs.worlds.make import make_raw
 
@@ -78,34 +75,14 @@ def write(
     image = _hdf5_image(episodes, layout)
     about["dataset_size"] = round(len(image) / 1e6, 1)
     target = root() / dataset_id
-    with _disk_errors(target):
-        root().mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=partial_prefix(dataset_id), dir=root()))
-        try:
-            data = partial / "data"
-            data.mkdir()
-            _write_synced(data / DATA_FILE, image)
-            _write_synced(data / "metadata.json", json.dumps(about).encode())
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_namespaces(target.parent)
-            _rename(partial, target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    aside = hidden("partial", f"{dataset_id}-")
+    with atomic_folder(target, replace=False, aside=aside, advice=OTHER_ROOT) as folder:
+        data = folder / "data"
+        data.mkdir()
+        (data / DATA_FILE).write_bytes(image)
+        (data / "metadata.json").write_text(json.dumps(about))
+        write_namespaces(target.parent)
     return target
-
-
-def partial_prefix(dataset_id: str) -> str:
-    """Return how the names of hidden folders begin in which this data set is being written."""
-    return f".partial-{dataset_id.replace('/', '.')}-"
-
-
-def _rename(partial: Path, target: Path) -> None:
-    partial.chmod(0o755)  # mkdtemp makes it private
-    try:
-        os.rename(partial, target)
-    except OSError:
-        if not (target / "data" / "metadata.json").is_file():
-            raise
 
 
 def _metadata(
@@ -190,21 +167,3 @@ def write_namespaces(folder: Path) -> None:
         if not path.exists():
             path.write_text("{}")
         folder = folder.parent
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())  # some file systems report a full disk only here
-
-
-@contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write {target} ({error.strerror or error}); nothing was left there: free some "
-            f"space or point MINARI_DATASETS_PATH to a folder that can be written"
-        ) from error

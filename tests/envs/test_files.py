@@ -1,0 +1,122 @@
+"""Atomic files and folders, and locks. Kills in between are in tests/agents/storage."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import filelock
+import pytest
+
+from envs import files
+from envs.errors import UserError
+from envs.files import CannotWrite, atomic_folder, locked, replace_file
+
+
+def below(folder: Path) -> dict[str, str]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in found}
+
+
+def fill(target: Path, text: str, **options: object) -> None:
+    with atomic_folder(target, **options) as folder:  # type: ignore[arg-type]
+        (folder / "data").mkdir()
+        (folder / "data" / "file").write_text(text)
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_folder_takes_the_place_of_another_only_where_asked(tmp_path: Path, replace: bool):
+    fill(tmp_path / "below" / "target", "old")
+    fill(tmp_path / "below" / "target", "new", replace=replace)
+    assert below(tmp_path) == {"below/target/data/file": "new" if replace else "old"}
+
+
+def test_others_may_read_all_of_a_folder(tmp_path: Path) -> None:
+    fill(tmp_path / "target", "text", aside=tmp_path / ".aside-")
+    paths = (tmp_path / "target", *(tmp_path / "target").rglob("*"))
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o755, 0o755, 0o644]
+
+
+def test_every_file_and_folder_is_on_the_disk_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def sync(path: Path) -> None:
+        assert path == tmp_path or not (tmp_path / "target").exists()
+        synced.append(path.name)
+
+    monkeypatch.setattr(files, "_sync", sync)
+    fill(tmp_path / "target", "text")
+    assert sorted(synced[:2]) == ["data", "file"]
+    assert synced[3:] == [tmp_path.name]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyError("other")])
+def test_a_block_that_fails_leaves_nothing(tmp_path: Path, error: Exception) -> None:
+    expected = CannotWrite if isinstance(error, OSError) else KeyError
+    base = tmp_path / "base"
+
+    def fail() -> None:
+        with atomic_folder(base / "target", advice="go") as folder:
+            (folder / "file").touch()
+            raise error
+
+    with pytest.raises(expected) as caught:
+        fail()
+    assert list(base.iterdir()) == []
+    if expected is CannotWrite:
+        assert str(caught.value).endswith(
+            "No space left; nothing was left half-written; free some space or go"
+        )
+
+
+def test_a_file_has_its_name_after_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, target = tmp_path / "new", tmp_path / "target"
+    new.write_text("text")
+    monkeypatch.setattr(files, "_sync", lambda path: target.unlink())  # fails: it is not there
+    with pytest.raises(FileNotFoundError):
+        replace_file(new, target)
+    monkeypatch.undo()
+    replace_file(new, target)
+    assert below(tmp_path) == {"target": "text"}
+
+
+def test_a_lock_that_another_holds_is_an_error_or_is_waited_for(tmp_path: Path) -> None:
+    path, order = tmp_path / "below" / "lock", list[str]()
+
+    def wait() -> None:
+        with locked(path, work="tests", progress=False):
+            order.append("second")
+
+    with locked(path):
+        with pytest.raises(UserError, match=r"^busy now$"), locked(path, busy="busy now"):
+            pass
+        other = threading.Thread(target=wait)
+        other.start()
+        other.join(0.2)
+        order.append("first")
+    other.join(10)
+    assert order == ["first", "second"]
+
+
+def test_a_file_system_without_locks_is_used_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", none)
+    with locked(tmp_path / "lock"):
+        os.listdir(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_advice(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    lock = locked(tmp_path / "file" / "lock", advice="move")
+    with pytest.raises(UserError, match=r"cannot write in .*file \(.*\); move"), lock:
+        pass

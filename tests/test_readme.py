@@ -18,8 +18,8 @@ def blocks(checkout, language, file="README.md"):
 
 
 def plain_blocks(checkout):
-    """Return all but the one that needs an exported run: tests/agents/acting/test_export.py runs
-    it."""
+    """Return the blocks that run by themselves: not the one that needs an exported run, which
+    tests/agents/acting/test_export.py runs."""
     return [block for block in blocks(checkout, "python") if "onnxruntime" not in block]
 
 
@@ -118,6 +118,23 @@ def test_links_lead_to_files_and_headings(checkout):
         target = page.parent / path if path else page
         assert target.exists(), f"{page.name}: {link}"
         assert not heading or heading in headings(target), f"{page.name}: {link}"
+
+
+NAMED = r"`((?:agents|envs|minrnn|configs|tests|benchmarks)/[\w/]+\.\w+|docs/[\w.-]+)`"
+
+
+def test_files_and_modules_that_pages_name_exist(checkout):
+    missing = []
+    for page in [*pages(checkout), checkout / "SECURITY.md", checkout / "CONTRIBUTING.md"]:
+        text = page.read_text(encoding="utf-8")
+        files = set(re.findall(NAMED, text))
+        modules = re.findall(r"-m ((?:agents|envs|minrnn|tests|benchmarks)(?:\.\w+)+)", text)
+        files |= {module.replace(".", "/") for module in modules}
+        for name in sorted(files):
+            path = checkout / name
+            if not (path.exists() or path.with_suffix(".py").exists()):
+                missing.append(f"{page.name}: {name}")
+    assert not missing
 
 
 def test_the_tests_that_the_faults_name_are_there(checkout):

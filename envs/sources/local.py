@@ -16,6 +16,7 @@ from envs.errors import UserError
 from envs.files import locked
 from envs.sources import minari
 from envs.sources.minari.folder import OTHER_ROOT, hidden
+from envs.sources.source import Source
 from envs.worlds.catalog import LOCAL_DATA
 
 _RECIPE = "minrnn_recipe"  # metadata: the digest of the mix, so that a stale data set is noticed
@@ -108,3 +109,13 @@ def _one_at_a_time(dataset_id: str, progress: bool) -> Iterator[None]:
         for leftover in partial.parent.glob(f"{partial.name}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
+
+
+SOURCE = Source(
+    f"one of {', '.join(sorted({each.rsplit('/', 1)[0] for each in LOCAL_DATA}))} (and /...)",
+    LOCAL_DATA.__contains__,
+    lambda name, options: load(
+        name, seed=options.seed, progress=options.progress, cache=options.cache
+    ),
+    lambda: LOCAL_DATA,
+)

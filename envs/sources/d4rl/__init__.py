@@ -18,17 +18,13 @@ from envs.sources.d4rl.layout import check, read
 from envs.sources.d4rl.table import ENTRIES, Layout
 from envs.sources.download import fetch
 from envs.sources.hdf5 import check_signature
+from envs.sources.source import Options, Source
 from envs.worlds.make import action_bounds, time_limit
 
 _NAMELESS = (
     "--data.env-id does not say which environment it is of: actions have the bounds of the data, "
     "and no time limit is known"
 )
-
-
-def names() -> list[str]:
-    """Return the names of D4RL's data sets."""
-    return list(ENTRIES)
 
 
 def root() -> Path:
@@ -94,3 +90,16 @@ def _cached(
     bounds = None if low_high is None else [values.tolist() for values in low_high]
     options = {"layout": asdict(layout), "bounds": bounds}
     return cached([path], options, lambda: read(path, layout, low_high), enabled=enabled)
+
+
+def _load(name: str, options: Options) -> Trajectories:
+    options.check_download(name, file_of(name))
+    return load(name, progress=options.progress, cache=options.cache)
+
+
+SOURCE = Source(
+    f"D4RL's {', '.join(sorted({each.split('-', 1)[0] for each in ENTRIES}))} (and -...)",
+    ENTRIES.__contains__,
+    _load,
+    lambda: ENTRIES,
+)

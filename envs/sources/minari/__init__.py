@@ -26,6 +26,7 @@ from envs.sources.minari.hdf5_file import read_hdf5
 from envs.sources.minari.recorded_env import Environment, environment
 from envs.sources.minari.stored_space import read_space
 from envs.sources.minari.writer import DATA_FILE, write
+from envs.sources.source import Options, Source
 from envs.worlds.flat import Part, parts
 
 __all__ = ["check_new", "exists", "is_id", "list_ids", "metadata", "read", "root", "write"]
@@ -142,3 +143,20 @@ def _read_errors(dataset_id: str) -> Iterator[None]:
 
 def _again(dataset_id: str) -> str:
     return f"delete {root() / dataset_id} and make or download it again"
+
+
+def _knows(name: str) -> bool:
+    """Return whether a data set is here, or may be on the hub, where all ids have a namespace."""
+    return exists(name) or ("/" in name and not name.startswith("minrnn/") and is_id(name))
+
+
+def _load(name: str, options: Options) -> Trajectories:
+    if not exists(name):
+        options.check_download(name, root() / name)
+        from envs.sources.minari import remote  # slow to import, and rarely needed
+
+        remote.download(name, progress=options.progress)
+    return read(name, cache=options.cache)
+
+
+SOURCE = Source("a Minari id", _knows, _load, list_ids)

@@ -545,4 +545,4 @@ def test_the_folder_is_d4rls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("D4RL_DATASET_DIR")
     assert d4rl.root() == Path.home() / ".d4rl" / "datasets"
     assert d4rl.file_of("pen-human-v1") == d4rl.root() / "pen-human-v1.hdf5"
-    assert "walker2d-medium-expert-v2" in d4rl.names()
+    assert "walker2d-medium-expert-v2" in d4rl.SOURCE.names()

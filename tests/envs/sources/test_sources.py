@@ -16,6 +16,7 @@ from envs.data.sampler import PackedSampler, Sampler, WindowSampler
 from envs.data.trajectories import Episode, Trajectories
 from envs.errors import UserError
 from envs.sources import d4rl, minari
+from envs.sources.source import Source
 from tests.support import d4rl_files, toys
 
 
@@ -132,6 +133,21 @@ def test_data_without_an_environment_says_why(tmp_path: Path, monkeypatch: pytes
     d4rl_files.write(d4rl.file_of(name), d4rl_files.random_arrays(name, [6, 7]))
     with pytest.raises(UserError, match=r"no environment.*FrankaKitchen.*--eval\.episodes 0"):
         sources.check_env(sources.load(name))
+
+
+def test_another_source_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks = Source(
+        "walks:STEPS",
+        lambda name: name.startswith("walks:"),
+        lambda name, options: toys.data([int(name.removeprefix("walks:"))], options.seed),
+        lambda: ["walks:10"],
+    )
+    monkeypatch.setattr(sources, "SOURCES", (*sources.SOURCES, walks))
+    np.testing.assert_array_equal(sources.load("walks:3", seed=5).obs, toys.data([3], 5).obs)
+    assert sources.load("walks:3,walks:4").lengths.tolist() == [3, 4]
+    assert sources.near_matches("walk:10") == ["walks:10"]
+    with pytest.raises(UserError, match="name one of minrnn/.*a file, a Minari id, .*walks:STEPS"):
+        sources.load("nothing like it")
 
 
 def test_several_are_laid_end_to_end() -> None:

@@ -1,0 +1,43 @@
+"""What a source of data sets is; SOURCES in envs/sources/__init__.py lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from envs.data.trajectories import Trajectories
+from envs.errors import UserError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of `envs.sources.load` that every source gets."""
+
+    env_id: str | None = None
+    seed: int = 0
+    download: bool = True
+    cache: bool = True
+    progress: bool = True
+    evaluate: bool = False
+
+    def check_download(self, name: str, path: Path) -> None:
+        """Raise UserError where a data set, which belongs at `path`, must not be downloaded."""
+        if not self.download and not path.exists():
+            raise UserError(
+                f"{name} is not on this disk ({path}), and --data.no-download forbids it"
+            )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of data set."""
+
+    title: str
+    """What a user may name, in words."""
+    knows: Callable[[str], bool]
+    """Whether a name is of this kind."""
+    load: Callable[[str, Options], Trajectories]
+    """Read the data set of a name that it knows; UserError where it cannot be used."""
+    names: Callable[[], Iterable[str]] = tuple
+    """The ids to choose near matches of a misspelt one from."""

@@ -41,6 +41,7 @@ from configs import ModelConfig
 from envs.rollout import Rollout, rollout
 from envs.rollout.envpool import pool_rollout
 from envs.worlds.make import env_sizes, make_env
+from envs.worlds.spec import EnvSpec
 
 Part = Literal["steps", "late", "loops", "processes", "pool"]
 OBS, ACTION = 11, 3  # Hopper's
@@ -243,20 +244,20 @@ def _memory() -> int:
 
 def closed_loop(env_id: str, options: Options) -> dict[str, Any]:
     """Play episodes, and their actions again in MuJoCo alone."""
-    policy, kwargs, seeds = _player(env_id, options)
+    policy, spec, seeds = _player(env_id, options)
     few = seeds[: max(2, len(seeds) // 10)]
-    recorded = rollout(env_id, policy(few), few, env_kwargs=kwargs, record=True)
+    recorded = rollout(spec, policy(few), few, record=True)
     assert recorded.episodes is not None
     actions = [episode.action for episode in recorded.episodes]
     loops: list[float] = []
     physics: list[float] = []
     for _ in range(1 if options.quick else 3):
-        physics.append(_bare(env_id, kwargs, few, actions))
+        physics.append(_bare(spec, few, actions))
         actor = policy(seeds)
         start = time.process_time()
-        played = rollout(env_id, actor, seeds, env_kwargs=kwargs, num_envs=options.num_envs)
+        played = rollout(spec, actor, seeds, num_envs=options.num_envs)
         loops.append((time.process_time() - start) / played.lengths.sum())
-    share = _share(env_id, kwargs, seeds, policy(seeds), options)
+    share = _share(spec, seeds, policy(seeds), options)
     loop, bare = float(np.median(loops)), float(np.median(physics))
     found = {
         "loop_us": 1e6 * loop,
@@ -283,22 +284,20 @@ def closed_loop(env_id: str, options: Options) -> dict[str, Any]:
 
 def _player(
     env_id: str, options: Options
-) -> tuple[Callable[[list[int]], Policy], dict[str, Any], list[int]]:
+) -> tuple[Callable[[list[int]], Policy], EnvSpec, list[int]]:
     count = max(2, options.episodes // 10) if options.quick else options.episodes
-    seeds, kwargs = list(range(count)), WORLDS[env_id]
+    seeds, spec = list(range(count)), EnvSpec(env_id, WORLDS[env_id])
     if env_id == "Hopper-v5" and options.hopper is not None:
         model, facts = load_checkpoint(options.hopper / "last")
-        kwargs, target = facts["env_kwargs"], max(facts["targets"])
+        spec, target = EnvSpec.from_json(facts), max(facts["targets"])
     else:
         model, target = agent("fused", options, *env_sizes(env_id)), 3000.0
-    return lambda queue: Policy(model, [target] * len(queue)), kwargs, seeds
+    return lambda queue: Policy(model, [target] * len(queue)), spec, seeds
 
 
-def _bare(
-    env_id: str, kwargs: dict[str, Any], seeds: list[int], actions: list[np.ndarray]
-) -> float:
+def _bare(spec: EnvSpec, seeds: list[int], actions: list[np.ndarray]) -> float:
     """Return the seconds of an environment step in which MuJoCo alone does what was done."""
-    env = make_env(env_id, env_kwargs=kwargs)
+    env = make_env(spec)
     walker: Any = env.unwrapped
     model, data, skip, ctrl = walker.model, walker.data, walker.frame_skip, walker.data.ctrl
     seconds = 0.0
@@ -313,9 +312,7 @@ def _bare(
     return seconds / sum(map(len, actions))
 
 
-def _share(
-    env_id: str, kwargs: dict[str, Any], seeds: list[int], actor: Policy, options: Options
-) -> float:
+def _share(spec: EnvSpec, seeds: list[int], actor: Policy, options: Options) -> float:
     """Return the share of a closed loop's time that mj_step has."""
     step, inside = mujoco.mj_step, 0.0
 
@@ -328,7 +325,7 @@ def _share(
     mujoco.mj_step = timed
     try:
         start = time.perf_counter()
-        rollout(env_id, actor, seeds, env_kwargs=kwargs, num_envs=options.num_envs)
+        rollout(spec, actor, seeds, num_envs=options.num_envs)
         return inside / (time.perf_counter() - start)
     finally:
         mujoco.mj_step = step
@@ -347,10 +344,9 @@ def over_processes(options: Options) -> dict[str, float]:
         told: list[float] = []
         start = time.perf_counter()
         rollout(
-            "HalfCheetah-v5",
+            EnvSpec("HalfCheetah-v5", {"max_episode_steps": 100}),
             policy(queue),
             queue,
-            env_kwargs={"max_episode_steps": 100},
             num_envs=16 * procs,
             num_procs=procs,
             progress=lambda done, total: told.append(time.perf_counter()),
@@ -378,18 +374,18 @@ def steppers(options: Options) -> dict[str, dict[str, float]] | None:
     if timing.optional("envpool", "envpool") is None:
         return None
     if options.hopper is None:
-        model, kwargs, targets = agent("fused", options), FALLING, [3000.0] * 6
+        model, targets = agent("fused", options), [3000.0] * 6
+        spec = EnvSpec("Hopper-v5", FALLING)
     else:
         model, facts = load_checkpoint(options.hopper / "last")
-        kwargs, targets = facts["env_kwargs"], facts["targets"]
+        spec, targets = EnvSpec.from_json(facts), facts["targets"]
     each = 1 if options.quick else 8
     asked, seeds = np.repeat(targets, each), [*range(1_010_000, 1_010_000 + each)] * len(targets)
-    given: dict[str, Any] = {"env_kwargs": kwargs, "num_envs": 120}
     cases: dict[str, Callable[[Policy], Rollout]] = {
-        "gymnasium": lambda actor: rollout("Hopper-v5", actor, seeds, **given),
+        "gymnasium": lambda actor: rollout(spec, actor, seeds, num_envs=120),
         **{
             f"envpool, {n} thread(s)": lambda actor, n=n: pool_rollout(
-                "Hopper-v5", actor, seeds, num_threads=n, **given
+                spec, actor, seeds, num_threads=n, num_envs=120
             )
             for n in (1, 2)
         },

@@ -105,7 +105,7 @@ def _ours_d4rl() -> Any:
     from envs.sources import d4rl
 
     path = Path(os.environ["MINRNN_BENCH"]) / D4RL
-    return d4rl.read_file(path, name=D4RL, env_id=data_files.ENV_ID, cache=False)
+    return d4rl.read_file(path, name=D4RL, env=data_files.ENV_ID, cache=False)
 
 
 def _their_d4rl() -> Any:

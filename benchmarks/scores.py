@@ -55,7 +55,7 @@ def main() -> None:
                 print(
                     f"| {env} | {backbone} | {seed} | {best:.0f} | {asked['mean']:.0f} ± "
                     f"{asked['std']:.0f} | {asked['score']:.1f} | "
-                    f"{score.normalized(top, data.env_id):.1f} | {calibration(rows, best)} |",
+                    f"{score.normalized(top, data.env):.1f} | {calibration(rows, best)} |",
                     flush=True,
                 )
             if len(scores) > 1:

@@ -30,7 +30,7 @@ class Random:
 def data(minari_folder):
     """Write 20 random episodes of Hopper as a Minari data set; return its id."""
     played = rollout("Hopper-v5", Random(), seeds=range(20), num_envs=4, record=True)
-    minari.write(DATA, played.episodes, env_id="Hopper-v5", algorithm="random", description="test")
+    minari.write(DATA, played.episodes, env="Hopper-v5", algorithm="random", description="test")
     return DATA
 
 
@@ -171,7 +171,7 @@ def test_data_that_does_not_fit_its_environment_is_refused(checkout, data, tmp_p
     hopper = minari.read(data).episode(0)
     episodes = [replace(hopper, action=np.zeros((len(hopper.action), 6)))]  # Walker2d has 17 and 6
     name = "test/hopper/wrong-v0"
-    minari.write(name, episodes, env_id="Walker2d-v5", algorithm="random", description="test")
+    minari.write(name, episodes, env="Walker2d-v5", algorithm="random", description="test")
     done = run(checkout, "train.py", "--env", name, "--run-dir", tmp_path / "r")
     fails(done, 2, "(17, 11)", "rows of 17")
     assert not (tmp_path / "r").exists()

@@ -39,6 +39,7 @@ from envs.errors import UserError
 from envs.scoring import score
 from envs.sources import arrays, minari
 from envs.sources.minari import folder, remote
+from envs.worlds.spec import EnvSpec
 from tests.support.models import tiny_data, tiny_model
 
 FACTS = {"env_id": "Toy-v0", "data": "a/b-v0", "targets": [1.0], "update": 3, "window": None}
@@ -344,7 +345,7 @@ def test_objects_in_the_cache_are_not_unpickled(
     episode = Episode(np.zeros((4, 3)), np.zeros((3, 2)), np.ones(3), terminated=True)
 
     def make() -> Trajectories:
-        return Trajectories.from_episodes([episode], env_id="Toy-v0", name="toy/toy-v0")
+        return Trajectories.from_episodes([episode], env="Toy-v0", name="toy/toy-v0")
 
     cache.cached([key], {}, make)
     file = next(tmp_path.glob("cache/*/starts.npy"))
@@ -395,8 +396,8 @@ def test_an_id_cannot_leave_its_folder(name: str) -> None:
 
 def test_what_files_say_is_printed_and_not_obeyed() -> None:
     entries = score.protocol(
-        data="a\x1b[2Jb", env_id="E-v0\n\x07", targets=[1], episodes=1, seeds=[0],
-        env_kwargs={"a": "\x1b]0;x\x07"}, own=(0.0, 1.0, "b\u202ec"),
+        data="a\x1b[2Jb", env=EnvSpec("E-v0\n\x07", {"a": "\x1b]0;x\x07"}), targets=[1],
+        episodes=1, seeds=[0], own=(0.0, 1.0, "b\u202ec"),
     )  # fmt: skip
     lines = protocol.text(entries).split("\n")
     assert all(line.isprintable() for line in lines)

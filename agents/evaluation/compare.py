@@ -19,6 +19,7 @@ from agents.report.protocol import engine_version, how_chosen
 from configs import legible
 from envs.errors import UserError
 from envs.scoring import score
+from envs.worlds.spec import EnvSpec
 
 DEFAULT_WINDOW = 20
 
@@ -58,14 +59,9 @@ class Line:
     """Returns of the data's episodes, where they are known."""
 
     @property
-    def env_id(self) -> str:
+    def env(self) -> EnvSpec:
         """The environment."""
-        return self.members[0].facts["env_id"]
-
-    @property
-    def env_kwargs(self) -> dict[str, Any]:
-        """Its arguments beside the id."""
-        return self.members[0].facts["env_kwargs"]
+        return EnvSpec.from_json(self.members[0].facts)
 
     @property
     def top(self) -> Result:
@@ -90,8 +86,7 @@ def play(
     ways = {key: _windows(members, plan) for key, members in grouped.items()}
     for key, members in grouped.items():
         for member in members:
-            world = {name: member.facts[name] for name in ("env_id", "obs_keys", "env_kwargs")}
-            evaluator.check_env(member.model, **world)
+            evaluator.check_env(member.model, EnvSpec.from_json(member.facts))
             if None in ways[key]:
                 engines.choose(member.model, plan.engine, plan.device)
     lines: list[Line] = []
@@ -155,14 +150,12 @@ def _play(
     with episode_bar(name, len(targets) * plan.episodes) as progress:
         return evaluator.evaluate(
             member.model,
-            facts["env_id"],
+            EnvSpec.from_json(facts),
             targets,
             episodes=plan.episodes,
             seed=plan.seed,
             num_envs=plan.num_envs,
             num_procs=plan.num_procs,
-            env_kwargs=facts["env_kwargs"],
-            obs_keys=facts["obs_keys"],
             window=window,
             device=plan.device,
             engine=plan.engine,
@@ -182,12 +175,11 @@ def _protocol(
         checkpoint = ", ".join(part for part in (checkpoint, chosen) if part)
     return score.protocol(
         data=facts["data"],
-        env_id=facts["env_id"],
+        env=EnvSpec.from_json(facts),
         targets=targets,
         episodes=plan.episodes,
         seeds=[plan.seed],
         checkpoint=checkpoint,
-        env_kwargs=facts["env_kwargs"],
         own=facts["reference"],
         memory=evaluator.describe_memory(window),
         backbone=members[0].backbone,

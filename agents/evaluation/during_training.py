@@ -38,9 +38,7 @@ class Judge:
         """Return what a checkpoint is to say of its environment (see agents.storage.metadata)."""
         data = self.data
         return {
-            "env_id": data.env_id,
-            "env_kwargs": data.env_kwargs,
-            "obs_keys": list(data.obs_keys),
+            **data.env.to_json(),
             "data": data.name,
             "targets": list(self.targets),
             "window": self.window,
@@ -92,12 +90,11 @@ class Judge:
             )
         return score.protocol(
             data=data.name,
-            env_id=data.env_id,
+            env=data.env,
             targets=self.targets,
             episodes=config.eval.episodes,
             seeds=[config.eval.seed],
             checkpoint=checkpoint,
-            env_kwargs=data.env_kwargs,
             own=data.reference,
             memory=evaluator.describe_memory(self.window),
             training_seed=config.seed,
@@ -110,13 +107,11 @@ class Judge:
         with episode_bar("evaluate", total, hidden=not self.ranks.writer) as progress:
             return evaluator.evaluate(
                 model,
-                self.data.env_id,
+                self.data.env,
                 self.targets,
                 episodes=episodes,
                 seed=seed,
                 num_envs=self.config.eval.num_envs,
-                env_kwargs=self.data.env_kwargs,
-                obs_keys=list(self.data.obs_keys),
                 window=self.window,
                 device=self.device,
                 stepper=stepper,

@@ -22,6 +22,7 @@ from envs.rollout.envpool import pool_rollout
 from envs.rollout.processes import worthwhile
 from envs.scoring import score
 from envs.worlds.make import env_sizes, time_limit
+from envs.worlds.spec import EnvSpec
 
 
 @dataclass(frozen=True)
@@ -134,14 +135,12 @@ def pool(results: Sequence[Result]) -> Result:
 
 def evaluate(
     model: DecisionModel,
-    env_id: str,
+    env: EnvSpec | str,
     targets: Sequence[float],
     *,
     episodes: int,
     seed: int,
     num_envs: int,
-    env_kwargs: Mapping[str, Any] | None = None,
-    obs_keys: Sequence[str] = (),
     window: int | None = None,
     device: torch.device | str = "cpu",
     engine: str = "auto",
@@ -154,54 +153,48 @@ def evaluate(
     """Play `episodes` episodes for each target, all in one queue; the same seeds for each target.
 
     Every queued episode counts, however long it takes; one whose environment fails has no return
-    (see Result), and more than half of those of one target raise UserError. `env_kwargs` and
-    `obs_keys` are those of the data (see envs.worlds.make.make_env). `window` re-runs that many
-    last steps
-    at each step instead of carrying the state, which `engine` does (see agents.acting.engines).
-    `num_envs`
-    environments, in `num_procs` processes, are stepped at once; None takes as many processes as are
-    soonest done, where that cannot change a score. `record` keeps the actions.
-    `stepper="envpool"` plays other episodes, in one process with threads (see
+    (see Result), and more than half of those of one target raise UserError. `window` re-runs that
+    many last steps at each step instead of carrying the state, which `engine` does (see
+    agents.acting.engines). `num_envs` environments, in `num_procs` processes, are stepped at once;
+    None takes as many processes as are soonest done, where that cannot change a score. `record`
+    keeps the actions. `stepper="envpool"` plays other episodes, in one process with threads (see
     envs.rollout.envpool): to choose
-    by, not to report; `obs_keys`, `num_procs` and `record` are for gymnasium.
+    by, not to report; parts of observations, `num_procs` and `record` are for gymnasium.
     `ranks` share the episodes, and all of them return all results; actions stay where they were.
     """
-    if stepper == "envpool" and (obs_keys or record or num_procs != 1):
+    spec = EnvSpec.of(env)
+    if stepper == "envpool" and (spec.obs_keys or record or num_procs != 1):
         raise ValueError("envpool takes no obs_keys, num_procs or record")
     if record and ranks.size > 1:
         raise ValueError("one process alone can record actions")
     asked = np.repeat(np.asarray(targets, dtype=np.float64), episodes)
     seeds = [seed + i for _ in targets for i in range(episodes)]
-    check_env(model, env_id, obs_keys=obs_keys, env_kwargs=env_kwargs)
+    check_env(model, spec)
     was_training = model.training
     try:
         mine = slice(ranks.rank, None, ranks.size)
         policy = Policy(model, asked[mine], window=window, device=device, engine=engine)
         if num_procs is None:
-            limit = time_limit(env_id, env_kwargs) or 0
+            limit = time_limit(spec) or 0
             alike = policy.engine.name in engines.SAME_FOR_ANY_ROWS
             num_procs = worthwhile(len(seeds) * limit) if alike else 1
-        shared: dict[str, Any] = {
-            "env_kwargs": env_kwargs,
-            "num_envs": num_envs,
-            "progress": progress,
-        }
+        shared: dict[str, Any] = {"num_envs": num_envs, "progress": progress}
         with exact_matmul():
             if ranks.size > 1 and not seeds[mine]:
                 played = None
             elif stepper == "envpool":
-                played = pool_rollout(env_id, policy, seeds[mine], **shared)
+                played = pool_rollout(spec, policy, seeds[mine], **shared)
             else:
-                more = {"obs_keys": obs_keys, "num_procs": num_procs, "record": record}
+                more = {"num_procs": num_procs, "record": record}
                 more |= {"forgiving": True, "part_of": len(seeds)}
-                played = rollout(env_id, policy, seeds[mine], **shared, **more)
+                played = rollout(spec, policy, seeds[mine], **shared, **more)
     finally:
         model.train(was_training)
     played = whole(played, ranks)
     parts = [range(i * episodes, (i + 1) * episodes) for i in range(len(targets))]
     actions = _actions(played)
     return [
-        _result(played, float(target), part, policy.engine.name, actions, env_id)
+        _result(played, float(target), part, policy.engine.name, actions, spec.env_id)
         for target, part in zip(targets, parts, strict=True)
     ]
 
@@ -240,20 +233,15 @@ def _actions(played: Rollout) -> list[np.ndarray] | None:
     return [none if i in played.failures else next(recorded).action for i in places]
 
 
-def check_env(
-    model: DecisionModel,
-    env_id: str,
-    *,
-    obs_keys: Sequence[str] = (),
-    env_kwargs: Mapping[str, Any] | None = None,
-) -> None:
+def check_env(model: DecisionModel, env: EnvSpec | str) -> None:
     """Raise UserError where the environment cannot be made, or is not of the model's sizes."""
     fits = (model.obs_dim, model.action_dim)
-    sizes = env_sizes(env_id, obs_keys=obs_keys, env_kwargs=env_kwargs)
+    sizes = env_sizes(env)
     if sizes != fits:
         raise UserError(
-            f"the agent was trained for observations and actions of sizes {fits}, {env_id} has "
-            f"{sizes}: evaluate it in the environment that it was trained for"
+            f"the agent was trained for observations and actions of sizes {fits}, "
+            f"{EnvSpec.of(env).env_id} has {sizes}: evaluate it in the environment that it "
+            f"was trained for"
         )
 
 

@@ -10,6 +10,7 @@ from agents.acting.policy import Policy
 from agents.evaluation.compare import Line, Plan
 from agents.evaluation.evaluator import Result, exact_matmul
 from envs.rollout import rollout
+from envs.worlds.spec import EnvSpec
 
 
 class Stopwatch:
@@ -41,14 +42,7 @@ def measure(line: Line, plan: Plan) -> np.ndarray:
     )
     watch = Stopwatch(policy)
     with exact_matmul():
-        rollout(
-            facts["env_id"],
-            watch,
-            [plan.seed + episode],
-            obs_keys=facts["obs_keys"],
-            env_kwargs=facts["env_kwargs"],
-            num_envs=1,
-        )
+        rollout(EnvSpec.from_json(facts), watch, [plan.seed + episode], num_envs=1)
     return np.array(watch.seconds[1:] or watch.seconds)
 
 

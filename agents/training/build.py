@@ -30,7 +30,7 @@ def load_data(config: Config) -> Trajectories:
     if config.eval.episodes:
         sources.check_env(data)
         if config.eval.stepper == "envpool":
-            envpool.check(data.env_id, obs_keys=data.obs_keys, env_kwargs=data.env_kwargs)
+            envpool.check(data.env)
     return data
 
 
@@ -40,7 +40,7 @@ def resolve(config: Config, data: Trajectories) -> Config:
         env_id=data.env_id,
         returns=tuple(data.returns.tolist()),
         max_length=int(data.lengths.max()),
-        horizon=time_limit(data.env_id, data.env_kwargs),
+        horizon=time_limit(data.env),
     )
     try:
         return configs.resolve(config, info)

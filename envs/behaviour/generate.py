@@ -186,7 +186,7 @@ def _generate(args: argparse.Namespace) -> None:
     path = minari.write(
         args.id,
         episodes,
-        env_id=args.env_id,
+        env=args.env_id,
         algorithm="sampled policies",
         description=f"{len(episodes)} episodes of {len(files)} policies, in the order of their "
         f"file names ({files[0].stem} to {files[-1].stem}), seed {args.seed}.",

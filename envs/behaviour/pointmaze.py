@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from envs.data.trajectories import Episode
 from envs.worlds.make import make_env
+from envs.worlds.spec import EnvSpec
 
 Cell = tuple[int, int]
 
@@ -121,7 +122,7 @@ def generate(level: str, *, seed: int = 0, progress: bool = True) -> list[Episod
     Raises UserError where gymnasium-robotics is not installed.
     """
     recipe = RECIPES[level]
-    env = make_env(recipe.env_id, env_kwargs=RECORDED)
+    env = make_env(EnvSpec(recipe.env_id, RECORDED))
     try:
         with tqdm(
             total=recipe.steps,

@@ -5,15 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from envs.worlds.spec import unlimited
+
 Float32 = NDArray[np.float32]
 
 ROWS = 1 << 16
 """Rows looked at together: what is computed of a data set takes no memory of its size."""
-
-
-def unlimited(bound: ArrayLike) -> NDArray[np.bool_]:
-    """Return where a bound is none: infinite, or as large as floats get."""
-    return np.abs(np.asarray(bound, np.float64)) >= float(np.finfo(np.float32).max)
 
 
 def bounds(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +14,7 @@ from envs.data.bounds import Float32, bounds
 from envs.data.repair import clip_actions, end_at_time_limit, leave_out_broken
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError, one_line
+from envs.worlds.spec import EnvSpec
 
 
 class Assembly:
@@ -26,7 +26,7 @@ class Assembly:
         >>> import numpy as np
         >>> data = Assembly("demo/walk-v0", np.array([3, 2]), obs_dim=2, action_dim=1)
         >>> data.obs[:], data.action[:], data.reward[:] = 0.5, 2.0, 1.0
-        >>> done = data.finish(terminated=np.array([True, False]), env_id="Walk-v0")
+        >>> done = data.finish(terminated=np.array([True, False]), env="Walk-v0")
         >>> done.returns.tolist(), done.notes
         ([3.0, 2.0], ('actions of 5 steps (100 %) clipped to their bounds, by up to 1',))
     """
@@ -76,12 +76,10 @@ class Assembly:
         self,
         *,
         terminated: NDArray[np.bool_],
-        env_id: str,
+        env: EnvSpec | str,
         action_low: ArrayLike | None = None,
         action_high: ArrayLike | None = None,
         horizon: int | None = None,
-        obs_keys: Sequence[str] = (),
-        env_kwargs: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
     ) -> Trajectories:
         """Repair and validate what was filled in, and return it.
@@ -103,12 +101,10 @@ class Assembly:
             reward=arrays["reward"],
             starts=starts,
             terminated=ended,
-            env_id=env_id,
+            env=EnvSpec.of(env),
             name=self.name,
             action_low=low,
             action_high=high,
-            obs_keys=tuple(obs_keys),
-            env_kwargs=dict(env_kwargs or {}),
         )
         made.validate()
         clipped = clip_actions(made.action, low, high)

@@ -25,8 +25,9 @@ import numpy as np
 from envs.data.trajectories import Trajectories
 from envs.errors import one_line
 from envs.files import atomic_folder
+from envs.worlds.spec import EnvSpec
 
-VERSION = 1
+VERSION = 2
 """Of the format and of the repairs: what an older version made is not read."""
 MIN_BYTES = 16_000_000
 """Sets smaller than this load fast enough without."""
@@ -106,8 +107,8 @@ def _load(folder: Path) -> Trajectories:
         mapped = np.load(path, mmap_mode="r" if name in _LARGE else None)
         arrays[name] = np.asarray(mapped)
     fields = about["fields"]
-    for name in ("obs_keys", "notes"):
-        fields[name] = tuple(fields[name])
+    fields["notes"] = tuple(fields["notes"])
+    fields["env"] = EnvSpec.from_json(fields["env"])
     if fields.get("reference") is not None:
         low, high, source = fields["reference"]
         fields["reference"] = float(low), float(high), one_line(source)
@@ -127,8 +128,8 @@ def _check(made: Trajectories) -> None:
         values, wanted = getattr(made, name), _TYPES.get(name, np.float32)
         if values.dtype != wanted or not values.flags.c_contiguous:
             raise ValueError(f"{name} is of type {values.dtype}")
-    texts = (made.env_id, made.name, *made.obs_keys, *made.notes)
-    if not isinstance(made.env_kwargs, dict) or any(one_line(text) != text for text in texts):
+    texts = (made.env_id, made.name, *made.env.obs_keys, *made.notes)
+    if not isinstance(made.env.kwargs, dict) or any(one_line(text) != text for text in texts):
         raise ValueError("about.json has other fields than were written")
     made.validate(numbers=False)
 
@@ -140,11 +141,12 @@ def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
     free = shutil.disk_usage(base).free
     if free < 1.1 * size + 1e8:
         raise OSError(f"{size / 1e6:.0f} MB do not fit, {free / 1e6:.0f} MB are free")
-    fields = {
+    fields: dict[str, Any] = {
         field.name: getattr(made, field.name)
         for field in dataclasses.fields(made)
-        if field.name not in (*_ARRAYS, "weights")
+        if field.name not in (*_ARRAYS, "weights", "env")
     }
+    fields["env"] = made.env.to_json()
     if broken:
         shutil.rmtree(folder, ignore_errors=True)
     # Where another process is first, its entry is the same.

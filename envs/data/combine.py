@@ -25,8 +25,8 @@ def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) ->
         >>> import numpy as np
         >>> from envs.data.trajectories import Episode
         >>> walk = Episode(np.zeros((4, 2)), np.ones((3, 1)), np.ones(3), True)
-        >>> one = Trajectories.from_episodes([walk], env_id="Walk-v0", name="one")
-        >>> two = Trajectories.from_episodes([walk, walk], env_id="Walk-v0", name="two")
+        >>> one = Trajectories.from_episodes([walk], env="Walk-v0", name="one")
+        >>> two = Trajectories.from_episodes([walk, walk], env="Walk-v0", name="two")
         >>> both = combine([one, two], weights=[1, 1])
         >>> both.name, both.num_episodes, (both.weights * both.lengths).tolist()
         ('one,two', 3, [0.5, 0.25, 0.25])
@@ -83,10 +83,11 @@ def _shares(weights: Sequence[float] | None, sets: Sequence[Trajectories], name:
 
 
 def _check_alike(first: Trajectories, other: Trajectories) -> None:
-    for what in ("env_id", "env_kwargs", "obs_keys", "obs_dim", "action_dim"):
-        mine, its = getattr(first, what), getattr(other, what)
+    names = {"env": "environments", "obs_dim": "observation sizes", "action_dim": "action sizes"}
+    for name, what in names.items():
+        mine, its = getattr(first, name), getattr(other, name)
         if mine != its:
             raise UserError(
                 f"{first.name} and {other.name} cannot be combined: their {what} are "
-                f"{mine!r} and {its!r}; choose data sets of one environment"
+                f"{mine} and {its}; choose data sets of one environment"
             )

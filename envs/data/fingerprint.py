@@ -17,7 +17,7 @@ def fingerprint(data: Trajectories) -> dict[str, Any]:
     Example:
         >>> from envs.data.trajectories import Episode
         >>> walk = Episode(np.ones((3, 2)), np.ones((3, 1)), np.ones(3), True)
-        >>> data = Trajectories.from_episodes([walk], env_id="Walk-v0", name="demo/walk-v0")
+        >>> data = Trajectories.from_episodes([walk], env="Walk-v0", name="demo/walk-v0")
         >>> fingerprint(data)["steps"], fingerprint(data) == fingerprint(data.select([0, 0]))
         (3, False)
     """

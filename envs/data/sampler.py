@@ -153,7 +153,7 @@ class PackedSampler(Sampler):
         >>> import numpy as np
         >>> from envs.data.trajectories import Episode
         >>> walk = Episode(np.ones((3, 2)), np.ones((3, 1)), np.ones(3), True)
-        >>> data = Trajectories.from_episodes([walk, walk], env_id="Walk-v0", name="demo/walk-v0")
+        >>> data = Trajectories.from_episodes([walk, walk], env="Walk-v0", name="demo/walk-v0")
         >>> batch = PackedSampler(data, batch_size=2, length=3, seed=0).sample()
         >>> batch.obs.shape, bool(batch.mask.all()), batch.resets[:, 0].tolist()
         ((2, 3, 2), True, [True, True])
@@ -231,7 +231,7 @@ class WindowSampler(Sampler):
         >>> import numpy as np
         >>> from envs.data.trajectories import Episode
         >>> walk = Episode(np.ones((3, 2)), np.ones((3, 1)), np.ones(3), True)
-        >>> data = Trajectories.from_episodes([walk], env_id="Walk-v0", name="demo/walk-v0")
+        >>> data = Trajectories.from_episodes([walk], env="Walk-v0", name="demo/walk-v0")
         >>> batch = WindowSampler(data, batch_size=4, length=5, seed=0).sample()
         >>> bool((batch.mask.sum(1) == 3 - batch.timestep[:, 0]).all())
         True

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from envs.data.bounds import ROWS, Float32, bounds, unlimited
+from envs.data.bounds import ROWS, Float32, bounds
 from envs.errors import UserError
+from envs.worlds.spec import EnvSpec
 
-__all__ = ["Episode", "Float32", "Trajectories", "unlimited"]
+__all__ = ["Episode", "Float32", "Trajectories"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Trajectories:
     Example:
         >>> import numpy as np
         >>> walk = Episode(np.zeros((4, 2)), np.ones((3, 1)), np.array([1.0, 2.0, 3.0]), True)
-        >>> data = Trajectories.from_episodes([walk, walk], env_id="Walk-v0", name="demo/walk-v0")
+        >>> data = Trajectories.from_episodes([walk, walk], env="Walk-v0", name="demo/walk-v0")
         >>> data.num_episodes, data.num_steps, data.returns.tolist()
         (2, 6, [6.0, 6.0])
         >>> data.returns_to_go().tolist()
@@ -58,8 +58,8 @@ class Trajectories:
     """(E + 1,) offsets: starts[0] = 0, starts[E] = N"""
     terminated: NDArray[np.bool_]
     """(E,)"""
-    env_id: str
-    """The environment that the data came from, such as Hopper-v5."""
+    env: EnvSpec
+    """The environment that the data is of."""
     name: str
     """The data set's id, such as minrnn/hopper/medium-replay-v0."""
     action_low: Float32
@@ -68,10 +68,6 @@ class Trajectories:
     """(A,)"""
     weights: NDArray[np.float64] | None = None
     """(E,) relative chances of the episodes, on top of the sampler's rule; None is all equal."""
-    obs_keys: tuple[str, ...] = ()
-    """Parts of a Dict observation in the order they lie in here; () is all, sorted by name."""
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """What gym.make needs beside env_id, fit for JSON."""
     notes: tuple[str, ...] = ()
     """One line for each repair that was made when the data was loaded."""
     reference: tuple[float, float, str] | None = None
@@ -82,7 +78,7 @@ class Trajectories:
         cls,
         episodes: Sequence[Episode],
         *,
-        env_id: str,
+        env: EnvSpec | str,
         name: str,
         action_low: ArrayLike | None = None,
         action_high: ArrayLike | None = None,
@@ -108,13 +104,18 @@ class Trajectories:
             reward=np.concatenate([e.reward for e in episodes]).astype(np.float32),
             starts=np.concatenate(([0], np.cumsum(lengths))),
             terminated=np.array([bool(e.terminated) for e in episodes]),
-            env_id=env_id,
+            env=EnvSpec.of(env),
             name=name,
             action_low=low,
             action_high=high,
         )
         trajectories.validate()
         return trajectories
+
+    @property
+    def env_id(self) -> str:
+        """The environment's id, such as Hopper-v5."""
+        return self.env.env_id
 
     @property
     def num_episodes(self) -> int:

@@ -26,12 +26,11 @@ def describe(data: Trajectories) -> dict[str, Any]:
     except UserError as error:
         defect = str(error)
     top = float(np.sort(returns)[-max(1, round(0.1 * len(returns))) :].mean())
-    reference = score.reference(data.env_id, data.env_kwargs, data.reference)
+    reference = score.reference(data.env, data.reference)
     no_score = "no reference returns for this environment" if reference is None else _cut(data)
     return {
         "name": data.name,
-        "env_id": data.env_id,
-        "env_kwargs": data.env_kwargs,
+        **data.env.to_json(),
         "episodes": data.num_episodes,
         "steps": data.num_steps,
         "lengths": _spread(data.lengths),
@@ -39,7 +38,6 @@ def describe(data: Trajectories) -> dict[str, Any]:
         "top_tenth_return": top,
         "terminated": int(data.terminated.sum()),
         "observations": data.obs_dim,
-        "obs_keys": list(data.obs_keys),
         "actions": data.action_dim,
         "action_low": data.action_low.tolist(),
         "action_high": data.action_high.tolist(),
@@ -66,8 +64,8 @@ def _cut(data: Trajectories) -> str | None:
 
     Recordings of mazes are cut at each success, where the environment goes on.
     """
-    spec = lookup(data.env_id, data.env_kwargs)
-    limit = time_limit(data.env_id, data.env_kwargs) or (spec.horizon if spec else None)
+    known = lookup(data.env)
+    limit = time_limit(data.env) or (known.horizon if known else None)
     if limit is None:
         return None
     cut = int((~data.terminated & (data.lengths < limit)).sum())

@@ -8,7 +8,7 @@ both to be the same environment.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from envs.errors import UserError
 from envs.rollout.loop import Actor, not_finite
 from envs.rollout.queue import Progress, Rollout, too_many
 from envs.worlds.make import make_env, time_limit
+from envs.worlds.spec import EnvSpec
 
 SHARED = (
     "max_episode_steps",
@@ -34,11 +35,10 @@ TOLERANCE = 1e-4
 
 
 def pool_rollout(
-    env_id: str,
+    env: EnvSpec | str,
     actor: Actor,
     seeds: Sequence[int],
     *,
-    env_kwargs: Mapping[str, Any] | None = None,
     num_envs: int = 16,
     num_threads: int = 0,
     progress: Progress | None = None,
@@ -57,7 +57,8 @@ def pool_rollout(
     seeds = [int(seed) for seed in seeds]
     if not seeds or num_envs < 1:
         raise UserError(f"{len(seeds)} episodes over {num_envs} environments; both need 1 or more")
-    pool = _make(env_id, seeds, env_kwargs, num_threads)
+    spec = EnvSpec.of(env)
+    pool = _make(spec, seeds, num_threads)
     space, total = pool.action_space, len(seeds)
     returns, lengths = np.zeros(total), np.zeros(total, np.int64)
     fell, failures = np.zeros(total, np.bool_), dict[int, str]()
@@ -83,7 +84,7 @@ def pool_rollout(
             failures[int(i)] = f"seed {seeds[i]}, step {lengths[i] - 1}: it gave what is not finite"
             returns[i] = np.nan
         if unsound.any():
-            too_many(env_id, failures, total)
+            too_many(spec.env_id, failures, total)
         ended = np.flatnonzero(terminated | cut | unsound)
         if not len(ended):
             continue
@@ -107,33 +108,24 @@ def pool_rollout(
         lengths,
         fell,
         failures=failures,
-        env_id=env_id,
+        env=spec,
         action_low=np.asarray(space.low, np.float32),
         action_high=np.asarray(space.high, np.float32),
-        env_kwargs=dict(env_kwargs or {}),
     )
 
 
-def check(
-    env_id: str, *, obs_keys: Sequence[str] = (), env_kwargs: Mapping[str, Any] | None = None
-) -> None:
+def check(env: EnvSpec | str) -> None:
     """Raise UserError where envpool is missing or cannot stand in for gymnasium here."""
-    if obs_keys:
-        raise _refusal(f"envpool has no {env_id} whose observations are put together from parts")
-    difference = apart(env_id, env_kwargs)
+    spec = EnvSpec.of(env)
+    difference = apart(spec)
     if difference > TOLERANCE:
         raise _refusal(
-            f"envpool's {env_id} is not gymnasium's: in a trial they differ by {difference:.2g}"
+            f"envpool's {spec.env_id} is not gymnasium's: in a trial they differ by "
+            f"{difference:.2g}"
         )
 
 
-def apart(
-    env_id: str,
-    env_kwargs: Mapping[str, Any] | None = None,
-    *,
-    seeds: Sequence[int] = range(4),
-    steps: int = 50,
-) -> float:
+def apart(env: EnvSpec | str, *, seeds: Sequence[int] = range(4), steps: int = 50) -> float:
     """Return the largest difference from gymnasium, of observations and rewards (x) over 1 + |x|.
 
     Both start where envpool's seeds say, and take the same random actions, until an episode ends:
@@ -142,23 +134,24 @@ def apart(
     into envpool's state: its observation must be positions, of which the first may be missing, and
     velocities.
     """
-    pool = _make(env_id, seeds, env_kwargs, 1)
-    env = make_env(env_id, env_kwargs=env_kwargs)
+    spec = EnvSpec.of(env)
+    pool = _make(spec, seeds, 1)
+    ours = make_env(spec)
     try:
-        starts, walker = pool.reset()[0], _walker(env_id, env, pool)
+        starts, walker = pool.reset()[0], _walker(spec.env_id, ours, pool)
         actions = np.random.default_rng(0).uniform(-0.3, 0.3, (steps, *pool.action_space.shape))
         actions = (actions * pool.action_space.high).astype(np.float32)
         theirs = [pool.step(np.repeat(action[None], len(seeds), 0)) for action in actions]
         worst = 0.0
         for k, start in enumerate(starts):
-            env.reset(seed=0)
+            ours.reset(seed=0)
             split = len(start) - walker.model.nv
             positions = np.zeros(walker.model.nq)
             positions[len(positions) - split :] = start[:split]
             walker.set_state(positions, start[split:])
             worst = max(worst, _relative(walker._get_obs(), start))
             for action, (obs, reward, *flags, _) in zip(actions, theirs, strict=True):
-                seen, gain, *ends, _ = env.step(action)
+                seen, gain, *ends, _ = ours.step(action)
                 worst = max(worst, _relative(obs[k], seen), _relative(reward[k], gain))
                 if any(ends) != any(flag[k] for flag in flags):
                     return np.inf
@@ -166,7 +159,7 @@ def apart(
                     break
         return worst
     finally:
-        env.close()
+        ours.close()
 
 
 def _walker(env_id: str, env: Any, pool: Any) -> Any:
@@ -184,9 +177,10 @@ def _relative(found: Any, expected: Any) -> float:
     return float((np.abs(found - expected) / (1 + np.abs(expected))).max())
 
 
-def _make(
-    env_id: str, seeds: Sequence[int], env_kwargs: Mapping[str, Any] | None, num_threads: int
-) -> Any:
+def _make(spec: EnvSpec, seeds: Sequence[int], num_threads: int) -> Any:
+    env_id = spec.env_id
+    if spec.obs_keys:
+        raise _refusal(f"envpool has no {env_id} whose observations are put together from parts")
     try:
         envpool: Any = importlib.import_module("envpool")
     except ImportError as error:
@@ -197,7 +191,7 @@ def _make(
     if env_id not in envpool.list_all_envs():
         raise _refusal(f"envpool has no {env_id}")
     defaults = envpool.make_spec(env_id).config._asdict()
-    arguments = {**(env_kwargs or {}), "max_episode_steps": time_limit(env_id, env_kwargs)}
+    arguments = {**spec.kwargs, "max_episode_steps": time_limit(spec)}
     for name, value in arguments.items():
         if name not in SHARED or name not in defaults or value is None:
             raise _refusal(f"envpool cannot make {env_id} with {name}={value}")

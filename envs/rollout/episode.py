@@ -40,15 +40,13 @@ class World:
 
     env: EnvLike
     seeds: list[int]
-    obs_keys: tuple[str, ...]
-    env_kwargs: dict[str, Any]
     record: bool
     forgiving: bool = False
     """An environment that fails costs its episode; otherwise its error is raised."""
 
     def make(self) -> gym.Env[Any, Any] | Direct:
         """Make an environment."""
-        return direct(make_env(self.env, obs_keys=self.obs_keys, env_kwargs=self.env_kwargs))
+        return direct(make_env(self.env))
 
 
 @dataclass(slots=True)

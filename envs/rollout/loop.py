@@ -15,6 +15,7 @@ from envs.errors import UserError
 from envs.rollout.episode import Played, Row, Unsound, World
 from envs.rollout.slots import Table
 from envs.worlds.fast_mujoco import Direct
+from envs.worlds.spec import EnvSpec
 
 
 class Actor(Protocol):
@@ -119,13 +120,12 @@ def _play(table: Table, actor: Actor, pause: Callable[[], None] | None) -> None:
 
 
 def _facts(world: World, env: gym.Env[Any, Any] | Direct) -> dict[str, Any]:
-    name, spec, space = world.env, env.spec, env.action_space
+    made, space = env.spec, env.action_space
+    named = world.env if not callable(world.env) else made.id if made is not None else ""
     return {
-        "env_id": name if isinstance(name, str) else (spec.id if spec is not None else ""),
+        "env": EnvSpec.of(named),
         "action_low": np.asarray(getattr(space, "low", ()), np.float32),
         "action_high": np.asarray(getattr(space, "high", ()), np.float32),
-        "obs_keys": world.obs_keys,
-        "env_kwargs": world.env_kwargs,
     }
 
 

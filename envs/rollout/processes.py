@@ -18,12 +18,13 @@ from multiprocessing import connection, get_context
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs import registration
 
 from envs.errors import UserError
 from envs.rollout.episode import Played, World
 from envs.rollout.loop import Actor, play
 from envs.worlds.make import registered
+from envs.worlds.spec import EnvSpec
 
 _CONTEXT = get_context("spawn")
 _LISTEN = 0.05
@@ -52,7 +53,7 @@ def spread(
     This one plays while the others start, and all end with the last episode. Errors of the others
     are raised here, a dead one as UserError. Whatever happens, none of them is left behind.
     """
-    spec = registered(world.env) if isinstance(world.env, str) else None
+    spec = None if callable(world.env) else registered(EnvSpec.of(world.env).env_id)
     try:
         payload = pickle.dumps((world, spec, actor))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -186,7 +187,7 @@ def _play_here(num_envs: int, place: Any, pipe: connection.Connection) -> None:
             _send_error(pipe, error)
 
 
-def _received(pipe: connection.Connection) -> tuple[World, EnvSpec | None, Actor]:
+def _received(pipe: connection.Connection) -> tuple[World, registration.EnvSpec | None, Actor]:
     payload = pipe.recv_bytes()
     try:
         return pickle.loads(payload)

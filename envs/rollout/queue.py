@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from envs.errors import UserError
 from envs.rollout.episode import Played, World
 from envs.rollout.loop import Actor, play
 from envs.worlds.make import EnvLike
+from envs.worlds.spec import EnvSpec
 
 Progress = Callable[[int, int], object]
 """Called with (episodes done, episodes in all)."""
@@ -37,25 +37,22 @@ class Rollout:
     """With record=True: every step, T + 1 observations each; without those that failed."""
     failures: dict[int, str] = field(default_factory=dict[int, str])
     """What happened, in one line, by the episode's place in the queue; see `forgiving`."""
-    env_id: str = ""
+    env: EnvSpec = field(default_factory=EnvSpec)
     action_low: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     action_high: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    obs_keys: tuple[str, ...] = ()
-    env_kwargs: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def trajectories(self) -> Trajectories | None:
         """The recorded episodes as Trajectories, or None without record=True."""
         if self.episodes is None:
             return None
-        trajectories = Trajectories.from_episodes(
+        return Trajectories.from_episodes(
             self.episodes,
-            env_id=self.env_id,
-            name=f"rollout of {self.env_id}",
+            env=self.env,
+            name=f"rollout of {self.env.env_id}",
             action_low=self.action_low,
             action_high=self.action_high,
         )
-        return replace(trajectories, obs_keys=self.obs_keys, env_kwargs=self.env_kwargs)
 
 
 def rollout(
@@ -63,8 +60,6 @@ def rollout(
     actor: Actor,
     seeds: Sequence[int],
     *,
-    obs_keys: Sequence[str] = (),
-    env_kwargs: Mapping[str, Any] | None = None,
     num_envs: int = 16,
     num_procs: int = 1,
     record: bool = False,
@@ -74,7 +69,7 @@ def rollout(
 ) -> Rollout:
     """Run every queued episode once, K = num_envs at a time, and return all of their results.
 
-    obs_keys, env_kwargs: as make_env has them.
+    env: an id, a specification, or a function that makes an environment.
     Episode i starts with env.reset(seed=seeds[i]). Each environment takes the next episode of the
     queue when its own ends; when the queue is dry the rows shrink. Nothing is left out and nothing
     is cut, so the results have no bias towards short episodes, and an actor whose rows do not
@@ -105,10 +100,10 @@ def rollout(
             f"{len(seeds)} episodes over {num_envs} environments in {num_procs} processes; "
             f"all need 1 or more"
         )
-    world = World(env, seeds, tuple(obs_keys), dict(env_kwargs or {}), record, forgiving)
+    world = World(env, seeds, record, forgiving)
     played: list[Played | None] = [None] * len(seeds)
     count, failures = itertools.count(1), dict[int, str]()
-    name = env if isinstance(env, str) else "the environment"
+    name = "the environment" if callable(env) else EnvSpec.of(env).env_id
 
     def finished(episode: Played) -> None:
         played[episode.index] = episode

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.worlds.catalog import lookup
+from envs.worlds.spec import EnvSpec
 
 RowStatistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Takes (N, n) and returns (N,): a statistic of each row."""
@@ -27,16 +28,15 @@ NONE = "No reference constants: raw returns only."
 
 
 def reference(
-    env_id: str,
-    env_kwargs: Mapping[str, Any] | None = None,
+    env: EnvSpec | str,
     own: tuple[float, float, str] | None = None,
 ) -> tuple[float, float, str] | None:
     """Return the returns of a random policy and of an expert, and their source; None for unknown.
 
     own: what the data set itself names, which comes before the catalogue's.
     """
-    spec = None if own else lookup(env_id, env_kwargs)
-    return own if spec is None else (spec.reference_min, spec.reference_max, spec.source)
+    known = None if own else lookup(env)
+    return own if known is None else (known.reference_min, known.reference_max, known.source)
 
 
 def scaled(returns: ArrayLike, minimum: float, maximum: float) -> NDArray[np.float64]:
@@ -44,11 +44,9 @@ def scaled(returns: ArrayLike, minimum: float, maximum: float) -> NDArray[np.flo
     return 100.0 * (np.asarray(returns, np.float64) - minimum) / (maximum - minimum)
 
 
-def normalized(
-    returns: ArrayLike, env_id: str, env_kwargs: Mapping[str, Any] | None = None
-) -> NDArray[np.float64] | None:
+def normalized(returns: ArrayLike, env: EnvSpec | str) -> NDArray[np.float64] | None:
     """Return D4RL's normalised scores, 0 random to 100 expert; None for an unknown environment."""
-    found = reference(env_id, env_kwargs)
+    found = reference(env)
     return None if found is None else scaled(returns, *found[:2])
 
 
@@ -139,12 +137,11 @@ def rate_interval(successes: ArrayLike, *, z: float = 1.959964) -> tuple[float, 
 def protocol(
     *,
     data: str,
-    env_id: str,
+    env: EnvSpec | str,
     targets: Sequence[float],
     episodes: int,
     seeds: Sequence[int],
     checkpoint: str = "last",
-    env_kwargs: Mapping[str, Any] | None = None,
     own: tuple[float, float, str] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
@@ -152,13 +149,14 @@ def protocol(
 
     data: the data set's id. targets: the returns asked for. episodes: how many for each target.
     seeds: of the first episode. checkpoint: last or best.
-    env_kwargs: arguments of the environment beside its id. own: as `reference` takes it.
+    own: as `reference` takes it.
     """
-    low, high, source = reference(env_id, env_kwargs, own) or (None, None, None)
-    arguments = {"env_kwargs": dict(env_kwargs)} if env_kwargs else {}
+    low, high, source = reference(env, own) or (None, None, None)
+    spec = EnvSpec.of(env)
+    arguments = {"env_kwargs": dict(spec.kwargs)} if spec.kwargs else {}
     return {
         "data": data,
-        "env_id": env_id,
+        "env_id": spec.env_id,
         **arguments,
         "mujoco": _version("mujoco"),
         "gymnasium": _version("gymnasium"),

@@ -81,9 +81,7 @@ def check_env(trajectories: Trajectories) -> None:
             f"{name} names no environment to evaluate in ({why}); --eval.episodes 0 trains on it "
             f"without"
         )
-    obs_dim, action_dim = env_sizes(
-        env_id, obs_keys=trajectories.obs_keys, env_kwargs=trajectories.env_kwargs
-    )
+    obs_dim, action_dim = env_sizes(trajectories.env)
     if (trajectories.obs_dim, trajectories.action_dim) != (obs_dim, action_dim):
         raise UserError(
             f"{name} has observations of size {trajectories.obs_dim} and actions of size "

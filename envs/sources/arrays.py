@@ -187,7 +187,7 @@ def _convert(file: Path, env_id: str, dataset_id: str) -> None:
     path = minari.write(
         dataset_id,
         episodes,
-        env_id=env_id,
+        env=env_id,
         author="unknown",
         description=f"{len(episodes)} episodes of {file.name}",
         code="envs/sources/arrays.py of the minrnn project",

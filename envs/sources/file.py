@@ -45,7 +45,7 @@ def _load(name: str, options: Options) -> Trajectories:
             f"{path} does not say which environment it is of; add it, as in --data.env-id "
             f"Hopper-v4, or train without evaluation: --eval.episodes 0"
         )
-    return d4rl.read_file(path, name=str(path), env_id=options.env_id, cache=options.cache)
+    return d4rl.read_file(path, name=str(path), env=options.env_id, cache=options.cache)
 
 
 SOURCE = Source("a file", is_file, _load)

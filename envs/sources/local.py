@@ -18,6 +18,7 @@ from envs.sources import minari
 from envs.sources.minari.folder import OTHER_ROOT, hidden
 from envs.sources.source import Source
 from envs.worlds.catalog import LOCAL_DATA
+from envs.worlds.spec import EnvSpec
 
 _RECIPE = "minrnn_recipe"  # metadata: the digest of the mix, so that a stale data set is noticed
 
@@ -71,7 +72,7 @@ def _mix(family: str, level: str, seed: int, progress: bool) -> dict[str, Any]:
     )
     return {
         "episodes": generate_level(family, level, seed=seed, progress=progress),
-        "env_id": ENVIRONMENTS[family],
+        "env": ENVIRONMENTS[family],
         "algorithm": "SAC",
         "description": f"{level} on {ENVIRONMENTS[family]}: episodes sampled from checkpoints of "
         f"one SAC run of the minrnn project, in training order; checkpoint (episodes): {parts}. "
@@ -84,9 +85,8 @@ def _pointmaze(family: str, level: str, seed: int, progress: bool) -> dict[str, 
     recipe = pointmaze.RECIPES[level]
     return {
         "episodes": pointmaze.generate(level, seed=seed, progress=progress),
-        "env_id": recipe.env_id,
-        "env_kwargs": pointmaze.RECORDED,
-        "eval_kwargs": pointmaze.EVALUATED,
+        "env": EnvSpec(recipe.env_id, pointmaze.RECORDED),
+        "eval_env": EnvSpec(recipe.env_id, pointmaze.EVALUATED),
         "algorithm": "waypoint controller",
         "code": "envs/behaviour/pointmaze.py of the minrnn project",
         "description": f"{level} maze, made as Minari's D4RL/pointmaze sets are: a noisy waypoint "

@@ -9,6 +9,7 @@ from typing import Any
 
 from envs.behaviour.mixes import ENVIRONMENTS, LEVELS
 from envs.behaviour.pointmaze import RECIPES
+from envs.worlds.spec import EnvSpec
 
 _D4RL = "D4RL infos.py"
 _LOCOMOTION = "D4RL infos.py; measured on D4RL's -v2 data sets, gym 0.2x MuJoCo environments"
@@ -39,7 +40,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class EnvSpec:
+class Known:
     """What the catalogue knows about one environment id."""
 
     env_id: str
@@ -115,14 +116,16 @@ LOCAL_DATA = {
 """Ids of the data sets that are rolled out here, with their family and level."""
 
 
-def lookup(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> EnvSpec | None:
-    """Return what is known about an environment made with these arguments, None for nothing.
+def lookup(env: EnvSpec | str) -> Known | None:
+    """Return what is known about an environment with these arguments; None where it is unknown.
 
     The version is not told apart: Hopper-v2 to -v5 share D4RL's constants, by convention.
     """
-    given = {**_DEFAULTS, **(env_kwargs or {})}
+    spec = EnvSpec.of(env)
+    given = {**_DEFAULTS, **spec.kwargs}
     for row in REFERENCES:
         usable = all(fits(given.get(name)) for name, fits in row.needs.items())
-        if usable and re.fullmatch(row.pattern, env_id):
-            return EnvSpec(env_id, row.family, row.horizon, row.minimum, row.maximum, row.source)
+        if usable and re.fullmatch(row.pattern, spec.env_id):
+            numbers = row.horizon, row.minimum, row.maximum
+            return Known(spec.env_id, row.family, *numbers, row.source)
     return None

@@ -102,6 +102,23 @@ def _part(path: tuple[str | int, ...], space: gym.Space[Any], where: str) -> Par
     )
 
 
+def flatten(
+    env: gym.Env[Any, Any], keys: Sequence[str], name: str | None = None
+) -> gym.Env[Any, Any]:
+    """Return an environment whose Dict and Tuple observations, or `keys` of them, are flat vectors.
+
+    name: of the environment, for the messages. It is closed where it cannot be made flat, which
+    raises UserError.
+    """
+    if not keys and not isinstance(env.observation_space, spaces.Dict | spaces.Tuple):
+        return env
+    try:
+        return FlatObservation(env, keys, name or type(env.unwrapped).__name__)
+    except BaseException:
+        env.close()
+        raise
+
+
 class FlatObservation(gym.ObservationWrapper[NDArray[np.float64], Any, Any]):
     """Make the observations of an environment flat vectors (O,).
 

@@ -6,60 +6,45 @@ import difflib
 import importlib
 import io
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import (
-    EnvSpec,
-    find_highest_version,
-    get_env_id,
-    parse_env_id,
-)
+from gymnasium.envs import registration
 from numpy.typing import NDArray
 
-from envs.data.trajectories import unlimited
 from envs.errors import UserError, interruptible
-from envs.worlds.flat import FlatObservation
+from envs.worlds.flat import flatten
+from envs.worlds.spec import EnvSpec, unlimited
 
-EnvLike = str | Callable[..., gym.Env[Any, Any]]
-"""An environment id, or a function that makes an environment."""
+EnvLike = str | EnvSpec | Callable[[], gym.Env[Any, Any]]
+"""An environment id, its specification, or a function that makes an environment."""
 
 _ROBOTICS = ("Adroit", "AntMaze", "PointMaze", "FrankaKitchen", "Fetch", "HandManipulate")
 
 
-def make_env(
-    env: EnvLike, *, obs_keys: Sequence[str] = (), env_kwargs: Mapping[str, Any] | None = None
-) -> gym.Env[Any, Any]:
-    """Make one environment; Dict and Tuple observations come out as flat vectors (see
-    envs.worlds.flat).
+def make_env(env: EnvLike) -> gym.Env[Any, Any]:
+    """Make one environment; Dict and Tuple observations come out as flat vectors, see `flat`.
 
-    obs_keys: which parts of a Dict observation, in which order; () is all, sorted by name.
-    env_kwargs: arguments for gym.make (or for the function), beside the id.
     Raises UserError for an id that is not registered, whose packages are not installed, or that
     does not take the arguments; and for observations that cannot be made flat.
     """
-    made = make_raw(env, env_kwargs=env_kwargs)
-    if not obs_keys and not isinstance(made.observation_space, spaces.Dict | spaces.Tuple):
-        return made
-    try:
-        return FlatObservation(made, obs_keys, _name(env, made))
-    except BaseException:
-        made.close()
-        raise
+    if callable(env):
+        return flatten(env(), ())
+    spec = EnvSpec.of(env)
+    return flatten(make_raw(spec), spec.obs_keys, spec.env_id)
 
 
-def make_raw(env: EnvLike, *, env_kwargs: Mapping[str, Any] | None = None) -> gym.Env[Any, Any]:
+def make_raw(env: EnvSpec | str) -> gym.Env[Any, Any]:
     """Make one environment with its observations as they are.
 
     Without gymnasium's checker, which costs time at every step. Raises UserError as make_env does.
     """
-    arguments = dict(env_kwargs or {})
-    if not isinstance(env, str):
-        return env(**arguments)
+    spec = EnvSpec.of(env)
+    env, arguments = spec.env_id, dict(spec.kwargs)
     if env.startswith(_ROBOTICS):
         _register_robotics(env)
     try:
@@ -90,14 +75,12 @@ def make_raw(env: EnvLike, *, env_kwargs: Mapping[str, Any] | None = None) -> gy
         ) from error
 
 
-def env_sizes(
-    env: EnvLike, *, obs_keys: Sequence[str] = (), env_kwargs: Mapping[str, Any] | None = None
-) -> tuple[int, int]:
+def env_sizes(env: EnvLike) -> tuple[int, int]:
     """Return the observation and action sizes (O, A) of an environment made by `make_env`.
 
     Raises UserError where they are not vectors of numbers.
     """
-    made = make_env(env, obs_keys=obs_keys, env_kwargs=env_kwargs)
+    made = make_env(env)
     try:
         sizes: list[int] = []
         for kind, space in (("observation", made.observation_space), ("action", made.action_space)):
@@ -109,14 +92,12 @@ def env_sizes(
         made.close()
 
 
-def action_bounds(
-    env: EnvLike, *, env_kwargs: Mapping[str, Any] | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def action_bounds(env: EnvLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the least and the greatest actions (A,) of an environment.
 
     Raises UserError where they are not vectors of numbers, or have no bounds.
     """
-    made = make_raw(env, env_kwargs=env_kwargs)
+    made = env() if callable(env) else make_raw(env)
     try:
         space = made.action_space
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
@@ -131,7 +112,7 @@ def action_bounds(
         made.close()
 
 
-def registered(env_id: str) -> EnvSpec | None:
+def registered(env_id: str) -> registration.EnvSpec | None:
     """Return how gymnasium makes an id, None where it or the package that has it is not there.
 
     As in gym.make, what stands before a colon is a module that registers it, to be imported, and
@@ -144,20 +125,22 @@ def registered(env_id: str) -> EnvSpec | None:
                 importlib.import_module(module)
         elif name.startswith(_ROBOTICS):
             _register_robotics(name)
-        space, plain, number = parse_env_id(name)
+        space, plain, number = registration.parse_env_id(name)
     except (ImportError, UserError, gym.error.Error):
         return None
     if number is None and name not in gym.registry:
-        name = get_env_id(space, plain, find_highest_version(space, plain))
+        latest = registration.find_highest_version(space, plain)
+        name = registration.get_env_id(space, plain, latest)
     return gym.registry.get(name)
 
 
-def time_limit(env_id: str, env_kwargs: Mapping[str, Any] | None = None) -> int | None:
-    """Return the steps after which an environment made with these arguments is cut, if any."""
-    steps = (env_kwargs or {}).get("max_episode_steps")
+def time_limit(env: EnvSpec | str) -> int | None:
+    """Return the steps after which an environment is cut; None where it has no time limit."""
+    spec = EnvSpec.of(env)
+    steps = spec.kwargs.get("max_episode_steps")
     if steps is None:
-        spec = registered(env_id)
-        steps = None if spec is None else spec.max_episode_steps
+        known = registered(spec.env_id)
+        steps = None if known is None else known.max_episode_steps
     return steps if steps and steps > 0 else None  # -1 is none, too
 
 
@@ -205,7 +188,7 @@ def _unusable(name: str, kind: str, space: spaces.Space[Any]) -> str:
 
 
 def _name(env: EnvLike, made: gym.Env[Any, Any]) -> str:
-    return env if isinstance(env, str) else type(made.unwrapped).__name__
+    return type(made.unwrapped).__name__ if callable(env) else EnvSpec.of(env).env_id
 
 
 def _first_line(error: BaseException) -> str:

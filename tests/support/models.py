@@ -30,4 +30,4 @@ def tiny_data(num_episodes: int = 12, obs_dim: int = 4, action_dim: int = 2) -> 
         to_go = np.cumsum(reward[::-1])[::-1]
         action = np.tanh(obs[:-1, :action_dim] + to_go[:, None] / 10)
         episodes.append(Episode(obs, action, reward, terminated=True))
-    return Trajectories.from_episodes(episodes, env_id="Toy-v0", name="toy/toy-v0")
+    return Trajectories.from_episodes(episodes, env="Toy-v0", name="toy/toy-v0")

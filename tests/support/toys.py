@@ -150,4 +150,4 @@ def episodes(lengths: Sequence[int], seed: int = 0, *, extra: bool = True) -> li
 
 def data(lengths: Sequence[int], seed: int = 0) -> Trajectories:
     """Return `episodes` as Trajectories."""
-    return Trajectories.from_episodes(episodes(lengths, seed), env_id="ToyWalk-v0", name="toy/t-v0")
+    return Trajectories.from_episodes(episodes(lengths, seed), env="ToyWalk-v0", name="toy/t-v0")

@@ -54,7 +54,7 @@ def make_data() -> None:
         return rng.uniform(-1, 1, (len(obs), 3))
 
     played = rollout("Hopper-v5", act, seeds=range(20), num_envs=4, record=True)
-    minari.write(DATA, played.episodes, env_id="Hopper-v5", algorithm="random", description="test")
+    minari.write(DATA, played.episodes, env="Hopper-v5", algorithm="random", description="test")
 
 
 def start(folder: Path, setting: str) -> subprocess.Popen[str]:

@@ -7,7 +7,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +15,9 @@ import numpy as np
 
 from agents.machine import device
 from envs.errors import UserError
+from envs.worlds.flat import flatten
 from envs.worlds.make import make_env, make_raw
+from envs.worlds.spec import EnvSpec
 
 INSTALL = (
     "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (EGL) or libosmesa6 (OSMesa); "
@@ -23,34 +25,32 @@ INSTALL = (
 )
 
 
-def rendering_env(
-    env_id: str, *, obs_keys: Any = (), env_kwargs: Mapping[str, Any] | None = None
-) -> gym.Env[Any, Any]:
+def rendering_env(env: EnvSpec | str) -> gym.Env[Any, Any]:
     """Make an environment whose render() returns an image (H, W, 3) of bytes.
 
     Raises UserError where it has no such mode, or where this machine cannot draw.
     """
     device.before_opengl()
-    plain = make_env(env_id, obs_keys=obs_keys, env_kwargs=env_kwargs)
+    spec = EnvSpec.of(env)
+    plain = make_env(spec)
     modes = plain.metadata.get("render_modes", [])
     plain.close()
     if "rgb_array" not in modes:
-        raise UserError(f"{env_id} cannot be filmed: it draws {', '.join(modes) or 'nothing'}")
-    arguments = {**(env_kwargs or {}), "render_mode": "rgb_array"}
-    env = make_env(env_id, obs_keys=obs_keys, env_kwargs=arguments)
-    if _draws_with_mujoco(env):
-        choose_backend(env_id)
-    if not any(key.startswith("camera") for key in env_kwargs or {}):
-        follow(env)
-    return env
+        raise UserError(f"{spec.env_id} cannot be filmed: it draws {', '.join(modes) or 'nothing'}")
+    made = make_env(replace(spec, kwargs={**spec.kwargs, "render_mode": "rgb_array"}))
+    if _draws_with_mujoco(made):
+        choose_backend(spec.env_id)
+    if not any(key.startswith("camera") for key in spec.kwargs):
+        follow(made)
+    return made
 
 
-def window_env(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+def window_env(spec: EnvSpec) -> gym.Env[Any, Any]:
     """Make an environment that shows itself in a window as it is stepped."""
     device.before_opengl()
-    env = make_raw(env_id, env_kwargs={**env_kwargs, "render_mode": "human"})
+    env = make_raw(replace(spec, kwargs={**spec.kwargs, "render_mode": "human"}))
     follow(env)
-    return Following(env)
+    return flatten(Following(env), spec.obs_keys, spec.env_id)
 
 
 class Following(gym.Wrapper[Any, Any, Any, Any]):

@@ -20,6 +20,7 @@ from agents.loggers.runlog import episode_bar
 from agents.report.media.rendering import frame, rendering_env
 from agents.report.rows import best_median_worst, number_format
 from envs.errors import UserError
+from envs.worlds.spec import EnvSpec
 
 MAX_FPS = 30
 _OPTIONS = {"crf": "26", "preset": "fast"}  # of x264: small files, four times faster than real time
@@ -47,9 +48,9 @@ class Video:
 
 def check(checkpoints: Sequence[Checkpoint]) -> None:
     """Draw and encode one picture of each environment. Raises UserError where that fails."""
-    worlds = {repr([c.facts["env_id"], c.facts["env_kwargs"]]): c.facts for c in checkpoints}
-    for facts in worlds.values():
-        with contextlib.closing(_env(facts)) as env:
+    specs = [EnvSpec.from_json(checkpoint.facts) for checkpoint in checkpoints]
+    for spec in {repr(spec): spec for spec in specs}.values():
+        with contextlib.closing(rendering_env(spec)) as env:
             env.reset(seed=0)
             encode([caption(frame(env), "")], MAX_FPS)
 
@@ -74,11 +75,10 @@ def film(line: Line, first_seed: int) -> list[Video]:
 def _film(
     line: Line, result: Result, place: int, seed: int, title: str, number: Callable[[float], str]
 ) -> Video:
-    facts = line.members[0].facts
     assert result.actions is not None
     actions = result.actions[place]
     total, poster = 0.0, b""
-    with contextlib.closing(_env(facts)) as env:
+    with contextlib.closing(rendering_env(line.env)) as env:
         real_time = float(env.metadata.get("render_fps") or MAX_FPS)
         every = max(1, round(real_time / MAX_FPS))
         middle = len(actions) // every // 2 * every
@@ -98,7 +98,7 @@ def _film(
         mp4 = encode(images(), real_time / every)
     if total != float(result.returns[place]):
         raise UserError(
-            f"{facts['env_id']} is not deterministic: the episode of seed {seed} gave "
+            f"{line.env.env_id} is not deterministic: the episode of seed {seed} gave "
             f"{result.returns[place]!r} when evaluated and {total!r} when filmed; leave out --video"
         )
     run = line.members[place // result.by_run(result.returns).shape[1]].run.name
@@ -122,12 +122,6 @@ def _jpeg(image: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=80)
     return file.getvalue()
-
-
-def _env(facts: dict[str, Any]) -> gym.Env[Any, Any]:
-    return rendering_env(
-        facts["env_id"], obs_keys=facts["obs_keys"], env_kwargs=facts["env_kwargs"]
-    )
 
 
 def caption(image: np.ndarray, text: str) -> np.ndarray:

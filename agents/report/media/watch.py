@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 from rich.console import Console, Group
@@ -18,6 +19,7 @@ from agents.report.media.rendering import has_display, window_env
 from envs.errors import UserError
 from envs.rollout import Rollout, rollout
 from envs.worlds.make import EnvLike, make_env
+from envs.worlds.spec import EnvSpec
 
 REFRESH = 20
 """Pictures a second, in the terminal."""
@@ -91,27 +93,18 @@ def watch(
 
     In a window, too, where there is a display and the environment can draw one.
     """
-    facts, kwargs = checkpoint.facts, dict(checkpoint.facts["env_kwargs"])
-    env = make_env(facts["env_id"], obs_keys=facts["obs_keys"], env_kwargs=kwargs)
+    spec = EnvSpec.from_json(checkpoint.facts)
+    env = make_env(spec)
     fps = float(env.metadata.get("render_fps") or 0.0) if real_time else 0.0
     windowed = has_display() and "human" in env.metadata.get("render_modes", [])
     env.close()
-    world: EnvLike = window_env if windowed else facts["env_id"]
-    if windowed:
-        kwargs = {"env_id": facts["env_id"], "env_kwargs": kwargs}
-    title = f"{facts['env_id']}, {checkpoint.backbone} {checkpoint.name}, asked {target:g}, {seed=}"
+    world: EnvLike = partial(window_env, spec) if windowed else spec
+    title = f"{spec.env_id}, {checkpoint.backbone} {checkpoint.name}, asked {target:g}, {seed=}"
     policy = Policy(checkpoint.model, [target], window=window, device=str(device), engine=engine)
     with Live(console=console, refresh_per_second=REFRESH, vertical_overflow="crop") as live:
         view = View(policy, checkpoint.model, target, live, title, fps)
         try:
-            played = rollout(
-                world,
-                view,
-                [seed],
-                obs_keys=facts["obs_keys"],
-                env_kwargs=kwargs,
-                num_envs=1,
-            )
+            played = rollout(world, view, [seed], num_envs=1)
         except UserError:
             raise
         except Exception as error:

@@ -6,10 +6,8 @@ Read from HDF5 directly; the package d4rl is not needed. Downloads lie where d4r
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from envs.data.bounds import Float32
 from envs.data.cache import cached
@@ -20,6 +18,7 @@ from envs.sources.download import fetch
 from envs.sources.hdf5 import check_signature
 from envs.sources.source import Options, Source
 from envs.worlds.make import action_bounds, time_limit
+from envs.worlds.spec import EnvSpec
 
 _NAMELESS = (
     "--data.env-id does not say which environment it is of: actions have the bounds of the data, "
@@ -54,9 +53,7 @@ def read_file(
     path: Path,
     *,
     name: str,
-    env_id: str | None,
-    obs_keys: Sequence[str] = (),
-    env_kwargs: Mapping[str, Any] | None = None,
+    env: EnvSpec | str | None,
     cache: bool = True,
 ) -> Trajectories:
     """Read a file in D4RL's layout.
@@ -66,20 +63,12 @@ def read_file(
     and the time limit; without one, the bounds are those of the data, and a note says so.
     Raises UserError where the file cannot be used.
     """
-    if not env_id:
-        layout = Layout(name=name, env_id="", limit=None, open_bounds=True, remark=_NAMELESS)
+    if not env:
+        layout = Layout(name=name, limit=None, open_bounds=True, remark=_NAMELESS)
         return _cached(path, layout, None, cache)
-    kwargs = dict(env_kwargs or {})
-    low_high = action_bounds(env_id, env_kwargs=kwargs)
-    limit = time_limit(env_id, kwargs)
-    layout = Layout(
-        name=name,
-        env_id=env_id,
-        limit=limit,
-        horizon=limit,
-        obs_keys=tuple(obs_keys),
-        env_kwargs=kwargs,
-    )
+    spec = EnvSpec.of(env)
+    low_high, limit = action_bounds(spec), time_limit(spec)
+    layout = Layout(name=name, env=spec, limit=limit, horizon=limit)
     return _cached(path, layout, low_high, cache)
 
 

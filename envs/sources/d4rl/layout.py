@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -19,6 +18,7 @@ from envs.sources.d4rl.split import Episodes, Flags, goal_runs, split
 from envs.sources.d4rl.table import Entry, Layout
 from envs.sources.hdf5 import check_claim, has, numeric, open_hdf5, read_into
 from envs.sources.hdf5 import read as read_rows
+from envs.worlds.spec import EnvSpec
 
 _BLOCK = 1 << 21  # numbers
 
@@ -35,10 +35,10 @@ def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -
         width = _arrays(file, path)[1].shape[1]
         if low_high is not None and len(low_high[0]) != width:
             raise UserError(
-                f"{path} has actions of size {width}, {layout.env_id} takes {len(low_high[0])}; "
-                f"name the environment that the file is of with --data.env-id"
+                f"{path} has actions of size {width}, {layout.env.env_id} takes "
+                f"{len(low_high[0])}; name the environment that the file is of with --data.env-id"
             )
-        made, episodes, env_kwargs = _fill(file, path, layout)
+        made, episodes, env = _fill(file, path, layout)
     notes = [*([layout.remark] if layout.remark else []), *episodes.notes]
     if made.obs.shape[1] == layout.leading:
         notes.append(f"observations from {layout.leading} on are all 0: left out")
@@ -48,18 +48,16 @@ def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -
     if layout.shift:
         made.obs[:, : len(layout.shift)] += np.array(layout.shift, np.float32)
         amounts = ", ".join(f"{amount:g}" for amount in layout.shift)
-        notes.append(f"positions moved by ({amounts}), to where {layout.env_id} has them")
+        notes.append(f"positions moved by ({amounts}), to where {layout.env.env_id} has them")
     low, high = low_high or (None, None)
     if layout.open_bounds:
         low, high = np.full(width, -np.inf), np.full(width, np.inf)
     return made.finish(
         terminated=terminated,
-        env_id=layout.env_id,
+        env=env,
         action_low=low,
         action_high=high,
         horizon=layout.horizon,
-        obs_keys=layout.obs_keys,
-        env_kwargs=env_kwargs,
         notes=notes,
     )
 
@@ -96,10 +94,8 @@ def _arrays(file: h5py.File, path: Path) -> tuple[h5py.Dataset, h5py.Dataset, h5
     return obs, action, reward
 
 
-def _fill(
-    file: h5py.File, path: Path, layout: Layout
-) -> tuple[Assembly, Episodes, Mapping[str, Any]]:
-    """Read the episodes as the file has them; return the arguments of their environment, too."""
+def _fill(file: h5py.File, path: Path, layout: Layout) -> tuple[Assembly, Episodes, EnvSpec]:
+    """Read the episodes as the file has them; return their environment, too."""
     obs, action, reward = _arrays(file, path)
     steps, sizes = len(obs), (obs.shape[1], action.shape[1])
     # All arrays together: small numbers become larger here.
@@ -109,17 +105,17 @@ def _fill(
     episodes = split(terminal, timeout, layout.limit, lambda: _breaks(file, obs))
     del terminal, timeout
     rows = slice(0, int(episodes.lengths.sum()))
-    made, env_kwargs = None, layout.env_kwargs
+    made, env = None, layout.env
     if layout.leading is not None:
         made = Assembly(layout.name, episodes.lengths, layout.leading, sizes[1])
         if not _read_leading(obs, made.obs):
-            made, env_kwargs = None, layout.full_kwargs
+            made, env = None, layout.full_env or layout.env
     if made is None:
         made = Assembly(layout.name, episodes.lengths, *sizes)
         read_into(obs, made.obs, rows)
     read_into(action, made.action, rows)
     read_into(reward, made.reward, rows)
-    return made, episodes, env_kwargs
+    return made, episodes, env
 
 
 def _without_runs(made: Assembly, episodes: Episodes, notes: list[str]) -> Flags:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from envs.worlds.catalog import REFERENCES, Reference
+from envs.worlds.spec import EnvSpec
 
 ROOT = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 
@@ -33,20 +34,18 @@ class Layout:
     """What a reader of D4RL's flat layout has to know that the file does not say."""
 
     name: str
-    env_id: str
-    """The environment of today, "" for none."""
+    env: EnvSpec = field(default_factory=EnvSpec)
+    """The environment of today, where there is one."""
     limit: int | None
     """Steps after which an episode ends where the file does not mark it, None where not known."""
     horizon: int | None = None
     """Steps at which a termination is the time limit's; None where terminals mean something else"""
-    obs_keys: tuple[str, ...] = ()
-    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     shift: tuple[float, ...] = ()
     """Added to the first observations, so that they are where the environment of today has them."""
     leading: int | None = None
     """Observations to keep where all the others are 0 throughout."""
-    full_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """env_kwargs where they are not."""
+    full_env: EnvSpec | None = None
+    """The environment where they are not."""
     goal_runs: bool = False
     """Every step at the goal is marked as terminal: only the first of them ends the episode."""
     open_bounds: bool = False
@@ -96,7 +95,8 @@ def _cells(maze: str, marks: Mapping[tuple[int, int], str]) -> Cells:
 
 
 def _locomotion() -> Iterator[Entry]:
-    ant: dict[str, Any] = {"leading": 27, "full_kwargs": {"use_contact_forces": True}}
+    full = EnvSpec("Ant-v4", {"use_contact_forces": True})
+    ant: dict[str, Any] = {"leading": 27, "full_env": full}
     for family, env_id, sizes, more in (
         ("hopper", "Hopper-v4", (11, 3), {}),
         ("halfcheetah", "HalfCheetah-v4", (17, 6), {}),
@@ -117,7 +117,7 @@ def _locomotion() -> Iterator[Entry]:
                     name=name,
                     url=url,
                     family=family,
-                    env_id=env_id,
+                    env=EnvSpec(env_id),
                     sizes=sizes,
                     limit=1000,
                     horizon=1000,
@@ -140,11 +140,10 @@ def _adroit() -> Iterator[Entry]:
                 name=f"{family}-{kind}-v1",
                 url=f"{ROOT}/hand_dapg_v1/{family}-{kind}-v1.hdf5",
                 family=family,
-                env_id=env_id,
+                env=EnvSpec(env_id, kwargs),
                 sizes=sizes,
                 limit=limit,
                 horizon=limit,
-                env_kwargs=kwargs,
             )
             yield first
             url = f"{ROOT}/hand_dapg/{family}{file}.hdf5"
@@ -167,11 +166,13 @@ def _maze2d() -> Iterator[Entry]:
                 name=f"maze2d-{maze}{dense}-v{version}",
                 url=f"{ROOT}/maze2d/{file}.hdf5",
                 family=f"maze2d-{maze}{dense}",
-                env_id=f"PointMaze_{env}{'Dense' if dense else ''}-v3",
+                env=EnvSpec(
+                    f"PointMaze_{env}{'Dense' if dense else ''}-v3",
+                    {"maze_map": turned, "max_episode_steps": limit},
+                    ("observation",),
+                ),
                 sizes=(4, 2),
                 limit=limit,
-                obs_keys=("observation",),
-                env_kwargs={"maze_map": turned, "max_episode_steps": limit},
                 # D4RL's walls stand at whole numbers + 1, its point at 1.2 + its position.
                 shift=(0.2 - (rows - 1) / 2, 0.2 - (columns - 1) / 2),
             )
@@ -203,11 +204,13 @@ def _antmaze() -> Iterator[Entry]:
                 url=f"{ROOT}/{folder}/Ant_maze_{file}_noisy_multistart_{starts}_multigoal_{goals}_"
                 f"{end}.hdf5",
                 family="antmaze",
-                env_id=f"AntMaze_{names[maze][1]}-v4",
+                env=EnvSpec(
+                    f"AntMaze_{names[maze][1]}-v4",
+                    {"maze_map": cells, "continuing_task": False},
+                    ("achieved_goal", "observation"),
+                ),
                 sizes=(29, 8),
                 limit=limit,
-                obs_keys=("achieved_goal", "observation"),
-                env_kwargs={"maze_map": cells, "continuing_task": False},
                 shift=(middle[0], middle[1]),
                 goal_runs=True,
                 remark="today's AntMaze has another ant than D4RL's (5 times the torque, half the "
@@ -224,7 +227,6 @@ def _kitchen() -> Iterator[Entry]:
             name=f"kitchen-{kind}-v0",
             url=f"{ROOT}/kitchen/{file}-v0.hdf5",
             family="kitchen",
-            env_id="",
             sizes=(60, 9),
             limit=280,
             horizon=280,

@@ -76,11 +76,10 @@ def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajector
         )
     found = made.finish(
         terminated=terminated,
-        env_id=env.env_id,
+        env=env.spec,
         action_low=box.low,
         action_high=box.high,
         horizon=env.horizon,
-        env_kwargs=env.kwargs,
         notes=env.notes,
     )
     return replace(found, reference=_reference(about))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
-from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.envs import registration
 
 from envs.worlds.make import registered
+from envs.worlds.spec import EnvSpec
 
 _ENDLESS = 100  # time limits longer than that many of the registered ones are for recording
 
@@ -18,9 +19,7 @@ _ENDLESS = 100  # time limits longer than that many of the registered ones are f
 class Environment:
     """The environment to act in, as a data set names it."""
 
-    env_id: str
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    """What gym.make needs beside the id to make it the same."""
+    spec: EnvSpec
     horizon: int | None = None
     """The time limit that the data was recorded with, where it is known."""
     notes: tuple[str, ...] = ()
@@ -59,7 +58,7 @@ def environment(about: dict[str, Any]) -> Environment:
                 f"recorded in {env_id} with the wrappers {names}; "
                 f"evaluation has none of them, so the same returns may mean something else"
             )
-    return Environment(env_id, kwargs, _steps(recorded), tuple(notes))
+    return Environment(EnvSpec(env_id, kwargs), _steps(recorded), tuple(notes))
 
 
 def _table(text: str | None, name: str) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def _wrappers(spec: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(str(wrapper["name"]), wrapper.get("kwargs") or {}) for wrapper in stored]
 
 
-def _other_kwargs(spec: dict[str, Any], plain: EnvSpec | None) -> dict[str, Any]:
+def _other_kwargs(spec: dict[str, Any], plain: registration.EnvSpec | None) -> dict[str, Any]:
     """Return the arguments that are not the registered ones, nor the class's own defaults."""
     registered_ones = {} if plain is None else plain.kwargs
     given = {
@@ -100,11 +99,11 @@ def _other_kwargs(spec: dict[str, Any], plain: EnvSpec | None) -> dict[str, Any]
     }
 
 
-def _defaults(plain: EnvSpec) -> dict[str, Any]:
+def _defaults(plain: registration.EnvSpec) -> dict[str, Any]:
     """Return the defaults of the arguments that make the environment, {} where it is not there."""
     try:
         entry = plain.entry_point
-        creator = load_env_creator(entry) if isinstance(entry, str) else entry
+        creator = registration.load_env_creator(entry) if isinstance(entry, str) else entry
         parameters = inspect.signature(creator).parameters if creator is not None else {}
     except (ImportError, AttributeError, TypeError, ValueError):
         return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from envs.files import atomic_folder
 from envs.sources.minari.folder import OTHER_ROOT, check_new, hidden, root
 from envs.worlds.flat import Part, parts
 from envs.worlds.make import make_raw
+from envs.worlds.spec import EnvSpec
 
 DATA_FILE = "main_data.hdf5"
 
@@ -27,9 +28,8 @@ def write(
     dataset_id: str,
     episodes: Sequence[Episode],
     *,
-    env_id: str,
-    env_kwargs: Mapping[str, Any] | None = None,
-    eval_kwargs: Mapping[str, Any] | None = None,
+    env: EnvSpec | str,
+    eval_env: EnvSpec | None = None,
     description: str,
     algorithm: str = "unknown",
     author: str = "the minrnn project",
@@ -38,8 +38,8 @@ def write(
 ) -> Path:
     """Write a Minari data set that any Minari tool reads, and return its folder.
 
-    env_kwargs: arguments of the environment that was recorded. eval_kwargs: of the one that the
-    data is made for, where that is another.
+    env: the environment that was recorded. eval_env: the one that the data is made for, where
+    that is another.
     Flat observations of an environment with Dict or Tuple observations, in the order of
     envs.worlds.flat,
     are stored in parts, as Minari does.
@@ -49,10 +49,10 @@ def write(
     Raises UserError where the id is taken, an episode is defective, or the disk is full.
     """
     check_new(dataset_id)
-    env = make_raw(env_id, env_kwargs=env_kwargs)
+    env_id, made = EnvSpec.of(env).env_id, make_raw(env)
     try:
-        layout = parts(env.observation_space, where=env_id)
-        about = _metadata(dataset_id, episodes, env) | {
+        layout = parts(made.observation_space, where=env_id)
+        about = _metadata(dataset_id, episodes, made) | {
             "algorithm_name": algorithm,
             "author": [author],
             "code_permalink": code,
@@ -60,13 +60,13 @@ def write(
             **(extra or {}),
         }
     finally:
-        env.close()
-    if eval_kwargs is not None:
-        evaluated = make_raw(env_id, env_kwargs=eval_kwargs)
+        made.close()
+    if eval_env is not None:
+        evaluated = make_raw(eval_env)
         about["eval_env_spec"] = _spec(evaluated)
         evaluated.close()
     # Defects are to be found now, not at the first training.
-    checked = Trajectories.from_episodes(episodes, env_id=env_id, name=dataset_id)
+    checked = Trajectories.from_episodes(episodes, env=env_id, name=dataset_id)
     if layout[0].path and checked.obs_dim != (width := sum(part.width for part in layout)):
         raise UserError(
             f"{dataset_id} has observations of size {checked.obs_dim}, {env_id} has {width} in all "

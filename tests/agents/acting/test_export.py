@@ -23,6 +23,7 @@ from configs import ModelConfig, OptimConfig
 from envs.data.sampler import WindowSampler
 from envs.errors import UserError
 from envs.rollout import rollout
+from envs.worlds.spec import EnvSpec
 from tests.support.models import tiny_model
 
 FACTS = {
@@ -309,7 +310,7 @@ def test_the_example_acts_where_there_is_no_torch(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     policy = Policy(model, [-300.0], engine="eager")
-    played = rollout("Pendulum-v1", policy, seeds=[0], env_kwargs={"g": 9.0})
+    played = rollout(EnvSpec.from_json(facts), policy, seeds=[0])
     got = re.fullmatch(r"asked -300.0, got (-\d+\.\d) in 200 steps\n", done.stdout)
     assert got, done.stdout
     assert float(got[1]) == pytest.approx(played.returns[0], abs=0.5)

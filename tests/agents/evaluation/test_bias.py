@@ -18,6 +18,7 @@ from agents.acting import engines
 from agents.evaluation.evaluator import evaluate
 from agents.model.decision import DecisionModel, Spaces
 from configs import ModelConfig
+from envs.worlds.spec import EnvSpec
 
 SHORT, LONG = 5, 500
 EPISODES, FIRST = 60, 3000
@@ -78,12 +79,12 @@ def model() -> DecisionModel:
     return DecisionModel(ModelConfig(dim=16, num_layers=1), spaces)
 
 
-def returns(engine: str, num_envs: int, **more: Any) -> np.ndarray:
+def returns(engine: str, num_envs: int, folder: str = "", **more: Any) -> np.ndarray:
     if engine not in engines.available(model()):
         pytest.skip(f"no {engine} here")
     (result,) = evaluate(
-        model(), "Uneven-v0", [300.0], episodes=EPISODES, seed=FIRST, num_envs=num_envs,
-        engine=engine, **more,
+        model(), EnvSpec("Uneven-v0", {"folder": folder}), [300.0], episodes=EPISODES, seed=FIRST,
+        num_envs=num_envs, engine=engine, **more,
     )  # fmt: skip
     assert result.engine == engine
     np.testing.assert_array_equal(result.returns, result.lengths)
@@ -111,7 +112,7 @@ def test_and_so_it_is_with_engines_that_take_long_to_make(engine, num_envs, requ
 
 def test_and_over_processes(tmp_path):
     # The environment is registered in this process alone.
-    assert_unbiased(returns("eager", 8, num_procs=2, env_kwargs={"folder": str(tmp_path)}))
+    assert_unbiased(returns("eager", 8, str(tmp_path), num_procs=2))
     shares = players(tmp_path)
     assert len(shares) == 2
     assert sum(shares.values()) == EPISODES

@@ -15,6 +15,7 @@ from agents.storage import checkpoint
 from configs import ModelConfig
 from envs.errors import UserError
 from envs.scoring import score
+from envs.worlds.spec import EnvSpec
 
 OBS = 3
 
@@ -54,9 +55,11 @@ def model(obs_dim: int = OBS) -> DecisionModel:
     return DecisionModel(ModelConfig(dim=8, num_layers=1), spaces)
 
 
-def evaluate(obs_dim: int = OBS, **more: Any) -> list[evaluator.Result]:
+def evaluate(
+    obs_dim: int = OBS, env: EnvSpec | str = "Line-v0", **more: Any
+) -> list[evaluator.Result]:
     return evaluator.evaluate(
-        model(obs_dim), "Line-v0", [5.0, 2.0], episodes=3, seed=10, num_envs=4, **more
+        model(obs_dim), env, [5.0, 2.0], episodes=3, seed=10, num_envs=4, **more
     )
 
 
@@ -70,17 +73,16 @@ def test_successes_lie_with_their_episodes():
 
 
 def test_arguments_and_keys_reach_the_environment():
-    results = evaluate(2, env_kwargs={"horizon": 7}, obs_keys=["c", "a"])
+    results = evaluate(2, EnvSpec("Line-v0", {"horizon": 7}, ("c", "a")))
     assert results[1].lengths.tolist() == [7, 7, 7]
     with pytest.raises(UserError, match=r"sizes \(2, 2\), Line-v0 has \(3, 2\)"):
         evaluate(2)
 
 
 def reported(**kwargs: Any) -> tuple[str, dict[str, Any]]:
-    protocol = score.protocol(
-        data="a/b-v0", env_id="Line-v0", targets=[5, 2], episodes=3, seeds=[10], env_kwargs=kwargs
-    )
-    results = {"last": evaluate(env_kwargs=kwargs)}
+    env = EnvSpec("Line-v0", kwargs)
+    protocol = score.protocol(data="a/b-v0", env=env, targets=[5, 2], episodes=3, seeds=[10])
+    results = {"last": evaluate(env=env)}
     table = rows.table(results, protocol)
     return table, rows.as_json(results, protocol)
 
@@ -105,7 +107,7 @@ def test_and_nothing_of_it_where_there_is_none():
 def test_the_data_sets_own_reference_returns_make_the_score():
     protocol = score.protocol(
         data="a/b-v0",
-        env_id="Hopper-v5",
+        env="Hopper-v5",
         targets=[5, 2],
         episodes=3,
         seeds=[10],
@@ -134,14 +136,7 @@ def test_a_checkpoint_remembers_the_environment(tmp_path):
     acting, loaded = checkpoint.load_checkpoint(tmp_path / "new")
     assert {key: loaded[key] for key in world} == world
     played = evaluator.evaluate(
-        acting,
-        loaded["env_id"],
-        [1.0],
-        episodes=1,
-        seed=0,
-        num_envs=1,
-        env_kwargs=loaded["env_kwargs"],
-        obs_keys=loaded["obs_keys"],
+        acting, EnvSpec.from_json(loaded), [1.0], episodes=1, seed=0, num_envs=1
     )
     assert played[0].lengths.tolist() == [7]
 

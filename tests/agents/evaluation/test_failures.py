@@ -24,6 +24,7 @@ from envs.errors import UserError
 from envs.rollout import envpool, rollout
 from envs.scoring import score
 from envs.sources import minari
+from envs.worlds.spec import EnvSpec
 
 
 class Brittle(gym.Env[np.ndarray, np.ndarray]):
@@ -66,12 +67,11 @@ def evaluate(seeds: tuple[int, ...], **more: Any) -> list[Result]:
     model = DecisionModel(ModelConfig(dim=8, num_layers=1), spaces)
     return evaluator.evaluate(
         model,
-        "Brittle-v0",
+        EnvSpec("Brittle-v0", {"seeds": seeds}),
         [5.0, 2.0],
         episodes=4,
         seed=10,
         num_envs=3,
-        env_kwargs={"seeds": seeds},
         **more,
     )
 
@@ -110,7 +110,7 @@ def test_pooled_runs_keep_their_failures_apart():
 def reported() -> tuple[dict[str, list[Result]], report.Report]:
     results = {"last": evaluate((11,)), "best": evaluate(())}
     protocol = score.protocol(
-        data="a/b-v0", env_id="Brittle-v0", targets=[5, 2], episodes=4, seeds=[10], runs=["a"]
+        data="a/b-v0", env="Brittle-v0", targets=[5, 2], episodes=4, seeds=[10], runs=["a"]
     )
     return results, report.as_json(results, protocol)
 
@@ -185,7 +185,7 @@ def test_a_run_goes_on_and_its_reports_count(tmp_path, monkeypatch, capsys):
 
     played = rollout("Brittle-v0", still, seeds=range(8), record=True)
     assert played.episodes is not None
-    minari.write("failing/brittle-v0", played.episodes, env_id="Brittle-v0", description="test")
+    minari.write("failing/brittle-v0", played.episodes, env="Brittle-v0", description="test")
     monkeypatch.setattr(Brittle, "every", 4)
     flags = ["--preset", "smoke", "--env", "failing/brittle-v0", "--eval.targets", "3", "6"]
     flags += ["--eval.episodes", "8", "--eval.quick-episodes", "4"]
@@ -213,7 +213,7 @@ def test_training_ends_where_its_evaluations_on_the_way_fail(tmp_path, monkeypat
 
     played = rollout("Brittle-v0", still, seeds=range(8), record=True)
     assert played.episodes is not None
-    minari.write("failing/later-v0", played.episodes, env_id="Brittle-v0", description="test")
+    minari.write("failing/later-v0", played.episodes, env="Brittle-v0", description="test")
     monkeypatch.setattr(Brittle, "last", 500_000)  # those of the report are below
     flags = ["--preset", "smoke", "--env", "failing/later-v0", "--eval.targets", "3"]
     train.main([*flags, "--run-dir", str(tmp_path / "run")])

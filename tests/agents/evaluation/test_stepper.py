@@ -16,6 +16,7 @@ from agents.storage.checkpoint import load_checkpoint
 from envs.errors import UserError
 from envs.rollout import rollout
 from envs.sources import minari
+from envs.worlds.spec import EnvSpec
 
 DATA = "test/stepper/random-v0"
 
@@ -29,7 +30,7 @@ def data(minari_folder: Path) -> str:
 
     played = rollout("Hopper-v5", act, seeds=range(20), num_envs=4, record=True)
     assert played.episodes is not None
-    minari.write(DATA, played.episodes, env_id="Hopper-v5", algorithm="random", description="test")
+    minari.write(DATA, played.episodes, env="Hopper-v5", algorithm="random", description="test")
     return DATA
 
 
@@ -90,9 +91,12 @@ def test_another_stepper_is_refused(data, tmp_path, capsys):
     assert "envpool" in printed
 
 
-@pytest.mark.parametrize("more", [{"record": True}, {"num_procs": 2}, {"obs_keys": ("speed",)}])
-def test_what_scores_need_is_not_taken_for_envpool(more):
+@pytest.mark.parametrize(
+    ("keys", "more"), [((), {"record": True}), ((), {"num_procs": 2}), (("x",), {})]
+)
+def test_what_scores_need_is_not_taken_for_envpool(keys, more):
+    env = EnvSpec("Hopper-v5", obs_keys=keys)
     with pytest.raises(ValueError, match="envpool takes no"):
         evaluator.evaluate(
-            None, "Hopper-v5", [1.0], episodes=1, seed=0, num_envs=1, stepper="envpool", **more
+            None, env, [1.0], episodes=1, seed=0, num_envs=1, stepper="envpool", **more
         )  # fmt: skip

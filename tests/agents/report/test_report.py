@@ -27,7 +27,7 @@ def result(target=3.0, returns=(1.0, 2.0, 3.0, 4.0), **more):
     return Result(target, values, np.arange(1, len(values) + 1), **more)
 
 
-HOPPER = score.protocol(data="a/b-v0", env_id="Hopper-v5", targets=[1], episodes=4, seeds=[0])
+HOPPER = score.protocol(data="a/b-v0", env="Hopper-v5", targets=[1], episodes=4, seeds=[0])
 
 
 def line(tmp_path, name="last", data="a/<b>-v0", setting="", own=None, **more):
@@ -35,7 +35,7 @@ def line(tmp_path, name="last", data="a/<b>-v0", setting="", own=None, **more):
     member = Checkpoint("last", tmp_path / "run-a", tiny_model(), facts, {"seed": 3})
     results = [result(1.0, **more), result(3.0, **more)]
     protocol = score.protocol(
-        data=data, env_id="Hopper-v5", targets=[1, 3], episodes=4, seeds=[10], own=own
+        data=data, env="Hopper-v5", targets=[1, 3], episodes=4, seeds=[10], own=own
     )
     protocol |= {"runs": ["run-a"]}
     return Line(name, setting, (member,), None, results, protocol, np.array([0.0, 2.0, 5.0]))

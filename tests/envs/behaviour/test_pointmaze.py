@@ -114,7 +114,7 @@ def test_minari_knows_the_environment_that_the_data_is_made_for() -> None:
 @pytest.mark.usefixtures("small")
 def test_training_gets_the_environment_that_the_data_is_made_for() -> None:
     data = sources.load(ID, progress=False)
-    assert (data.env_id, data.env_kwargs) == ("PointMaze_UMaze-v3", {"continuing_task": False})
+    assert (data.env_id, data.env.kwargs) == ("PointMaze_UMaze-v3", {"continuing_task": False})
     assert (data.obs_dim, data.action_dim) == (8, 2)
     assert set(data.returns) == {1.0}
     np.testing.assert_allclose(data.obs[0], generate("umaze", progress=False)[0].obs[0], rtol=1e-6)

@@ -12,6 +12,7 @@ from envs.data import builder as assembly_module
 from envs.data.builder import Assembly
 from envs.data.trajectories import Episode, Trajectories
 from envs.errors import UserError
+from envs.worlds.spec import EnvSpec
 from tests.support.toys import ACTION, OBS, episodes
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=8)
@@ -37,8 +38,8 @@ def check_same(found: Trajectories, expected: Trajectories) -> None:
 def test_sound_data_comes_out_as_it_was_filled_in(lengths: list[int], seed: int) -> None:
     made = episodes(lengths, seed)
     data, terminated = assembly(made)
-    found = data.finish(terminated=terminated, env_id="E-v0")
-    check_same(found, Trajectories.from_episodes(made, env_id="E-v0", name="n/n-v0"))
+    found = data.finish(terminated=terminated, env="E-v0")
+    check_same(found, Trajectories.from_episodes(made, env="E-v0", name="n/n-v0"))
     assert found.notes == ()
     assert np.shares_memory(found.obs, data.obs)
 
@@ -58,9 +59,9 @@ def test_broken_episodes_are_left_out_and_counted(
     data, terminated = assembly(made)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(repair, "ROWS", rows)
-        found = data.finish(terminated=terminated, env_id="E-v0")
+        found = data.finish(terminated=terminated, env="E-v0")
     kept = [episode for i, episode in enumerate(made) if i not in broken]
-    check_same(found, Trajectories.from_episodes(kept, env_id="E-v0", name="n/n-v0"))
+    check_same(found, Trajectories.from_episodes(kept, env="E-v0", name="n/n-v0"))
     assert len(found.notes) == bool(broken)
     if broken:
         text = f"{len(broken)} of {len(made)} episodes with NaN or infinity left out"
@@ -71,7 +72,7 @@ def test_the_first_defect_is_named_with_its_step() -> None:
     made = episodes([4, 5, 6])
     made[1].action[3, 1] = np.inf
     data, terminated = assembly(made)
-    assert data.finish(terminated=terminated, env_id="E-v0").notes == (
+    assert data.finish(terminated=terminated, env="E-v0").notes == (
         "1 of 3 episodes with NaN or infinity left out (the first: episode 1 in action at step 3)",
     )
 
@@ -83,7 +84,7 @@ def test_data_that_is_mostly_broken_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"n/n-v0: 2 of 3 .* episode 1 in reward at step 2"
     ) as caught:
-        data.finish(terminated=terminated, env_id="E-v0")
+        data.finish(terminated=terminated, env="E-v0")
     assert "\n" not in str(caught.value)
 
 
@@ -96,7 +97,7 @@ def test_actions_out_of_bounds_are_clipped_and_counted(
     made[0].action[:] = 0.0
     made[1].action[1:3, 0] = [1.5, -3.0]
     data, terminated = assembly(made)
-    found = data.finish(terminated=terminated, env_id="E-v0")
+    found = data.finish(terminated=terminated, env="E-v0")
     assert found.action[5:7, 0].tolist() == [1.0, -1.0]
     assert found.notes == ("actions of 2 steps (25 %) clipped to their bounds, by up to 2",)
 
@@ -106,7 +107,7 @@ def test_rounding_at_the_bounds_is_clipped_and_not_told() -> None:
     made[0].action[:] = np.nextafter(np.float32(0.4), np.float32(1))
     data, terminated = assembly(made)
     found = data.finish(
-        terminated=terminated, env_id="E-v0", action_low=[-0.4] * 2, action_high=[0.4] * 2
+        terminated=terminated, env="E-v0", action_low=[-0.4] * 2, action_high=[0.4] * 2
     )
     assert found.notes == ()
     assert (found.action == np.float32(0.4)).all()
@@ -123,7 +124,7 @@ def test_bounds_that_are_none_are_taken_from_the_episodes_that_are_kept(
     data, terminated = assembly(made)
     none = [np.inf] * ACTION
     found = data.finish(
-        terminated=terminated, env_id="E-v0", action_low=np.negative(none), action_high=none
+        terminated=terminated, env="E-v0", action_low=np.negative(none), action_high=none
     )
     np.testing.assert_array_equal(found.action_low, found.action.min(axis=0))
     np.testing.assert_array_equal(found.action_high, found.action.max(axis=0))
@@ -132,7 +133,7 @@ def test_bounds_that_are_none_are_taken_from_the_episodes_that_are_kept(
 
 def test_a_termination_at_the_time_limit_is_the_time_limit() -> None:
     data, _ = assembly(episodes([5, 3, 5]))
-    found = data.finish(terminated=np.array([True, True, False]), env_id="E-v0", horizon=5)
+    found = data.finish(terminated=np.array([True, True, False]), env="E-v0", horizon=5)
     assert found.terminated.tolist() == [False, True, False]
     assert len(found.notes) == 1
     assert found.notes[0].startswith("1 of 3 episodes end at the time limit of 5 steps")
@@ -143,11 +144,11 @@ def test_the_readers_notes_and_the_environments_arguments_are_kept() -> None:
     made[0].action[:] = 2.0
     data, terminated = assembly(made)
     found = data.finish(
-        terminated=terminated, env_id="E-v0", notes=["n"], obs_keys=["b", "a"], env_kwargs={"k": 1}
+        terminated=terminated, env=EnvSpec("E-v0", {"k": 1}, ("b", "a")), notes=["n"]
     )
     assert found.notes[0] == "n"
     assert len(found.notes) == 2
-    assert (found.obs_keys, found.env_kwargs) == (("b", "a"), {"k": 1})
+    assert (found.env.obs_keys, found.env.kwargs) == (("b", "a"), {"k": 1})
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_no_repair_takes_memory_of_the_datas_size() -> None:
     data.obs[1000, 3] = data.reward[steps - 1] = np.nan
     tracemalloc.start()
     try:
-        found = data.finish(terminated=np.ones(400, np.bool_), env_id="E-v0", horizon=1000)
+        found = data.finish(terminated=np.ones(400, np.bool_), env="E-v0", horizon=1000)
         found.obs_std()
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -20,6 +20,7 @@ from envs.data import cache
 from envs.data.sampler import PackedSampler, WindowSampler
 from envs.data.trajectories import Trajectories
 from envs.sources import minari
+from envs.worlds.spec import EnvSpec
 from tests.support.toys import data, episodes, register
 
 
@@ -42,8 +43,7 @@ class Maker:
         self.calls = 0
         self.made = replace(
             data([5, 9, 1]),
-            obs_keys=("b", "a"),
-            env_kwargs={"maze": [[1, "g"]]},
+            env=EnvSpec("ToyWalk-v0", {"maze": [[1, "g"]]}, ("b", "a")),
             notes=("a", "b"),
             reference=(-1.5, 2.5, "its own"),
         )
@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_one_costs_a_warning(
 
 def test_what_cannot_be_written_as_json_costs_a_warning(source: Path) -> None:
     maker = Maker()
-    maker.made = replace(maker.made, env_kwargs={"f": print})
+    maker.made = replace(maker.made, env=EnvSpec("ToyWalk-v0", {"f": print}))
     with pytest.warns(UserWarning, match="cannot be written"):
         assert cache.cached([source], {}, maker) is maker.made
     assert entries() == []
@@ -306,7 +306,7 @@ def test_processes_at_once_do_not_disturb_each_other(checkout: Path, source: Pat
 
 def test_a_minari_set_comes_from_the_cache_until_it_is_another() -> None:
     register()
-    minari.write("toy/a-v0", episodes([4, 2]), env_id="ToyWalk-v0", description="")
+    minari.write("toy/a-v0", episodes([4, 2]), env="ToyWalk-v0", description="")
     first = sources.load("toy/a-v0")
     assert len(entries()) == 1
     check_same(sources.load("toy/a-v0"), first)
@@ -319,8 +319,8 @@ def test_a_minari_set_is_read_again_where_another_environment_is_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     env_id = register("ToyInstalled-v0", horizon=30)
-    minari.write("toy/b-v0", episodes([4, 2]), env_id=env_id, description="")
-    assert sources.load("toy/b-v0").env_kwargs == {}
+    minari.write("toy/b-v0", episodes([4, 2]), env=env_id, description="")
+    assert sources.load("toy/b-v0").env.kwargs == {}
     monkeypatch.delitem(gymnasium.registry, env_id)  # as where its package is missing
-    assert sources.load("toy/b-v0").env_kwargs == {"horizon": 30}
+    assert sources.load("toy/b-v0").env.kwargs == {"horizon": 30}
     assert len(entries()) == 2

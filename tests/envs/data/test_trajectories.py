@@ -18,7 +18,7 @@ LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=8)
 @given(LENGTHS, st.integers(0, 99))
 def test_episodes_come_out_as_they_went_in(lengths: list[int], seed: int) -> None:
     made = episodes(lengths, seed)
-    trajectories = Trajectories.from_episodes(made, env_id="E-v0", name="n/n-v0")
+    trajectories = Trajectories.from_episodes(made, env="E-v0", name="n/n-v0")
     assert trajectories.num_episodes == len(lengths)
     assert trajectories.num_steps == sum(lengths)
     assert trajectories.lengths.tolist() == lengths
@@ -47,7 +47,7 @@ def test_returns_to_go_equal_a_loop_over_the_steps(lengths: list[int], seed: int
 def test_returns_to_go_keep_small_rewards_beside_large_sums() -> None:
     reward = np.full(100_000, 0.1, np.float32)
     episode = Episode(np.zeros((len(reward), 1)), np.zeros((len(reward), 1)), reward, False)
-    trajectories = Trajectories.from_episodes([episode] * 3, env_id="E-v0", name="n/n-v0")
+    trajectories = Trajectories.from_episodes([episode] * 3, env="E-v0", name="n/n-v0")
     np.testing.assert_allclose(
         trajectories.returns_to_go()[:3], float(reward[0]) * np.arange(100_000, 99_997, -1), 1e-7
     )
@@ -123,7 +123,7 @@ def broken(index: int, **changes: object) -> list[Episode]:
 )
 def test_defects_are_named_with_their_episode(made: list[Episode], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        Trajectories.from_episodes(made, env_id="E-v0", name="some/data-v0")
+        Trajectories.from_episodes(made, env="E-v0", name="some/data-v0")
     assert str(caught.value).startswith("some/data-v0: ")
     assert "\n" not in str(caught.value)
 
@@ -131,7 +131,7 @@ def test_defects_are_named_with_their_episode(made: list[Episode], message: str)
 def test_nan_after_the_last_step_is_not_of_the_data() -> None:
     made = episodes([3])
     made[0].obs[3] = np.nan
-    Trajectories.from_episodes(made, env_id="E-v0", name="n/n-v0")
+    Trajectories.from_episodes(made, env="E-v0", name="n/n-v0")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_action_bounds_of_no_use_are_refused(low: object, high: object, message:
     with pytest.raises(UserError, match=message) as caught:
         Trajectories.from_episodes(
             episodes([3]),
-            env_id="E-v0",
+            env="E-v0",
             name="n/n-v0",
             action_low=low,  # type: ignore[arg-type]
             action_high=high,  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ def test_bounds_that_are_none_are_taken_from_the_data(none: float) -> None:
     action = np.array([[0.5, 3.0], [-2.0, 3.0], [4.0, 3.0]])
     trajectories = Trajectories.from_episodes(
         [replace(episodes([3])[0], action=action)],
-        env_id="E-v0",
+        env="E-v0",
         name="n/n-v0",
         action_low=[-none, -none],
         action_high=[1.0, none],

@@ -19,7 +19,7 @@ ID = "me/walk-v0"
 
 @pytest.fixture
 def data() -> Trajectories:
-    minari.write(ID, toys.episodes([3, 9, 5]), env_id=toys.register(), description="walks")
+    minari.write(ID, toys.episodes([3, 9, 5]), env=toys.register(), description="walks")
     return minari.read(ID)
 
 
@@ -50,7 +50,7 @@ def test_scores_and_constant_observations_are_told(capsys: pytest.CaptureFixture
     obs = np.random.default_rng(0).normal(size=(4, 11))
     obs[:, 3] = 7.0
     hop = Episode(obs, np.zeros((3, 3)), np.full(3, 3234.3 / 3), True)
-    about = summary.describe(Trajectories.from_episodes([hop], env_id="Hopper-v5", name="hop"))
+    about = summary.describe(Trajectories.from_episodes([hop], env="Hopper-v5", name="hop"))
     assert about["reference"]["best_score"] == pytest.approx(100.0)
     assert about["constant_observations"] == [3]
     text = inspect.report(about)
@@ -59,7 +59,7 @@ def test_scores_and_constant_observations_are_told(capsys: pytest.CaptureFixture
 
 
 def test_data_of_another_environment_is_a_defect() -> None:
-    data = Trajectories.from_episodes(toys.episodes([4]), env_id="Hopper-v5", name="wrong")
+    data = Trajectories.from_episodes(toys.episodes([4]), env="Hopper-v5", name="wrong")
     about = summary.describe(data)
     assert "Hopper-v5 has 11 and 3" in about["defect"]
     assert "defect" in inspect.report(about)
@@ -81,11 +81,11 @@ def test_a_plot_that_cannot_be_written_is_one_line(
 def test_data_that_is_cut_at_each_success_has_no_score() -> None:
     maze = "PointMaze_UMaze-v3"  # its reference returns are of 300 steps, and stays at the goal
     cut = [replace(e, terminated=False) for e in toys.episodes([20, 300, 70])]
-    about = summary.describe(Trajectories.from_episodes(cut, env_id=maze, name="cut"))
+    about = summary.describe(Trajectories.from_episodes(cut, env=maze, name="cut"))
     assert about["reference"] is None
     assert "2 of 3 episodes were cut before the time limit of 300" in inspect.report(about)
     whole = [replace(e, terminated=False) for e in toys.episodes([300, 300, 70])]
-    about = summary.describe(Trajectories.from_episodes(whole, env_id=maze, name="whole"))
+    about = summary.describe(Trajectories.from_episodes(whole, env=maze, name="whole"))
     assert about["reference"]["expert"] == 161.86
 
 

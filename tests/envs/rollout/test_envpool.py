@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from envs.errors import UserError
 from envs.rollout import rollout
 from envs.rollout.envpool import apart, check, pool_rollout
 from envs.worlds.make import make_env
+from envs.worlds.spec import EnvSpec
 
 WALKERS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")
 SIZES = {"Hopper-v5": 3, "Walker2d-v5": 6, "HalfCheetah-v5": 6}
@@ -107,7 +109,7 @@ def test_an_episode_is_the_same_whatever_is_beside_it(envpool):
 
 def test_a_time_limit_cuts_and_does_not_terminate(envpool):
     found = pool_rollout(
-        "Hopper-v5", Logging(), range(7), num_envs=3, env_kwargs={"max_episode_steps": 9}
+        EnvSpec("Hopper-v5", {"max_episode_steps": 9}), Logging(), range(7), num_envs=3
     )
     assert found.lengths.tolist() == [9] * 7
     assert not found.terminated.any()
@@ -119,7 +121,7 @@ def test_a_time_limit_cuts_and_does_not_terminate(envpool):
 @pytest.mark.parametrize("kwargs", [{}, {"frame_skip": 2, "ctrl_cost_weight": 1}], ids=str)
 def test_from_the_same_state_steps_are_gymnasiums(envpool, env_id, kwargs):
     """Rewards come as float32, and contacts let rounding errors grow; nothing else differs."""
-    assert apart(env_id, kwargs, seeds=range(10), steps=50) < 1e-5
+    assert apart(EnvSpec(env_id, kwargs), seeds=range(10), steps=50) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -133,13 +135,13 @@ def test_from_the_same_state_steps_are_gymnasiums(envpool, env_id, kwargs):
     ids=str,
 )
 def test_arguments_mean_the_same(envpool, kwargs):
-    assert apart("Hopper-v5", kwargs, steps=100) < 1e-5
+    assert apart(EnvSpec("Hopper-v5", kwargs), steps=100) < 1e-5
 
 
 @pytest.mark.parametrize("change", [{"healthy_reward": 1.01}, {"frame_skip": 5}], ids=str)
 def test_a_trial_tells_other_environments_apart(envpool, monkeypatch, change):
     monkeypatch.setattr(
-        "envs.rollout.envpool.make_env", lambda env, env_kwargs: make_env(env, env_kwargs=change)
+        "envs.rollout.envpool.make_env", lambda env: make_env(replace(env, kwargs=change))
     )
     assert apart("Walker2d-v5") > 1e-3
     with pytest.raises(
@@ -177,21 +179,21 @@ def test_returns_have_gymnasiums_mean(envpool, env_id):
 
 
 @pytest.mark.parametrize(
-    ("env_id", "arguments", "words"),
+    ("env", "words"),
     [
-        ("ToyWalk-v0", {}, "envpool has no ToyWalk-v0"),
-        ("Ant-v5", {}, "Ant-v5 cannot be compared"),
-        ("Pendulum-v1", {}, "Pendulum-v1 cannot be compared"),
-        ("Hopper-v5", {"env_kwargs": {"healthy_z_range": (0.7, 9)}}, "with healthy_z_range="),
-        ("Hopper-v5", {"env_kwargs": {"max_episode_steps": -1}}, "with max_episode_steps="),
-        ("HalfCheetah-v5", {"env_kwargs": {"healthy_reward": 1}}, "with healthy_reward="),
-        ("PointMaze_UMaze-v3", {"obs_keys": ("observation",)}, "put together from parts"),
+        ("ToyWalk-v0", "envpool has no ToyWalk-v0"),
+        ("Ant-v5", "Ant-v5 cannot be compared"),
+        ("Pendulum-v1", "Pendulum-v1 cannot be compared"),
+        (EnvSpec("Hopper-v5", {"healthy_z_range": (0.7, 9)}), "with healthy_z_range="),
+        (EnvSpec("Hopper-v5", {"max_episode_steps": -1}), "with max_episode_steps="),
+        (EnvSpec("HalfCheetah-v5", {"healthy_reward": 1}), "with healthy_reward="),
+        (EnvSpec("PointMaze_UMaze-v3", obs_keys=("observation",)), "put together from parts"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*precision lowered")  # envpool's spaces of other environments
-def test_what_envpool_cannot_stand_in_for_is_refused(envpool, env_id, arguments, words):
+def test_what_envpool_cannot_stand_in_for_is_refused(envpool, env, words):
     with pytest.raises(UserError, match=f"{words}.*: use --eval.stepper gymnasium") as refused:
-        check(env_id, **arguments)
+        check(env)
     assert "\n" not in str(refused.value)
 
 

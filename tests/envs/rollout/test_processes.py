@@ -19,6 +19,7 @@ from envs.errors import UserError
 from envs.rollout import rollout
 from envs.rollout.processes import _ctrl_c_waits, _Listener, _taker, worthwhile
 from envs.rollout.queue import Played, _collect
+from envs.worlds.spec import EnvSpec
 from tests.support.toys import ACTION, Walk, register_goals
 
 
@@ -94,6 +95,7 @@ import sys
 from pathlib import Path
 from envs.rollout import rollout
 from envs.script import run_script
+from envs.worlds.spec import EnvSpec
 from tests.envs.rollout.test_processes import Heavy, Together
 from tests.support.toys import Walk
 
@@ -132,15 +134,15 @@ def finish(process: subprocess.Popen[str], given: str | None = None) -> tuple[in
 def test_results_are_those_of_one_process_in_the_same_order(tmp_path):
     register_goals()
     calls: list[tuple[int, int]] = []
-    given = {"env_kwargs": {"line": 2.0}, "obs_keys": ["goal/x", "speed"], "num_envs": 4}
-    given["record"] = True
+    spec = EnvSpec("ToyGoals-v0", {"line": 2.0}, ("goal/x", "speed"))
+    given = {"num_envs": 4, "record": True}
     seeds = range(7, 207)
     actor = Together(tmp_path)
     actor.begun = True
-    one = rollout("ToyGoals-v0", actor, seeds, **given)
+    one = rollout(spec, actor, seeds, **given)
     actor.begun = False
     two = rollout(
-        "ToyGoals-v0", actor, seeds, **given, num_procs=2,
+        spec, actor, seeds, **given, num_procs=2,
         progress=lambda d, n: calls.append((d, n)),
     )  # fmt: skip
     for name in ("returns", "lengths", "terminated", "success", "action_low"):
@@ -152,9 +154,7 @@ def test_results_are_those_of_one_process_in_the_same_order(tmp_path):
         np.testing.assert_array_equal(first.obs, second.obs)
         np.testing.assert_array_equal(first.action, second.action)
     assert calls == [(i + 1, 200) for i in range(200)]
-    assert (two.env_id, two.obs_keys, two.env_kwargs) == (
-        "ToyGoals-v0", ("goal/x", "speed"), {"line": 2.0},
-    )  # fmt: skip
+    assert two.env == spec
 
 
 @pytest.mark.parametrize(

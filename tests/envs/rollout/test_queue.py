@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from envs.errors import UserError
 from envs.rollout import Rollout, rollout
+from envs.worlds.spec import EnvSpec
 from tests.support.toys import ACTION, OBS, Memory, Walk, register, register_goals
 
 
@@ -162,7 +163,7 @@ def test_success_counts_at_any_step_of_an_episode() -> None:
     register_goals()
     seeds = range(12)
     result = rollout(
-        "ToyGoals-v0", Memory(), seeds, num_envs=5, env_kwargs={"line": line}, record=True
+        EnvSpec("ToyGoals-v0", {"line": line}), Memory(), seeds, num_envs=5, record=True
     )
     assert result.success is not None
     assert result.episodes is not None
@@ -191,16 +192,9 @@ def test_a_success_in_the_middle_is_kept_and_not_handed_to_the_next_episode() ->
 
 def test_arguments_and_keys_make_the_environment_and_stay_with_the_data() -> None:
     register_goals()
-    result = rollout(
-        "ToyGoals-v0",
-        Memory(),
-        range(3),
-        obs_keys=["goal/y", "speed"],
-        env_kwargs={"hazard": 0.0, "horizon": 7},
-        record=True,
-    )
+    spec = EnvSpec("ToyGoals-v0", {"hazard": 0.0, "horizon": 7}, ("goal/y", "speed"))
+    result = rollout(spec, Memory(), range(3), record=True)
     assert result.lengths.tolist() == [7, 7, 7]
     data = result.trajectories
     assert data is not None
-    assert (data.obs_dim, data.obs_keys) == (3, ("goal/y", "speed"))
-    assert data.env_kwargs == {"hazard": 0.0, "horizon": 7}
+    assert (data.obs_dim, data.env) == (3, spec)

@@ -68,7 +68,7 @@ def test_the_interval_of_a_rate_is_wilsons(won: int, of: int, low: float, high: 
 def test_a_protocol_names_everything_and_fits_json() -> None:
     entries = protocol(
         data="minrnn/hopper/medium-v0",
-        env_id="Hopper-v5",
+        env="Hopper-v5",
         targets=np.array([1000, 2000], np.float32),  # type: ignore[arg-type]
         episodes=20,
         seeds=range(3),
@@ -83,6 +83,6 @@ def test_a_protocol_names_everything_and_fits_json() -> None:
 
 
 def test_a_protocol_says_where_no_reference_is_known() -> None:
-    entries = protocol(data="a/b-v0", env_id="Pendulum-v1", targets=[], episodes=1, seeds=[0])
+    entries = protocol(data="a/b-v0", env="Pendulum-v1", targets=[], episodes=1, seeds=[0])
     assert entries["reference_max"] is None
     assert "raw returns only" in entries["note"]

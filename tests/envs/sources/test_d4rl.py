@@ -13,7 +13,7 @@ import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs import registration
 from numpy.typing import NDArray
 
 from envs import sources
@@ -24,6 +24,7 @@ from envs.sources import d4rl, minari
 from envs.sources.d4rl.split import split
 from envs.sources.d4rl.table import ENTRIES
 from envs.sources.download import http
+from envs.worlds.spec import EnvSpec
 from tests.support import d4rl_files, toys
 from tests.support.loopback import Fault, Server, running
 
@@ -63,7 +64,7 @@ def test_a_file_as_d4rl_has_it_is_read_number_for_number() -> None:
     same(found, given)
     assert found.lengths.tolist() == LENGTHS
     assert found.terminated.tolist() == [False, True, False, False]
-    assert (found.name, found.env_id, found.obs_keys) == (HOPPER, "Hopper-v4", ())
+    assert (found.name, found.env_id, found.env.obs_keys) == (HOPPER, "Hopper-v4", ())
     assert found.notes == (
         "1 of 4 episodes end at the time limit of 1000 steps and are marked as terminated: taken "
         "for the time limit",
@@ -79,15 +80,15 @@ def test_a_minari_set_of_the_same_episodes_gives_the_same_trajectories(tmp_path:
         Episode(*(np.asarray(x, np.float32) for x in (e.obs, e.action, e.reward)), e.terminated)
         for e in toys.episodes([5, 1, 30, 12])
     ]
-    minari.write("toy/both-v0", made, env_id="ToyWalk-v0", description="")
+    minari.write("toy/both-v0", made, env="ToyWalk-v0", description="")
     path = d4rl_files.write(tmp_path / "both.hdf5", d4rl_files.arrays(made))
-    ours = d4rl.read_file(path, name="toy/both-v0", env_id="ToyWalk-v0")
+    ours = d4rl.read_file(path, name="toy/both-v0", env="ToyWalk-v0")
     theirs = sources.load("toy/both-v0")
     for name in FIELDS:
         mine, other = getattr(ours, name), getattr(theirs, name)
         assert mine.tobytes() == other.tobytes(), name
         assert (mine.dtype, mine.shape) == (other.dtype, other.shape), name
-    for name in ("env_id", "name", "obs_keys", "env_kwargs", "notes"):
+    for name in ("env", "name", "notes"):
         assert getattr(ours, name) == getattr(theirs, name), name
 
 
@@ -285,7 +286,7 @@ def test_ants_empty_contact_forces_are_left_out() -> None:
     found = d4rl.load(name)
     same(found, given | {"observations": given["observations"][:, :27]})
     assert found.notes == ("observations from 27 on are all 0: left out",)
-    assert (found.env_id, found.env_kwargs) == ("Ant-v4", {})
+    assert (found.env_id, found.env.kwargs) == ("Ant-v4", {})
     sources.check_env(found)
 
 
@@ -297,7 +298,7 @@ def test_ants_contact_forces_stay_where_there_are_any() -> None:
     d4rl_files.write(d4rl.file_of(name), given)
     found = d4rl.load(name)
     same(found, given)
-    assert (found.notes, found.env_kwargs) == ((), {"use_contact_forces": True})
+    assert (found.notes, found.env.kwargs) == ((), {"use_contact_forces": True})
 
 
 def test_a_stay_at_the_goal_of_antmaze_ends_one_episode() -> None:
@@ -322,7 +323,7 @@ def test_a_stay_at_the_goal_of_antmaze_ends_one_episode() -> None:
         {"actions": given["actions"][rows], "rewards": given["rewards"][rows]}
         | {"observations": moved},
     )
-    assert found.obs_keys == ("achieved_goal", "observation")
+    assert found.env.obs_keys == ("achieved_goal", "observation")
 
 
 def test_maze2d_is_split_where_its_timeouts_say() -> None:
@@ -358,24 +359,24 @@ def test_a_file_of_ones_own_takes_bounds_and_limit_from_its_environment(tmp_path
     given["terminals"] = np.isin(np.arange(45), [4, 44])
     path = d4rl_files.write(tmp_path / "own.hdf5", given)
     kwargs = {"max_episode_steps": 40}
-    found = d4rl.read_file(path, name="own", env_id=env_id, env_kwargs=kwargs)
+    found = d4rl.read_file(path, name="own", env=EnvSpec(env_id, kwargs))
     np.testing.assert_array_equal(found.action, np.clip(given["actions"], -3, 2))
     assert found.action_low.tolist() == [-3, -3]
     assert found.lengths.tolist() == [5, 40]
     assert found.terminated.tolist() == [True, False]
-    assert (found.env_kwargs, found.name, found.env_id) == (kwargs, "own", env_id)
+    assert (found.env.kwargs, found.name, found.env_id) == (kwargs, "own", env_id)
 
 
 def test_a_module_before_the_id_does_not_hide_the_time_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = EnvSpec("ToyShort-v0", "tests.support.toys:Walk", max_episode_steps=20)
+    spec = registration.EnvSpec("ToyShort-v0", "tests.support.toys:Walk", max_episode_steps=20)
     monkeypatch.setitem(gym.registry, "ToyShort-v0", spec)
     given: dict[str, Any] = d4rl_files.arrays(toys.episodes([20, 20, 20]))
     del given["timeouts"], given["next_observations"]
     given["terminals"][:] = np.arange(60) == 59
     path = d4rl_files.write(tmp_path / "own.hdf5", given)
-    found = d4rl.read_file(path, name="own", env_id="tests.support.toys:ToyShort-v0")
+    found = d4rl.read_file(path, name="own", env="tests.support.toys:ToyShort-v0")
     assert found.lengths.tolist() == [20, 20, 20]
     assert not found.terminated.any()
 
@@ -386,7 +387,7 @@ def test_a_file_in_which_nothing_ends_is_one_episode(tmp_path: Path) -> None:
     given["terminals"][:] = False
     path = d4rl_files.write(tmp_path / "own.hdf5", given)
     unlimited = {"max_episode_steps": -1}
-    found = d4rl.read_file(path, name="own", env_id=toys.register(), env_kwargs=unlimited)
+    found = d4rl.read_file(path, name="own", env=EnvSpec(toys.register(), unlimited))
     assert found.lengths.tolist() == [5]
     assert found.notes == ("timeouts are missing: episodes end at 0 terminals",)
 
@@ -394,7 +395,7 @@ def test_a_file_in_which_nothing_ends_is_one_episode(tmp_path: Path) -> None:
 def test_a_file_of_an_unknown_environment_is_one_line(tmp_path: Path) -> None:
     path = d4rl_files.write(tmp_path / "own.hdf5", d4rl_files.arrays(toys.episodes([5])))
     with pytest.raises(UserError, match="not an environment that gymnasium knows"):
-        d4rl.read_file(path, name="own", env_id="ToyWlak-v0")
+        d4rl.read_file(path, name="own", env="ToyWlak-v0")
 
 
 def test_a_large_set_comes_from_the_cache_the_second_time(
@@ -411,7 +412,7 @@ def test_a_large_set_comes_from_the_cache_the_second_time(
     path = d4rl_files.write(tmp_path / "own.hdf5", d4rl_files.arrays(toys.episodes([5, 400])))
     wide = toys.register("ToyWider-v0", low=-0.5, high=0.5)
     for env_id, bound in ((toys.register(), 1.0), (wide, 0.5)):
-        own = d4rl.read_file(path, name="own", env_id=env_id)
+        own = d4rl.read_file(path, name="own", env=env_id)
         assert own.action_high.tolist() == [bound, bound]
     _, changed = hopper(rewards=np.zeros(1015))
     assert changed.returns.tolist() == [0, 0, 0, 0]
@@ -425,12 +426,12 @@ def test_observations_without_numbers_are_one_line(tmp_path: Path) -> None:
         for key, values in given.items():
             file[key] = values
     with pytest.raises(UserError, match="obs has no numbers in it"):
-        d4rl.read_file(tmp_path / "own.hdf5", name="own", env_id=toys.register())
+        d4rl.read_file(tmp_path / "own.hdf5", name="own", env=toys.register())
 
 
 def test_a_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist; check the path"):
-        d4rl.read_file(tmp_path / "no.hdf5", name="own", env_id=toys.register())
+        d4rl.read_file(tmp_path / "no.hdf5", name="own", env=toys.register())
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -11,9 +11,10 @@ from envs.scoring.score import normalized
 from envs.sources.d4rl.table import ENTRIES, Entry
 from envs.worlds.catalog import lookup
 from envs.worlds.make import env_sizes, make_env, make_raw
+from envs.worlds.spec import EnvSpec
 
-MUJOCO = [e for e in ENTRIES.values() if "v4" in e.env_id and "AntMaze" not in e.env_id]
-ROBOTICS = [e for e in ENTRIES.values() if e.env_id and e not in MUJOCO]
+MUJOCO = [e for e in ENTRIES.values() if "v4" in e.env.env_id and "AntMaze" not in e.env.env_id]
+ROBOTICS = [e for e in ENTRIES.values() if e.env.env_id and e not in MUJOCO]
 URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
 
 
@@ -56,23 +57,22 @@ def test_every_set_has_a_name_and_a_file_of_its_own() -> None:
 
 
 def check_environment(entry: Entry) -> None:
-    kwargs = json.loads(json.dumps(dict(entry.env_kwargs)))
-    sizes = env_sizes(entry.env_id, obs_keys=entry.obs_keys, env_kwargs=kwargs)
-    assert sizes == (entry.leading or entry.sizes[0], entry.sizes[1])
-    env = make_env(entry.env_id, obs_keys=entry.obs_keys, env_kwargs=kwargs)
+    saved = EnvSpec.from_json(json.loads(json.dumps(entry.env.to_json())))
+    assert env_sizes(saved) == (entry.leading or entry.sizes[0], entry.sizes[1])
+    env = make_env(saved)
     assert env.spec is not None
     assert env.spec.max_episode_steps == entry.limit == entry.reference.horizon or (
         entry.family == "antmaze"
     )
     env.close()
-    spec = lookup(entry.env_id, kwargs)
+    spec = lookup(saved)
     assert spec is not None
     assert spec.family == entry.family
     assert spec.reference_max == entry.reference.maximum
 
 
 def one_of_each(entries: list[Entry]) -> list[Entry]:
-    return list({(e.env_id, e.family): e for e in entries}.values())
+    return list({(e.env.env_id, e.family): e for e in entries}.values())
 
 
 @pytest.mark.parametrize("entry", one_of_each(MUJOCO), ids=lambda e: e.name)
@@ -88,7 +88,8 @@ def test_robotics_environments_of_today_have_the_sizes_and_scores(entry: Entry) 
 
 def test_ant_with_contact_forces_has_all_of_d4rls_observations() -> None:
     entry = ENTRIES["ant-medium-v2"]
-    assert env_sizes(entry.env_id, env_kwargs=entry.full_kwargs) == entry.sizes
+    assert entry.full_env is not None
+    assert env_sizes(entry.full_env) == entry.sizes
 
 
 D4RL_MAZES: dict[str, list[str]] = {
@@ -110,7 +111,7 @@ D4RL_MAZES: dict[str, list[str]] = {
 def test_positions_of_maze2d_are_in_the_same_cells_today(name: str) -> None:
     pytest.importorskip("gymnasium_robotics", exc_type=ImportError)
     entry = ENTRIES[name]
-    env: Any = make_raw(entry.env_id, env_kwargs=entry.env_kwargs).unwrapped
+    env: Any = make_raw(entry.env).unwrapped
     for (row, line), column in product(enumerate(D4RL_MAZES[name.split("-")[1]]), range(12)):
         if column >= len(line):
             continue
@@ -135,7 +136,7 @@ def test_positions_of_antmaze_are_in_the_same_cells_today(
 ) -> None:
     pytest.importorskip("gymnasium_robotics", exc_type=ImportError)
     entry = ENTRIES[name]
-    env: Any = make_raw(entry.env_id, env_kwargs=entry.env_kwargs).unwrapped
+    env: Any = make_raw(entry.env).unwrapped
     for (row, line), column in product(enumerate(D4RL_MAZES[maze]), range(12)):
         if column >= len(line):
             continue
@@ -153,21 +154,23 @@ def test_positions_of_antmaze_are_in_the_same_cells_today(
 def test_scores_of_mazes_depend_on_how_the_environment_is_made() -> None:
     np.testing.assert_allclose(normalized([23.85, 161.86], "PointMaze_UMaze-v3"), [0, 100])
     once = {"continuing_task": False}
-    assert normalized(1.0, "PointMaze_UMaze-v3", once) is None
-    assert normalized(1.0, "PointMaze_UMaze-v3", {"max_episode_steps": 1000}) is None
+    assert normalized(1.0, EnvSpec("PointMaze_UMaze-v3", once)) is None
+    assert normalized(1.0, EnvSpec("PointMaze_UMaze-v3", {"max_episode_steps": 1000})) is None
     assert normalized(1.0, "PointMaze_Open-v3") is None
     np.testing.assert_allclose(
-        normalized(20.66, "PointMaze_Open-v3", {"max_episode_steps": 150}), 100
+        normalized(20.66, EnvSpec("PointMaze_Open-v3", {"max_episode_steps": 150})), 100
     )
     assert normalized(1.0, "AntMaze_UMaze-v4") is None
-    np.testing.assert_allclose(normalized(1.0, "AntMaze_UMaze-v4", once), 100)
-    np.testing.assert_allclose(normalized(1.0, "AntMaze_Large_Diverse_GR-v5", once), 100)
+    np.testing.assert_allclose(normalized(1.0, EnvSpec("AntMaze_UMaze-v4", once)), 100)
+    np.testing.assert_allclose(normalized(1.0, EnvSpec("AntMaze_Large_Diverse_GR-v5", once)), 100)
 
 
 def test_scores_of_pen_need_its_hundred_steps() -> None:
     assert normalized(3000.0, "AdroitHandPen-v1") is None  # 200 steps: twice the return
     np.testing.assert_allclose(
-        normalized([96.262799, 3076.8331017826877], "AdroitHandPen-v1", {"max_episode_steps": 100}),
+        normalized(
+            [96.262799, 3076.8331017826877], EnvSpec("AdroitHandPen-v1", {"max_episode_steps": 100})
+        ),
         [0, 100],
     )
 
@@ -175,8 +178,8 @@ def test_scores_of_pen_need_its_hundred_steps() -> None:
 @pytest.mark.parametrize("tasks", [None, ["kettle"], list("abcdefg"), ["a", "a", "b", "c"], "four"])
 def test_scores_of_the_kitchen_need_four_tasks(tasks: object) -> None:
     four = {"tasks_to_complete": ["microwave", "kettle", "light switch", "slide cabinet"]}
-    np.testing.assert_allclose(normalized(3.0, "FrankaKitchen-v1", four), 75)
+    np.testing.assert_allclose(normalized(3.0, EnvSpec("FrankaKitchen-v1", four)), 75)
     stays = {**four, "remove_task_when_completed": False}  # a reward at every step
-    assert normalized(3.0, "FrankaKitchen-v1", stays) is None
+    assert normalized(3.0, EnvSpec("FrankaKitchen-v1", stays)) is None
     other = {} if tasks is None else {"tasks_to_complete": tasks}
-    assert normalized(3.0, "FrankaKitchen-v1", other) is None
+    assert normalized(3.0, EnvSpec("FrankaKitchen-v1", other)) is None

@@ -79,15 +79,13 @@ def test_names_from_files_stay_on_one_line() -> None:
     assert long.endswith("; mend it")
     made = Assembly("a", np.array([1]), 1, 1)
     made.obs[:] = made.action[:] = made.reward[:] = 0
-    assert made.finish(terminated=np.ones(1, bool), env_id="", notes=["a\nb"]).notes == ("a b",)
+    assert made.finish(terminated=np.ones(1, bool), env="", notes=["a\nb"]).notes == ("a b",)
 
 
 @pytest.fixture
 def flat() -> Path:
     """Write a Minari set of the walk; return its folder."""
-    return (
-        minari.write("fuzz/flat-v0", episodes([5, 3]), env_id=register(), description="x") / "data"
-    )
+    return minari.write("fuzz/flat-v0", episodes([5, 3]), env=register(), description="x") / "data"
 
 
 def change(folder: Path, **fields: Any) -> None:
@@ -358,10 +356,10 @@ def _same_size(name: str, old: bytes, new: bytes) -> Callable[[Path], None]:
     "spoil",
     [
         _fields(name=["a"]),
-        _fields(env_id=None),
-        _fields(env_kwargs="x"),
+        _fields(env={"env_id": None}),
+        _fields(env={"env_id": "a", "env_kwargs": "x"}),
         _fields(notes=["a\nb"]),
-        _fields(obs_keys=[3]),
+        _fields(env={"env_id": "a", "obs_keys": [3]}),
         _same_size("obs", b"'<f4'", b"'<i4'"),
         _same_size("reward", b"(9,), }", b"(3,3),}"),
         _same_size("starts", b"'<i8'", b"'<f8'"),

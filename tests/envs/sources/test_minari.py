@@ -20,6 +20,7 @@ from envs import sources
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError
 from envs.sources import minari
+from envs.worlds.spec import EnvSpec
 from tests.support.toys import ACTION, OBS, episodes, register
 
 ID = "toy/walk/random-v0"
@@ -32,7 +33,7 @@ def env_id() -> str:
 
 def write(dataset_id: str = ID, **changes: Any) -> list[Any]:
     made = [replace(e, **changes) for e in episodes([5, 1, 9])]
-    minari.write(dataset_id, made, env_id="ToyWalk-v0", description="three walks", algorithm="none")
+    minari.write(dataset_id, made, env="ToyWalk-v0", description="three walks", algorithm="none")
     return made
 
 
@@ -42,7 +43,7 @@ def files_below(folder: Path) -> set[str]:
 
 def test_what_is_written_is_read_again() -> None:
     made = write()
-    expected = Trajectories.from_episodes(made, env_id="ToyWalk-v0", name=ID)
+    expected = Trajectories.from_episodes(made, env="ToyWalk-v0", name=ID)
     found = sources.load(ID)
     for name in ("obs", "action", "reward", "starts", "terminated", "action_low", "action_high"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
@@ -101,7 +102,7 @@ def test_what_minari_writes_is_read() -> None:
             "theirs/walk-v0", buffers, env="ToyWalk-v0", data_format="hdf5"
         )
     found = sources.load("theirs/walk-v0")
-    expected = Trajectories.from_episodes(made, env_id="ToyWalk-v0", name="theirs/walk-v0")
+    expected = Trajectories.from_episodes(made, env="ToyWalk-v0", name="theirs/walk-v0")
     np.testing.assert_array_equal(found.obs, expected.obs)
     np.testing.assert_array_equal(found.terminated, expected.terminated)
     np.testing.assert_array_equal(found.reward, expected.reward)
@@ -115,7 +116,7 @@ def test_actions_are_clipped_to_the_bounds() -> None:
 
 
 def test_an_episode_without_its_last_observation_gets_one() -> None:
-    minari.write(ID, episodes([4], extra=False), env_id="ToyWalk-v0", description="")
+    minari.write(ID, episodes([4], extra=False), env="ToyWalk-v0", description="")
     dataset = minari_package.load_dataset(ID)
     assert dataset[0].observations.shape == (5, OBS)
     assert sources.load(ID).num_steps == 4
@@ -157,7 +158,7 @@ def test_the_second_of_two_writers_leaves_the_firsts(monkeypatch: pytest.MonkeyP
     def late(source: Any, target: Any) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(os, "rename", rename)
-            minari.write(ID, episodes([2]), env_id="ToyWalk-v0", description="first")
+            minari.write(ID, episodes([2]), env="ToyWalk-v0", description="first")
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", late)
@@ -244,7 +245,7 @@ def test_an_unknown_storage_format_is_named() -> None:
 
 def test_data_of_another_environment_names_both_sizes() -> None:
     write()
-    found = replace(sources.load(ID), env_id="Hopper-v5")
+    found = replace(sources.load(ID), env=EnvSpec("Hopper-v5"))
     with pytest.raises(UserError, match="size 3 and actions of size 2, Hopper-v5 has 11 and 3"):
         sources.check_env(found)
 
@@ -343,7 +344,7 @@ def test_arguments_of_the_environment_that_change_something_are_kept(
     write()
     change_spec(**fields)
     found = sources.load(ID)
-    assert found.env_kwargs == kwargs
+    assert found.env.kwargs == kwargs
 
 
 def test_wrappers_cannot_be_had_and_are_named() -> None:
@@ -359,7 +360,7 @@ def test_the_environment_to_evaluate_in_comes_before_that_of_the_recording() -> 
     try:
         change_spec(id="ToyShort-v0", max_episode_steps=10**6)
         found = sources.load(ID)
-        assert found.env_kwargs == {}
+        assert found.env.kwargs == {}
         assert found.notes == (
             "recorded in ToyShort-v0 with a time limit of 1000000 steps; evaluation has 30",
         )
@@ -367,7 +368,7 @@ def test_the_environment_to_evaluate_in_comes_before_that_of_the_recording() -> 
         evaluate = spec | {"kwargs": {"hazard": 0.25}, "max_episode_steps": 20}
         change(eval_env_spec=json.dumps(evaluate))
         found = sources.load(ID)
-        assert found.env_kwargs == {"hazard": 0.25, "max_episode_steps": 20}
+        assert found.env.kwargs == {"hazard": 0.25, "max_episode_steps": 20}
         assert found.notes == ()
     finally:
         del gym.registry["ToyShort-v0"]

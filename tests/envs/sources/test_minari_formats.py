@@ -83,7 +83,7 @@ def test_what_minari_writes_is_what_the_environment_gives(
     rewards = np.concatenate([b.rewards for b in buffers]).astype(np.float32)
     np.testing.assert_array_equal(found.reward, rewards)
     assert found.terminated.tolist() == [True, False, True]
-    assert (found.env_id, found.obs_keys, found.notes) == (env_id, (), ())
+    assert (found.env_id, found.env.obs_keys, found.notes) == (env_id, (), ())
 
 
 @pytest.mark.parametrize("data_format", ["arrow", "parquet"])

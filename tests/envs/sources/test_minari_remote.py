@@ -47,7 +47,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 )
                 for _ in range(4)
             ]
-            minari.write(dataset_id, episodes, env_id=register(), description="a test's")
+            minari.write(dataset_id, episodes, env=register(), description="a test's")
     return folder
 
 

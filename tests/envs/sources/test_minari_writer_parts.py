@@ -13,6 +13,7 @@ from envs.errors import UserError
 from envs.rollout import rollout
 from envs.sources import minari
 from envs.worlds.make import make_env, make_raw
+from envs.worlds.spec import EnvSpec
 from tests.support.toys import Memory, register_goals
 
 ID = "toy/goals/random-v0"
@@ -23,22 +24,20 @@ RECORDED = {"hazard": 0.2}
 def played() -> list[Episode]:
     register_goals()
     actor = Memory()
-    result = rollout(
-        lambda: make_env("ToyGoals-v0", env_kwargs=RECORDED), actor, [4, 5], record=True
-    )
+    result = rollout(lambda: make_env(EnvSpec("ToyGoals-v0", RECORDED)), actor, [4, 5], record=True)
     assert result.episodes is not None
     return list(result.episodes)
 
 
 def write(episodes: list[Episode], **more: Any) -> None:
-    arguments = {"env_id": "ToyGoals-v0", "env_kwargs": RECORDED, "description": "goals"}
+    arguments = {"env": EnvSpec("ToyGoals-v0", RECORDED), "description": "goals"}
     minari.write(ID, episodes, **{**arguments, **more})
 
 
 def test_minari_reads_the_observations_that_the_environment_gave(played: list[Episode]) -> None:
     write(played)
     stored = minari_package.load_dataset(ID)
-    env = make_raw("ToyGoals-v0", env_kwargs=RECORDED)
+    env = make_raw(EnvSpec("ToyGoals-v0", RECORDED))
     for episode, seed in zip(stored.iterate_episodes(), (4, 5), strict=True):
         seen: Any = episode.observations
         obs, _ = env.reset(seed=seed)
@@ -57,7 +56,7 @@ def test_minari_reads_the_observations_that_the_environment_gave(played: list[Ep
 
 
 def test_both_environments_can_be_recovered(played: list[Episode]) -> None:
-    write(played, eval_kwargs={"line": 2.0})
+    write(played, eval_env=EnvSpec("ToyGoals-v0", {"line": 2.0}))
     stored = minari_package.load_dataset(ID)
     recorded: Any = stored.recover_environment().unwrapped
     evaluated: Any = stored.recover_environment(eval_env=True).unwrapped

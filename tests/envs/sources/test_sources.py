@@ -21,7 +21,7 @@ from tests.support import d4rl_files, toys
 
 
 def stored(name: str, lengths: list[int], seed: int = 0) -> str:
-    minari.write(name, toys.episodes(lengths, seed), env_id=toys.register(), description="walks")
+    minari.write(name, toys.episodes(lengths, seed), env=toys.register(), description="walks")
     return name
 
 
@@ -146,7 +146,7 @@ def test_another_source_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(sources.load("walks:3", seed=5).obs, toys.data([3], 5).obs)
     assert sources.load("walks:3,walks:4").lengths.tolist() == [3, 4]
     assert sources.near_matches("walk:10") == ["walks:10"]
-    with pytest.raises(UserError, match="name one of minrnn/.*a file, a Minari id, .*walks:STEPS"):
+    with pytest.raises(UserError, match=r"name one of minrnn/.*a file, a Minari id, .*walks:STEPS"):
         sources.load("nothing like it")
 
 
@@ -193,7 +193,7 @@ def test_the_shares_hold_for_episodes_of_any_length(
     one, two = (
         Trajectories.from_episodes(
             [Episode(np.full((n, 1), tag), np.ones((n, 1)), np.ones(n), False) for n in each],
-            env_id="ToyWalk-v0",
+            env="ToyWalk-v0",
             name="walks",
         )
         for tag, each in enumerate(lengths)
@@ -247,6 +247,7 @@ def test_weights_that_do_not_fit_are_refused(weights: list[float]) -> None:
 
 def test_sets_of_different_environments_are_not_combined() -> None:
     walk, other = toys.data([3]), toys.episodes([4])
-    jump = Trajectories.from_episodes(other, env_id="ToyJump-v0", name="toy/j-v0")
-    with pytest.raises(UserError, match=r"toy/t-v0 and toy/j-v0.*env_id.*ToyWalk-v0.*ToyJump-v0"):
+    jump = Trajectories.from_episodes(other, env="ToyJump-v0", name="toy/j-v0")
+    words = r"toy/t-v0 and toy/j-v0.*environments.*ToyWalk-v0.*ToyJump-v0"
+    with pytest.raises(UserError, match=words):
         combine([walk, jump])

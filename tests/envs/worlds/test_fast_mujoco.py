@@ -11,6 +11,7 @@ import pytest
 from envs.worlds import fast_mujoco as module
 from envs.worlds.fast_mujoco import Direct, direct
 from envs.worlds.make import make_env
+from envs.worlds.spec import EnvSpec
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("HalfCheetah-v5", {}),
@@ -31,7 +32,7 @@ def no_trial_yet(monkeypatch):
 @pytest.mark.parametrize(("env_id", "kwargs"), CASES, ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_number_of_an_episode_is_gymnasiums(env_id, kwargs, dtype):
-    slow, fast = (make_env(env_id, env_kwargs=kwargs) for _ in range(2))
+    slow, fast = (make_env(EnvSpec(env_id, kwargs)) for _ in range(2))
     fast = direct(fast)
     assert isinstance(fast, Direct)
     rng, space = np.random.default_rng(1), slow.action_space
@@ -71,7 +72,7 @@ def test_a_state_out_of_range_ends_the_episode_in_both():
     ],
 )
 def test_what_is_not_known_is_left_alone(env_id, kwargs):
-    env = make_env(env_id, env_kwargs=kwargs)
+    env = make_env(EnvSpec(env_id, kwargs))
     assert direct(env) is env
     env.close()
 

@@ -9,8 +9,9 @@ from gymnasium import spaces
 
 from envs.errors import UserError
 from envs.rollout import rollout
-from envs.worlds.flat import parts
+from envs.worlds.flat import flatten, parts
 from envs.worlds.make import env_sizes, make_env, make_raw
+from envs.worlds.spec import EnvSpec
 from tests.support.toys import Goals, Memory, Walk, register, register_goals
 
 ALL = ("goal/x", "goal/y", "mode", "pair/0", "pair/1", "speed")
@@ -23,10 +24,10 @@ def every_environment_is_closed():
     assert Walk.live == Goals.live == 0
 
 
-def first(**kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
+def first(keys: tuple[str, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
     """Return the first observation of Goals, flat, and of Walk."""
     seen = []
-    for env in (make_env(register_goals(), **kwargs), make_env(register())):
+    for env in (make_env(EnvSpec(register_goals(), obs_keys=keys)), make_env(register())):
         seen.append(env.reset(seed=3)[0])
         env.close()
     return seen[0], seen[1]
@@ -78,8 +79,8 @@ def test_bounds_follow_the_parts() -> None:
     ],
 )
 def test_keys_choose_parts_and_their_order(keys: tuple[str, ...], places: list[int]) -> None:
-    np.testing.assert_array_equal(first(obs_keys=keys)[0], first()[0][places])
-    assert env_sizes("ToyGoals-v0", obs_keys=keys) == (len(places), 2)
+    np.testing.assert_array_equal(first(keys)[0], first()[0][places])
+    assert env_sizes(EnvSpec("ToyGoals-v0", obs_keys=keys)) == (len(places), 2)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_bad_keys_are_one_clear_line(env_id: str, keys: tuple[str, ...], message
     register()
     register_goals()
     with pytest.raises(UserError, match=message) as caught:
-        make_env(env_id, obs_keys=keys)
+        make_env(EnvSpec(env_id, obs_keys=keys))
     assert "\n" not in str(caught.value)
 
 
@@ -109,16 +110,16 @@ def test_parts_that_are_not_numbers_are_refused_unless_left_out(odd: gym.Space[A
 
     with pytest.raises(UserError, match="Goals has odd of the kind"):
         make_env(make)
-    env = make_env(make, obs_keys=("goal",))
+    env = flatten(make(), ("goal",))
     assert env.observation_space.shape == (2,)
     env.close()
 
 
 def test_arguments_reach_the_environment() -> None:
-    env = make_env(register(), env_kwargs={"horizon": 3, "hazard": 0.0})
+    env = make_env(EnvSpec(register(), {"horizon": 3, "hazard": 0.0}))
     assert env.unwrapped.horizon == 3  # type: ignore[attr-defined]
     env.close()
-    limited = make_env("ToyWalk-v0", env_kwargs={"max_episode_steps": 2, "hazard": 0.0})
+    limited = make_env(EnvSpec("ToyWalk-v0", {"max_episode_steps": 2, "hazard": 0.0}))
     limited.reset(seed=0)
     assert [limited.step(np.zeros(2))[3] for _ in range(2)] == [False, True]
     limited.close()
@@ -126,7 +127,7 @@ def test_arguments_reach_the_environment() -> None:
 
 def test_arguments_that_do_not_fit_are_one_clear_line() -> None:
     with pytest.raises(UserError, match=r"ToyWalk-v0 cannot be made with \{'speed': 3\}") as caught:
-        make_env(register(), env_kwargs={"speed": 3})
+        make_env(EnvSpec(register(), {"speed": 3}))
     assert "\n" not in str(caught.value)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from envs.errors import UserError
 from envs.worlds.make import action_bounds, env_sizes, make_env, registered, time_limit
+from envs.worlds.spec import EnvSpec
 from tests.support.toys import Walk
 
 
@@ -106,8 +107,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_the_limit_of_an_environment_that_its_module_registers_is_found(module: str) -> None:
     assert time_limit(f"{module}:ToyOwn-v0") == 30
     assert time_limit(f"{module}:ToyOwn") == 50  # the latest, as gym.make has it
-    assert time_limit(f"{module}:ToyOwn-v0", {"max_episode_steps": 7}) == 7
-    assert time_limit(f"{module}:ToyOwn-v0", {"max_episode_steps": -1}) is None
+    assert time_limit(EnvSpec(f"{module}:ToyOwn-v0", {"max_episode_steps": 7})) == 7
+    assert time_limit(EnvSpec(f"{module}:ToyOwn-v0", {"max_episode_steps": -1})) is None
 
 
 @pytest.mark.parametrize(

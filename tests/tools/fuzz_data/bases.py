@@ -66,7 +66,7 @@ def _minari(env_id: str, libver: str | None = None, **storage: Any) -> Callable[
 
         os.environ["MINARI_DATASETS_PATH"] = str(scratch)
         given = episodes(LENGTHS) if env_id == WALK else _goals()
-        minari.write(ID, given, env_id=env_id, description="base")
+        minari.write(ID, given, env=env_id, description="base")
         tree = load(scratch, f"{ID}/data")
         if libver or storage:
             image = tree["main_data.hdf5"]

@@ -48,7 +48,7 @@ def read(base: str, folder: Path) -> Trajectories:
         return _page(folder)
     if kind == "npz":
         episodes = arrays.read_npz(folder / "data.npz", 40)
-        minari.write("fuzz/from-npz-v0", episodes, env_id=bases.WALK, description="x")
+        minari.write("fuzz/from-npz-v0", episodes, env=bases.WALK, description="x")
         return sources.load("fuzz/from-npz-v0", cache=False)
     if variant in bases.NAMED:
         os.environ["D4RL_DATASET_DIR"] = str(folder)
@@ -123,13 +123,12 @@ def check(made: Any, *, numbers: bool = True) -> None:
     for name in ("env_id", "name"):
         if not isinstance(getattr(made, name), str):
             raise Broken(f"{name} is {getattr(made, name)!r}")
-    if not isinstance(made.env_kwargs, dict) or not all(
-        isinstance(k, str) for k in made.env_kwargs
+    if not isinstance(made.env.kwargs, dict) or not all(
+        isinstance(k, str) for k in made.env.kwargs
     ):
-        raise Broken(f"env_kwargs are {made.env_kwargs!r}")
-    json.dumps(made.env_kwargs)
-    for name in ("notes", "obs_keys"):
-        values = getattr(made, name)
+        raise Broken(f"env_kwargs are {made.env.kwargs!r}")
+    json.dumps(made.env.kwargs)
+    for name, values in (("notes", made.notes), ("obs_keys", made.env.obs_keys)):
         if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
             raise Broken(f"{name} are {values!r}")
     for note in made.notes:

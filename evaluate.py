@@ -181,7 +181,7 @@ def export(found: list[Checkpoint], options: Options) -> None:
 
 def out(found: list[Checkpoint], options: Options) -> Path:
     """Return the folder of the report, once something can be written there."""
-    from agents.storage.checkpoint import write_file
+    from envs.files import write_file
 
     folder = options.out or common([checkpoint.run for checkpoint in found])
     write_file(folder / ".writable", b"")

@@ -130,13 +130,13 @@ def report(run: Run, judge: Judge) -> str:
     from agents.report import plots
     from agents.report import rows as reports
     from agents.runs.folder import RESULTS
-    from agents.storage import checkpoint
+    from envs.files import write_json
 
     config, folder, last, best = run.config, run.folder, run.trainer.update, run.best_update
     if not config.eval.episodes:
         if run.ranks.writer:  # the mark of a run that is finished
             empty = {"protocol": judge.protocol(last, best), "results": {}}
-            checkpoint.write_json(folder / RESULTS, empty)
+            write_json(folder / RESULTS, empty)
         return f"\n{folder}: checkpoint last/; not evaluated, as --eval.episodes is 0"
     models = {"last": run.trainer.acting_model}
     say("\nevaluating last and best" if 0 < best < last else "\nevaluating")
@@ -151,7 +151,7 @@ def report(run: Run, judge: Judge) -> str:
     run.log.figure("calibration", plots.calibration(final, run.data.returns, title))
     top = float(run.data.returns.max())
     run.log.figure("curve", plots.curve(read_metrics(folder), top, title))
-    checkpoint.write_json(folder / RESULTS, reports.as_json(final, protocol))
+    write_json(folder / RESULTS, reports.as_json(final, protocol))
     return (
         f"{reports.table(final, protocol)}\n\n"
         f"{folder}: checkpoints last/{' best/' if best else ''}, calibration.png, curve.png, "

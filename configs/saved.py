@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
-import typing
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from configs.base import Config, to_dict
+from configs.schema import typed
 
 FILE = "config.json"
-LARGEST_NUMBER = 1e300
-"""Of a configuration: what is larger overflows sooner or later."""
-LARGEST = 1_000_000
-"""Bytes; a real one has three thousand."""
+LARGEST_FILE = 1_000_000
+"""Bytes of a configuration; a real one has three thousand."""
 FREE = ("resume", "run_dir", "device", "threads", "checkpoint.", "data.cache", "data.download")
-"""What a resumed run may have otherwise, for it changes at most the rounding of what is learnt."""
+"""Options that may change in a resumed run: the weights differ by rounding at most."""
 
 
 def read(folder: Path) -> Config:
@@ -31,10 +28,10 @@ def read(folder: Path) -> Config:
         raise ValueError(f"no run in {folder}: give the folder of a run that train.py began")
     try:
         with path.open("rb") as file:
-            text = file.read(LARGEST + 1)
-        if len(text) > LARGEST:
+            text = file.read(LARGEST_FILE + 1)
+        if len(text) > LARGEST_FILE:
             raise ValueError("too large")
-        return dataclasses.replace(_typed(json.loads(text), Config, "it"), run_dir=folder)
+        return dataclasses.replace(typed(json.loads(text), Config, FILE), run_dir=folder)
     except (ValueError, RecursionError, OSError) as error:
         # Keys of the file are in it, for a terminal that is to print them and no more.
         what = "".join(c if c.isprintable() else "?" for c in str(error)[:500])
@@ -90,36 +87,3 @@ def other_flags(config: Config, saved: Config) -> list[str]:
         flags.append(f"--{'.'.join([*groups, no + field])}")
         flags += [] if isinstance(value, bool) else [str(value)]
     return flags
-
-
-def _typed(value: Any, kind: Any, name: str) -> Any:
-    """Return a value of JSON as the type that its annotation says; ValueError where it is not."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        hints = typing.get_type_hints(kind)
-        if unknown := value.keys() - hints.keys():
-            raise ValueError(f"this minrnn knows no {min(unknown)}")
-        return typing.cast(Any, kind)(
-            **{key: _typed(v, hints[key], key) for key, v in value.items()}
-        )
-    if origin in (typing.Union, types.UnionType):
-        for one in arguments:
-            try:
-                return _typed(value, one, name)
-            except ValueError:
-                continue
-    elif origin is Literal:
-        if value in arguments:
-            return value
-    elif origin is tuple and isinstance(value, list):
-        return tuple(_typed(item, arguments[0], name) for item in value)
-    elif origin is dict and isinstance(value, dict):
-        return {key: _typed(item, arguments[1], name) for key, item in value.items()}
-    elif kind is Path and isinstance(value, str):
-        return Path(value)
-    elif kind is float:
-        if type(value) in (int, float) and abs(value) < LARGEST_NUMBER:
-            return value
-    elif type(value) is kind:
-        return value
-    raise ValueError(f"{name} cannot be {value!r:.50}")

@@ -16,9 +16,10 @@ from agents.evaluation import checkpoints, evaluator, latency
 from agents.machine import device
 from agents.model.decision import DecisionModel, Spaces
 from agents.report.media import rendering, video
-from agents.storage.checkpoint import save_checkpoint, write_json
+from agents.storage.checkpoint import save_checkpoint
 from configs import ModelConfig
 from envs.errors import UserError
+from envs.files import write_json
 
 ENV = "Hopper-v5"
 

@@ -20,8 +20,8 @@ import torch
 
 from agents.acting import step_graph
 from agents.model.decision import DecisionModel
-from agents.storage.checkpoint import write_file
 from envs.errors import UserError
+from envs.files import write_file
 
 FORMAT = 1
 KEY = "minrnn"

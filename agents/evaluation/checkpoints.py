@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from agents.model.decision import DecisionModel
-from agents.storage.checkpoint import AGENT, load_checkpoint
-from agents.storage.metadata import fits
-from agents.storage.tensor_folder import read_json
+from agents.storage.checkpoint import load_checkpoint
+from agents.storage.tensor_folder import AGENT, read_json
 from configs import saved
+from configs.schema import fits
 from envs import sources
 from envs.errors import UserError
 from envs.files import old_name
@@ -168,7 +168,7 @@ def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _is_there(folder: Path) -> bool:
     # Under its old name where a save was killed in between two renames; load_checkpoint knows.
-    return any((place / AGENT.facts).is_file() for place in (folder, old_name(folder)))
+    return any((place / AGENT.metadata).is_file() for place in (folder, old_name(folder)))
 
 
 def _config(run: Path) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from agents.report import plots
 from agents.report import protocol as report_protocol
 from agents.report import rows as report
 from agents.report.media.video import Video
-from agents.storage.checkpoint import write_file, write_json
 from agents.storage.tensor_folder import read_json
 from envs.errors import UserError
+from envs.files import write_file, write_json
 
 Draw = Callable[[plots.Theme], Figure]
 MOST_RETURNS = 10_001

@@ -19,14 +19,13 @@ from agents.model.decision import DecisionModel
 from agents.runs.ending import explained
 from agents.runs.folder import locked, make_folder
 from agents.storage import best, training_state
-from agents.storage.checkpoint import load_checkpoint, save_checkpoint, write_json
-from agents.storage.state_schema import check_state
+from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from agents.training.trainer import Trainer
 from configs import Config
 from envs.data.fingerprint import fingerprint
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError, one_line
-from envs.files import recover
+from envs.files import recover, write_json
 
 
 class Run:
@@ -192,7 +191,8 @@ class Run:
         return checked(facts["log"])
 
     def _check(self, facts: dict[str, Any]) -> None:
-        check_state(facts)
+        training_state.check_run(facts)
+        checked(facts["log"])
         if facts["data"] != self._data:
             was, now = facts["data"], self._data
             raise training_state.OtherData(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agents.storage.checkpoint import load_checkpoint
-from agents.storage.tensor_folder import AGENT, Refused, read_json
+from agents.storage.tensor_folder import AGENT, CannotLoad, read_json
 from envs.errors import UserError, one_line
 from envs.files import remove_folder, replace_folder
 
@@ -22,7 +22,7 @@ def settle(folder: Path, update: int) -> None:
     if not waiting.is_dir():
         return
     try:
-        chosen = read_json(waiting / AGENT.facts, AGENT.max_facts).get("update") == update
+        chosen = read_json(waiting / AGENT.metadata, AGENT.largest).get("update") == update
     except UserError:
         chosen = False
     if chosen:
@@ -35,6 +35,6 @@ def lost(folder: Path, update: int) -> str:
     """Say why `best/` in a run's folder cannot be had as that of `update`; "" where it can."""
     try:
         found = load_checkpoint(folder / BEST)[1]["update"]
-    except Refused as error:
+    except CannotLoad as error:
         return one_line(error.what)
     return "" if found == update else f"{folder / BEST} is of update {found}, not {update}"

@@ -14,78 +14,62 @@ from typing import Any
 import torch
 
 from agents.model.decision import DecisionModel, Spaces
-from agents.storage.metadata import check_facts, check_model
-from agents.storage.tensor_file import Damaged, Layout, layout
-from agents.storage.tensor_folder import AGENT, STATE, Kind, load_folder, refused, save_folder
-from envs.files import atomic_folder, write_file, write_json
+from agents.storage.metadata import check_metadata
+from agents.storage.tensor_folder import (
+    AGENT,
+    Layout,
+    layout,
+    load_folder,
+    refused,
+    save_folder,
+)
 
-__all__ = [
-    "AGENT",
-    "FORMAT",
-    "STATE",
-    "Kind",
-    "Layout",
-    "atomic_folder",
-    "layout",
-    "load_checkpoint",
-    "load_folder",
-    "save_checkpoint",
-    "save_folder",
-    "write_file",
-    "write_json",
-]
-
-FORMAT = AGENT.format
+LARGEST_SIDE = 10_000_000
+"""Numbers in an observation, or in an action."""
 MARGIN = 64_000_000
 """Bytes that a model may take beyond its file, in tables and in the state of one environment."""
 
 
-def save_checkpoint(folder: Path, model: DecisionModel, facts: dict[str, Any]) -> None:
-    """Write `model` and `facts` (see agents.storage.metadata) to `folder`, atomically.
+def save_checkpoint(folder: Path, model: DecisionModel, metadata: dict[str, Any]) -> None:
+    """Write `model` and `metadata` (see agents.storage.metadata) to `folder`, atomically.
 
     Raises UserError where the disk is full or not writable; an older checkpoint then stays.
     """
-    agent = {"model": dataclasses.asdict(model.config), **facts}
+    agent = {"model": dataclasses.asdict(model.config), **metadata}
     save_folder(folder, model.state_dict(), agent, AGENT)
 
 
 def load_checkpoint(folder: Path) -> tuple[DecisionModel, dict[str, Any]]:
-    """Return the model of `folder`, on the CPU and in eval mode, and the facts saved with it.
+    """Return the model of `folder`, on the CPU and in eval mode, and the metadata saved with it.
 
     Raises UserError where there is no checkpoint, or one that is damaged or newer than this code.
     """
-    tensors, facts = load_folder(folder, AGENT, _expected)
+    tensors, metadata = load_folder(folder, AGENT, _expected)
     with refused(folder, AGENT):
-        facts = check_facts(facts)
-        config = check_model(facts.pop("model"))
+        metadata = check_metadata(metadata)
         stored: dict[str, Any] = {name: tensors[name].tolist() for name in Spaces._fields}
         with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and replaced
-            model = DecisionModel(config, Spaces(**stored))
+            model = DecisionModel(metadata.pop("model"), Spaces(**stored))
         model.load_state_dict(tensors)
-    return model.eval(), facts
+    return model.eval(), metadata
 
 
-def _expected(facts: dict[str, Any], found: Layout) -> Layout:
-    """Return the tensors of the model that the facts describe, which is built without memory."""
-    config = check_model(check_facts(facts)["model"])
+def _expected(metadata: dict[str, Any], found: Layout) -> Layout:
+    """Return the layout of the model that the metadata describes, which is built without memory."""
+    config = check_metadata(metadata)["model"]
     shapes: list[tuple[int, ...]] = [
         found[name][0] if name in found else () for name in ("obs_mean", "action_low")
     ]
-    if any(len(shape) != 1 or shape[0] < 1 for shape in shapes):
-        raise Damaged("it has no sizes of observation and action")
+    if any(len(shape) != 1 or not 0 < shape[0] <= LARGEST_SIDE for shape in shapes):
+        raise ValueError("it has no sizes of observation and action")
     if config.num_layers > len(found):
-        raise Damaged(f"{config.num_layers} layers are more than it has tensors")
+        raise ValueError(f"{config.num_layers} layers are more than it has tensors")
     obs, action = ([0.0] * shape[0] for shape in shapes)
-    spaces = Spaces(obs, obs, action, action, 1.0, 0.0, 0.0)
-    try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            model = DecisionModel(config, spaces)
-    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise Damaged(f"agent.json describes no model: {reason}") from None
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = DecisionModel(config, Spaces(obs, obs, action, action, 1.0, 0.0, 0.0))
     wanted = layout(model.state_dict())
     beside = [buffer for name, buffer in model.named_buffers() if name not in wanted]
     more = 4 * model.stack.state_size + sum(buffer.nbytes for buffer in beside)
     if more > MARGIN + sum(math.prod(shape) * dtype.itemsize for shape, dtype in found.values()):
-        raise Damaged(f"its model takes {more} bytes beside the weights")
+        raise ValueError(f"its model takes {more} bytes beside the weights")
     return wanted

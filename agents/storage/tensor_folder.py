@@ -1,7 +1,7 @@
-"""A folder of tensors and facts: safetensors, JSON and their checksums. Loading runs no code.
+"""A folder of tensors and metadata: safetensors, JSON and their checksums. Loading runs no code.
 
-What is read was perhaps damaged, or made to harm: whatever the files hold, `load_folder` returns
-what was asked for or raises UserError, and allocates no more than the files are large.
+The files may be damaged or malicious. Whatever they hold, `load_folder` returns what was expected
+or raises UserError, and allocates no more than the files are large.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -17,36 +18,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agents.storage import tensor_file
-from agents.storage.tensor_file import Damaged, Layout
 from envs.errors import UserError
 from envs.files import atomic_folder, old_name
 
 SUMS = "SHA256SUMS"
-"""As sha256sum writes it, so that `sha256sum -c SHA256SUMS` checks a folder without this code."""
+"""Written as sha256sum does: `sha256sum -c SHA256SUMS` checks a folder without this code."""
 
 
-class Kind(NamedTuple):
-    """What a folder holds, and what its files are called."""
+class FolderFormat(NamedTuple):
+    """A kind of folder: what its files are called, and how they are read."""
 
     what: str
-    """In messages."""
-    facts: str
+    """The name of such a folder in messages."""
+    metadata: str
+    """The file of JSON."""
     tensors: str
-    format: int
-    """The version that is written, and the newest that is read."""
-    max_facts: int
-    """Bytes of JSON; once read, they may take thirty times as much."""
+    version: int
+    """The version that is written, and the newest that is read; "format" in the metadata."""
+    largest: int
+    """Bytes of JSON; parsed, they may take thirty times as much memory."""
     weights: tuple[str, ...]
     """What the names of the model's tensors begin with."""
 
 
-AGENT = Kind("checkpoint", "agent.json", "model.safetensors", 2, 1_000_000, ("",))
-STATE = Kind(
+AGENT = FolderFormat("checkpoint", "agent.json", "model.safetensors", 2, 1_000_000, ("",))
+STATE = FolderFormat(
     "training state",
     "state.json",
     "state.safetensors",
@@ -68,13 +69,32 @@ RENAMES: dict[int, dict[str, str]] = {
 """By the format that changed them: the old and the new names of the model's tensors, or the parts
 of a module's name before a dot. Folders of older formats are read with the new names."""
 _WITH_SUMS = 2
-"""The first format whose folders have checksums."""
+"""The first version whose folders have checksums."""
+LARGEST_HEADER = 1_000_000
+"""Bytes of a safetensors header, for a thousand tensors about 100,000; safetensors takes 100 MB."""
+LARGEST_SHAPE = 2**48
+"""Numbers in a tensor; its sizes are multiplied, an empty one's too."""
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""By their names in a safetensors header."""
 
-Expected = Layout | Callable[[dict[str, Any], Layout], Layout]
-"""The tensors that there must be; or a function of the facts and of the header's layout."""
+Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""The shapes and dtypes of tensors by their names."""
+Expected = Callable[[dict[str, Any], Layout], Layout]
+"""A function of the metadata and the layout of the file that returns the right layout."""
 
 
-class Refused(UserError):
+class CannotLoad(UserError):
     """A folder that cannot be loaded: `what` says why, without the advice at the text's end."""
 
     def __init__(self, what: str, advice: str) -> None:
@@ -82,14 +102,19 @@ class Refused(UserError):
         super().__init__(f"{what}: {advice}")
 
 
-class Newer(Refused):
+class NewerVersion(CannotLoad):
     """A folder that a newer version of this code wrote: not damaged, and not to be replaced."""
 
 
+def layout(tensors: Mapping[str, Tensor]) -> Layout:
+    """Return the layout of tensors, on whatever device (meta too)."""
+    return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+
+
 def save_folder(
-    folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], kind: Kind
+    folder: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], kind: FolderFormat
 ) -> None:
-    """Write tensors, on any device but sharing no memory, and facts to `folder`, atomically.
+    """Write tensors, on any device but sharing no memory, and metadata to `folder`, atomically.
 
     Raises UserError where the disk is full or not writable; an older folder then stays.
     """
@@ -99,75 +124,87 @@ def save_folder(
             save_file(plain, aside / kind.tensors)
         except SafetensorError as error:  # so it reports a full disk
             raise OSError(str(error)) from error
-        text = json.dumps({"format": kind.format, **facts}, indent=2) + "\n"
-        (aside / kind.facts).write_text(text, encoding="utf-8")
-        sums = "".join(f"{_sha256(aside / n)}  {n}\n" for n in (kind.facts, kind.tensors))
+        text = json.dumps({"format": kind.version, **metadata}, indent=2) + "\n"
+        (aside / kind.metadata).write_text(text, encoding="utf-8")
+        sums = "".join(f"{_sha256(aside / n)}  {n}\n" for n in (kind.metadata, kind.tensors))
         (aside / SUMS).write_text(sums, encoding="utf-8")
 
 
 def load_folder(
-    folder: Path, kind: Kind, expected: Expected | None = None
+    folder: Path, kind: FolderFormat, expected: Expected
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors, on the CPU, and the facts of `folder`, "format" among them.
+    """Return the tensors, on the CPU, and the metadata of `folder`, "format" among them.
 
-    The header is compared with `expected` before anything is allocated. Raises UserError where
-    there is no such folder, or one that is damaged, of another shape or newer than this code.
+    The tensors' layout is compared with the expected one before any is read. Raises UserError where
+    there is no such folder, or one that is damaged, of another layout or newer than this code.
     """
     if not folder.exists() and old_name(folder).exists():
         folder = old_name(folder)  # killed in between the two renames of a save
-    if not all((folder / name).is_file() for name in (kind.facts, kind.tensors)):
-        raise Refused(f"no {kind.what} in {folder}", "give the folder of a run that train.py made")
+    if not all((folder / name).is_file() for name in (kind.metadata, kind.tensors)):
+        raise CannotLoad(
+            f"no {kind.what} in {folder}", "give the folder of a run that train.py made"
+        )
     with refused(folder, kind):
         sums = _read_sums(folder / SUMS)
-        facts = _read_facts(folder / kind.facts, sums, kind.max_facts)
-        version = facts.get("format")
+        metadata = _read_json(folder / kind.metadata, sums, kind.largest)
+        version = metadata.get("format")
         if type(version) is not int or version < 1:
-            raise Damaged(f"{kind.facts} has no format")
-        if version > kind.format:
-            raise Newer(
+            raise ValueError(f"{kind.metadata} has no format")
+        if version > kind.version:
+            raise NewerVersion(
                 f"{folder} was written by a newer minrnn (format {version}, this one reads "
-                f"up to {kind.format})",
+                f"up to {kind.version})",
                 "update minrnn",
             )
-        if version >= _WITH_SUMS and not sums.keys() >= {kind.facts, kind.tensors}:
-            raise Damaged(f"{SUMS} is missing or cut short")
-        with _open(folder / kind.tensors) as file:
-            digest = hashlib.sha256()
-            entries = tensor_file.read_header(file, digest)
-            entries = [e._replace(name=_renamed(e.name, kind, version)) for e in entries]
-            found = {entry.name: (entry.shape, entry.dtype) for entry in entries}
-            if len(found) != len(entries):
-                raise Damaged("a tensor has both its old and its new name")
-            if expected is not None:
-                _compare(found, expected(facts, found) if callable(expected) else expected)
-            tensors = tensor_file.read_tensors(file, entries, digest)
-        _check(kind.tensors, digest.hexdigest(), sums)
-    return tensors, facts
+        if version >= _WITH_SUMS and not sums.keys() >= {kind.metadata, kind.tensors}:
+            raise ValueError(f"{SUMS} is missing or cut short")
+        path = folder / kind.tensors
+        with _open(path) as file:
+            parts = _read_header(file, path)
+            names = {_renamed(name, kind, version): name for name in parts}
+            if len(names) != len(parts):
+                raise ValueError("a tensor has both its old and its new name")
+            found = {new: parts[name] for new, name in names.items()}
+            _compare(found, expected(metadata, found))
+            file.seek(0)
+            _check(kind.tensors, hashlib.file_digest(file, "sha256").hexdigest(), sums)
+        with safe_open(path, framework="pt") as stored:  # tensors are in the mapped file: copied
+            tensors = {new: stored.get_tensor(name).clone() for new, name in names.items()}
+    return tensors, metadata
 
 
 def read_json(path: Path, largest: int) -> dict[str, Any]:
     """Return the object in a file of JSON of at most `largest` bytes; UserError for all others."""
     try:
-        return _read_facts(path, {}, largest)
-    except (Damaged, OSError) as error:
+        return _read_json(path, {}, largest)
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it") from None
 
 
 @contextmanager
-def refused(folder: Path, kind: Kind) -> Iterator[None]:
-    """Context: Damaged and OSError become the UserError for a folder of this kind."""
+def refused(folder: Path, kind: FolderFormat) -> Iterator[None]:
+    """Context: errors that the contents of a folder cause become the UserError for a damaged one.
+
+    These are all but MemoryError and interrupts: what reads the contents is not written twice, once
+    to look for everything that can be wrong with them.
+    """
     try:
         yield
-    except (Damaged, OSError) as error:
-        raise Refused(
-            f"the {kind.what} in {folder} is damaged ({error})", "take another one, or train again"
-        ) from None
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        text = (str(error).splitlines() or [""])[0]
+        if not isinstance(error, (OSError, SafetensorError, ValueError)):
+            text = f"{type(error).__name__}: {text}"
+        raise CannotLoad(
+            f"the {kind.what} in {folder} is damaged ({text})", "take another one, or train again"
+        ) from error
 
 
-def _renamed(name: str, kind: Kind, version: int) -> str:
-    # Return the name that a tensor of a folder of format `version` has in the present format.
+def _renamed(name: str, kind: FolderFormat, version: int) -> str:
+    # Return the name that a tensor of a folder of `version` has in the present version.
     for since in sorted(RENAMES):
-        if version < since <= kind.format:
+        if version < since <= kind.version:
             for start, (old, new) in itertools.product(kind.weights, RENAMES[since].items()):
                 if f"{name}.".startswith(f"{start}{old}."):
                     name = start + new + name.removeprefix(start + old)
@@ -175,12 +212,30 @@ def _renamed(name: str, kind: Kind, version: int) -> str:
     return name
 
 
+def _read_header(file: io.BufferedReader, path: Path) -> Layout:
+    # safetensors checks that the data fill the file, without gaps and overlaps. For NumPy it maps
+    # the file alone; for PyTorch it would also reserve memory of the file's size.
+    if (length := int.from_bytes(file.read(8), "little")) > LARGEST_HEADER:
+        raise ValueError(f"{path.name} has a header of {length} bytes")
+    found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    with safe_open(path, framework="np") as header:
+        for name in header.keys():  # noqa: SIM118
+            part = header.get_slice(name)
+            shape, dtype = tuple(part.get_shape()), part.get_dtype()
+            if dtype not in DTYPES:
+                raise ValueError(f"{name} is of an unknown dtype, {dtype}")
+            if len(shape) > 8 or math.prod(size or 1 for size in shape) > LARGEST_SHAPE:
+                raise ValueError(f"{name} has an impossible shape")
+            found[name] = shape, DTYPES[dtype]
+    return found
+
+
 def _compare(found: Layout, wanted: Layout) -> None:
     for name in sorted(found.keys() ^ wanted.keys()):
-        raise Damaged(f"tensor {name} is {'missing' if name in wanted else 'one too many'}")
+        raise ValueError(f"tensor {name} is {'missing' if name in wanted else 'unexpected'}")
     for name, (shape, dtype) in wanted.items():
         if found[name] != (shape, dtype):
-            raise Damaged(
+            raise ValueError(
                 f"{name} is {found[name][1]} {list(found[name][0])}, not {dtype} {list(shape)}"
             )
 
@@ -193,24 +248,24 @@ def _read_sums(path: Path) -> dict[str, str]:
     return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
 
 
-def _read_facts(path: Path, sums: Mapping[str, str], largest: int) -> dict[str, Any]:
+def _read_json(path: Path, sums: Mapping[str, str], largest: int) -> dict[str, Any]:
     with _open(path) as file:
         text = file.read(largest + 1)
     if len(text) > largest:
-        raise Damaged(f"{path.name} is larger than {largest} bytes")
+        raise ValueError(f"{path.name} is larger than {largest} bytes")
     _check(path.name, hashlib.sha256(text).hexdigest(), sums)
     try:
-        facts = json.loads(text)
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise Damaged(f"{path.name} is not JSON: {error}") from None
-    if not isinstance(facts, dict):
-        raise Damaged(f"{path.name} is no object")
-    return facts
+        raise ValueError(f"{path.name} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    return values
 
 
 def _check(name: str, digest: str, sums: Mapping[str, str]) -> None:
     if sums.get(name, digest) != digest:
-        raise Damaged(f"the checksum of {name} is not that of {SUMS}")
+        raise ValueError(f"the checksum of {name} is not that of {SUMS}")
 
 
 def _open(path: Path) -> io.BufferedReader:
@@ -218,7 +273,7 @@ def _open(path: Path) -> io.BufferedReader:
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise Damaged(f"{path.name} is no file")
+        raise ValueError(f"{path.name} is not a file")
     return io.BufferedReader(io.FileIO(handle))
 
 

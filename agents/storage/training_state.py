@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from agents.storage.metadata import fits
-from agents.storage.tensor_file import Damaged, Layout, layout
-from agents.storage.tensor_folder import STATE, Newer, Refused, load_folder, refused, save_folder
+from agents.storage.tensor_folder import (
+    STATE,
+    CannotLoad,
+    Layout,
+    NewerVersion,
+    layout,
+    load_folder,
+    refused,
+    save_folder,
+)
 from agents.training.trainer import Trainer
+from configs.schema import fits, typed
 from envs.errors import UserError, one_line
 from envs.files import OLD, old_name, remove_folder
 
-Facts = dict[str, Any]
+Metadata = dict[str, Any]
 
 
 class OtherData(UserError):
     """A sound state of a run on other data, from which there is no way on."""
 
 
-def capture(trainer: Trainer) -> tuple[dict[str, Tensor], Facts]:
+def capture(trainer: Trainer) -> tuple[dict[str, Tensor], Metadata]:
     """Return the tensors and facts that `restore` needs, after a check that they are finite."""
     trainer.check()
     tensors = {**_weights(trainer), **_moments(trainer), **_generators(trainer.device)}
@@ -40,10 +48,10 @@ def capture(trainer: Trainer) -> tuple[dict[str, Tensor], Facts]:
     return tensors, facts
 
 
-def restore(trainer: Trainer, tensors: dict[str, Tensor], facts: Facts) -> None:
+def restore(trainer: Trainer, tensors: dict[str, Tensor], facts: Metadata) -> None:
     """Bring a trainer of the same run to where `capture` found it.
 
-    On another kind of device the random numbers of dropout are others from here on. Facts that
+    On another kind of device the random numbers of dropout are others from here on. Metadata that
     cannot be raise what `sound` catches.
     """
     update, seconds = facts["update"], facts["seconds"]
@@ -75,7 +83,7 @@ def restore(trainer: Trainer, tensors: dict[str, Tensor], facts: Facts) -> None:
     trainer.mark_checked()
 
 
-def expected(trainer: Trainer) -> Callable[[Facts, Layout], Layout]:
+def expected(trainer: Trainer) -> Callable[[Metadata, Layout], Layout]:
     """Return the check of a state's header against the run: what `load_folder` takes."""
     weights = {name: value.to("meta") for name, value in _weights(trainer).items()}
     moments: dict[str, Tensor] = {}
@@ -86,7 +94,7 @@ def expected(trainer: Trainer) -> Callable[[Facts, Layout], Layout]:
     cpu = torch.get_rng_state().to("meta")
     cuda = torch.empty(16, dtype=torch.uint8, device="meta")
 
-    def wanted(facts: Facts, found: Layout) -> Layout:
+    def wanted(facts: Metadata, found: Layout) -> Layout:
         # As many as there were updates since the last line of the log.
         pending = torch.empty(found.get("losses", ((0,),))[0], device="meta")
         either = {**moments, "generator.cuda": cuda, "losses": pending, "norms": pending}
@@ -96,13 +104,35 @@ def expected(trainer: Trainer) -> Callable[[Facts, Layout], Layout]:
     return wanted
 
 
+RUN: dict[str, Any] = {
+    "evaluated": int,
+    "best_update": int,
+    "best_score": float | None,
+    "data": {"episodes": int, "steps": int, "sha256": str},
+    "machine": {"torch": str, "device": str, "threads": int, "ranks": int},
+}
+"""What a run saves beside its trainer's metadata and its log's position."""
+
+
+def check_run(metadata: dict[str, Any]) -> None:
+    """Raise ValueError or KeyError where what a run saved is missing or impossible."""
+    found = {name: metadata[name] for name in RUN}
+    if found["best_score"] == -math.inf:  # too many episodes failed in the best evaluation so far
+        found["best_score"] = 0.0
+    found = typed(found, RUN, STATE.metadata)
+    if not 0 <= found["best_update"] <= found["evaluated"] <= metadata["update"]:
+        raise ValueError("impossible updates of the evaluations")
+    if (found["best_score"] is None) != (found["best_update"] == 0):
+        raise ValueError("best_score and best_update do not go together")
+
+
 class States:
     """The saved states of a run, `RUN/state/0000001000`: those of the last `keep` updates."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
-    def save(self, name: str, tensors: dict[str, Tensor], facts: Facts) -> None:
+    def save(self, name: str, tensors: dict[str, Tensor], facts: Metadata) -> None:
         """Write a state, then remove those that are older than the last; and any later ones.
 
         Its name is its update, with something behind it (-evaluated) or not; of several states of
@@ -123,8 +153,8 @@ class States:
         self,
         trainer: Trainer,
         tell: Callable[[str], object],
-        check: Callable[[Facts], object] = lambda facts: None,
-    ) -> Facts | None:
+        check: Callable[[Metadata], object] = lambda facts: None,
+    ) -> Metadata | None:
         """Bring a trainer to the newest state that is sound; return its facts.
 
         None where none was saved yet. `check` raises where facts beside the trainer's cannot be;
@@ -135,13 +165,13 @@ class States:
         for name in reversed(names):
             try:
                 tensors, facts = load_folder(self.folder / name, STATE, expected(trainer))
-                with sound(self.folder / name):
+                with refused(self.folder / name, STATE):
                     check(facts)
                     restore(trainer, tensors, facts)
                 return facts
-            except (Newer, OtherData):
+            except (NewerVersion, OtherData):
                 raise
-            except Refused as error:
+            except CannotLoad as error:
                 if name == names[0]:
                     raise
                 tell(f"note   {one_line(error.what)}; the one before it is gone on from")
@@ -152,23 +182,6 @@ class States:
             return []
         names = {path.name.removeprefix(OLD) for path in self.folder.iterdir()}
         return sorted(name for name in names if name[:1].isdigit())
-
-
-@contextmanager
-def sound(folder: Path) -> Iterator[None]:
-    """Context: what facts that cannot be raise becomes the UserError for a damaged state."""
-    with refused(folder, STATE):
-        try:
-            yield
-        except (
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise Damaged(f"{STATE.facts}: {type(error).__name__}: {error}") from None
 
 
 def _update(name: str) -> str:

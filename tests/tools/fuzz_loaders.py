@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from agents.loggers.runlog import checked
 from agents.model.decision import DecisionModel, Spaces
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
-from agents.storage.state_schema import check_state
 from agents.storage.tensor_folder import STATE, save_folder
-from agents.storage.training_state import States, capture
+from agents.storage.training_state import States, capture, check_run
 from agents.training.trainer import Trainer
 from configs import ModelConfig, OptimConfig
 from envs.data.sampler import PackedSampler, WindowSampler
@@ -85,12 +85,18 @@ class SavedStates:
 
     def load(self, case: Path, base: str) -> Trainer:
         """Return the trainer of the base, gone on from the case."""
-        States(case.parent, 1).restore(self.trainers[base], str, check_state)
+        States(case.parent, 1).restore(self.trainers[base], str, check)
         return self.trainers[base]
 
     def act(self, trainer: Trainer) -> None:
         """Make an update, so that what was loaded is whole."""
         next(trainer.fit(), None)
+
+
+def check(metadata: dict[str, Any]) -> None:
+    """Check what a run saves beside its trainer's metadata, as a resumed run does."""
+    check_run(metadata)
+    checked(metadata["log"])
 
 
 LOADERS: dict[str, type[Checkpoints | SavedStates]] = {

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from agents.evaluation import checkpoints, compare
-from agents.storage.checkpoint import save_checkpoint, write_json
+from agents.storage.checkpoint import save_checkpoint
 from envs.errors import UserError
+from envs.files import write_json
 from tests.support.models import tiny_model
 
 

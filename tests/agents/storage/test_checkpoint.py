@@ -13,15 +13,16 @@ import torch
 from safetensors.torch import save_file
 
 from agents.acting.policy import Policy
-from agents.storage import checkpoint, tensor_folder
-from agents.storage.checkpoint import load_checkpoint, save_checkpoint, write_json
+from agents.storage import tensor_folder
+from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from envs import files
 from envs.errors import UserError
+from envs.files import write_json
 from tests.support.models import tiny_model
 from tests.tools.fuzz_mutations import write_sums
 
 FACTS = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": [1.0], "update": 3, "window": None}
-FACTS |= {"env_kwargs": {"speed": 2}, "obs_keys": ["a"], "reference": [1.0, 2.0, "its own"]}
+FACTS |= {"env_kwargs": {"speed": 2}, "obs_keys": ["a"], "reference": (1.0, 2.0, "its own")}
 
 
 @pytest.mark.parametrize("tokens", ["fused", "interleaved"])
@@ -32,7 +33,7 @@ def test_a_loaded_model_acts_as_the_saved_one(tmp_path, tokens):
         model.obs_std.mul_(3)
     save_checkpoint(tmp_path / "last", model, FACTS)
     loaded, facts = load_checkpoint(tmp_path / "last")
-    assert facts == {"format": checkpoint.FORMAT, **FACTS}
+    assert facts == {"format": tensor_folder.AGENT.version, **FACTS}
     obs = np.random.default_rng(0).normal(size=(3, 4))
     start, queue = np.ones(3, bool), np.zeros(3, int)
     actions = [Policy(m, [1.0])(obs, np.zeros(3), start, queue) for m in (model, loaded)]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import doctest
+import re
 from typing import Any
 
 import pytest
 
-from agents.storage import checkpoint, metadata
-from agents.storage.metadata import MAX_TEXT, MAX_WINDOW, check_facts, check_model
-from agents.storage.tensor_file import Damaged
+from agents.storage import checkpoint
+from agents.storage.metadata import LARGEST_WINDOW, check_metadata
 from configs import ModelConfig
 from envs.errors import UserError
 from tests.support.models import tiny_model
@@ -30,10 +29,22 @@ GOOD: dict[str, Any] = {
 
 
 def test_what_train_writes_is_taken_as_it_is() -> None:
-    assert check_facts(GOOD) == GOOD
-    assert check_model(GOOD["model"]) == ModelConfig()
-    assert not doctest.testmod(metadata).failed
-    assert check_model({"forget_bias": None, "cell": {"window": 8, "positions": "none"}})
+    same = {"model": ModelConfig(), "reference": (1, 2.0, "its own")}
+    assert check_metadata(GOOD) == GOOD | same
+    assert check_metadata(GOOD | {"more": 1}) == GOOD | same
+    model = {"forget_bias": None, "cell": {"window": 8, "positions": "none"}}
+    assert check_metadata(GOOD | {"model": model})["model"] == ModelConfig(**model)
+
+
+def test_what_older_checkpoints_lack_is_filled_in_and_the_rest_has_to_be_there() -> None:
+    later = {"env_kwargs": {}, "obs_keys": [], "reference": None}
+    for name in GOOD:
+        others = {key: value for key, value in GOOD.items() if key != name}
+        if name in later:
+            assert check_metadata(others)[name] == later[name]
+        else:
+            with pytest.raises(ValueError, match=f"agent.json lacks {name}"):
+                check_metadata(others)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +57,7 @@ def test_what_train_writes_is_taken_as_it_is() -> None:
             [None, 1.0, ["1"], [None], [True], [float("nan")], [float("inf")], [1e300], [10**400]],
         ),
         ("update", [-1, 1.5, True, None, 10**30]),
-        ("window", [0, -1, True, 1.5, "20", MAX_WINDOW + 1]),
+        ("window", [0, -1, True, 1.5, "20", LARGEST_WINDOW + 1]),
         ("env_kwargs", [None, [], "x"]),
         ("obs_keys", [None, "ab", [1]]),
         (
@@ -64,46 +75,49 @@ def test_what_train_writes_is_taken_as_it_is() -> None:
         ),
     ],
 )
-def test_a_fact_of_another_kind_is_named(name: str, values: list[Any]) -> None:
+def test_a_value_of_another_kind_is_named(name: str, values: list[Any]) -> None:
     for value in values:
-        with pytest.raises(Damaged, match=f"an impossible {name}"):
-            check_facts(GOOD | {name: value})
+        with pytest.raises(ValueError, match=f"{name} cannot be"):
+            check_metadata(GOOD | {name: value})
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (None, "no model"),
-        ([], "no model"),
-        ({"flux": 1}, "models have no 'flux'"),
-        ({"dim": True}, "the model's dim is not int"),
-        ({"dim": 8.0}, "the model's dim is not int"),
-        ({"dim": 2**31}, "the model's dim is not int"),
-        ({"expansion": float("inf")}, "the model's expansion is not float"),
-        ({"expansion": 10**40}, "the model's expansion is not float"),
-        ({"norm": ["layernorm"]}, "the model's norm is not Literal"),
-        ({"signed": 1}, "the model's signed is not bool"),
-        ({"backbone": "x" * (MAX_TEXT + 1)}, "the model's backbone is not str"),
-        ({"cell": {"window": [8]}}, "the model's cell is not dict"),
-        ({"cell": []}, "the model's cell is not dict"),
-        ({"dim": 0}, "dim"),
+        (None, "model cannot be None"),
+        ([], "model cannot be []"),
+        ({"flux": 1}, "model has no option 'flux'"),
+        ({"dim": True}, "dim cannot be True"),
+        ({"dim": 8.0}, "dim cannot be 8.0"),
+        ({"dim": 2**64}, "dim cannot be 18446744073709551616"),
+        ({"expansion": float("inf")}, "expansion cannot be inf"),
+        ({"expansion": 10**40}, "expansion cannot be 1000"),
+        ({"norm": ["layernorm"]}, "norm cannot be ['layernorm']"),
+        ({"signed": 1}, "signed cannot be 1"),
+        ({"backbone": 1}, "backbone cannot be 1"),
+        ({"cell": {"window": [8]}}, "window cannot be [8]"),
+        ({"cell": []}, "cell cannot be []"),
+        ({"dim": 0}, "dim must be positive"),
     ],
 )
 def test_a_model_of_other_values_is_refused(model: Any, message: str) -> None:
-    with pytest.raises(Damaged, match=message):
-        check_model(model)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_metadata(GOOD | {"model": model})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"num_layers": 10**9}, "1000000000 layers are more than it has tensors"),
+        ({"dim": 2**31}, "damaged"),
+        ({"dim": 2**63}, "damaged"),
+        ({"num_layers": 2**63}, "layers are more than it has tensors"),
         ({"dim": 10**6}, r"its model takes \d{10,} bytes beside the weights"),
         ({"dim": 32}, r"is torch.float32 \[.*16.*\], not torch.float32 \[.*32.*\]"),
         ({"cell": {"window": 10**9}}, r"its model takes \d{12,} bytes beside the weights"),
-        ({"cell": {"num_heads": 3}}, "describes no model: num_heads must divide"),
-        ({"backbone": "attentoin"}, "describes no model: no cell 'attentoin'"),
-        ({"backbone": "attention,"}, "describes no model: --model.backbone has an empty name"),
+        ({"cell": {"num_heads": 3}}, "num_heads must divide"),
+        ({"backbone": "attentoin"}, "no cell 'attentoin'"),
+        ({"backbone": "attention,"}, "--model.backbone has an empty name"),
         ({"mlp_ratio": 1e29}, "damaged"),
     ],
 )

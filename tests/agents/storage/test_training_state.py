@@ -187,7 +187,7 @@ def test_an_impossible_sampler_is_damage(tmp_path, kind, change):
 def test_a_state_of_a_newer_version_is_not_passed_over(tmp_path, monkeypatch):
     states = States(tmp_path, 2)
     states.save("0002", *capture(make()))
-    monkeypatch.setattr(training_state, "STATE", STATE._replace(format=STATE.format + 1))
+    monkeypatch.setattr(training_state, "STATE", STATE._replace(version=STATE.version + 1))
     states.save("0004", *capture(make()))
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"0004 was written by a newer minrnn .*: update minrnn"):

@@ -215,12 +215,12 @@ def test_a_state_of_another_model_is_refused(tmp_path):
 
 
 CODE = """
-import sys, torch; sys.path[:0] = ["tests"]
+import torch
 from hashlib import sha256
-from agents import runtime
-from agents.trainer import Trainer
+from agents.machine import device as runtime
+from agents.training.trainer import Trainer
 from configs import OptimConfig
-from envs.sampler import WindowSampler
+from envs.data.sampler import WindowSampler
 from tests.support.models import tiny_data, tiny_model
 runtime.configure(2)
 {extra}

@@ -105,13 +105,14 @@ def expected(trainer: Trainer) -> Callable[[Metadata, Layout], Layout]:
 
 
 RUN: dict[str, Any] = {
+    "update": int,
     "evaluated": int,
     "best_update": int,
     "best_score": float | None,
     "data": {"episodes": int, "steps": int, "sha256": str},
     "machine": {"torch": str, "device": str, "threads": int, "ranks": int},
 }
-"""What a run saves beside its trainer's metadata and its log's position."""
+"""What a state holds beside the rest of its trainer's metadata and the position of the log."""
 
 
 def check_run(metadata: dict[str, Any]) -> None:
@@ -120,7 +121,7 @@ def check_run(metadata: dict[str, Any]) -> None:
     if found["best_score"] == -math.inf:  # too many episodes failed in the best evaluation so far
         found["best_score"] = 0.0
     found = typed(found, RUN, STATE.metadata)
-    if not 0 <= found["best_update"] <= found["evaluated"] <= metadata["update"]:
+    if not 0 <= found["best_update"] <= found["evaluated"] <= found["update"]:
         raise ValueError("impossible updates of the evaluations")
     if (found["best_score"] is None) != (found["best_update"] == 0):
         raise ValueError("best_score and best_update do not go together")

@@ -65,7 +65,7 @@ def test_train_commands_parse(checkout, tmp_path):
 
 MODULES = {
     "evaluate.py": "evaluate.py",
-    "-m envs.behaviour.generate": "envs/behaviour/generate.py",
+    "-m envs.sources.policies": "envs/sources/policies.py",
     "-m envs.behaviour.train_sac": "envs/behaviour/train_sac.py",
     "-m envs.sources.arrays": "envs/sources/arrays.py",
 }

@@ -18,8 +18,8 @@ from configs.schema import fits
 from envs import sources
 from envs.errors import UserError
 from envs.files import old_name
+from envs.sources.local import LOCAL_DATA
 from envs.sources.minari import folder as minari_folder
-from envs.worlds.catalog import LOCAL_DATA
 
 DATA_FILE = "data.json"
 """Beside a run's config.json: the returns of all episodes that it was trained on."""

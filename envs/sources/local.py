@@ -9,7 +9,7 @@ from typing import Any
 
 from envs.behaviour import pointmaze
 from envs.behaviour.generate import generate_level
-from envs.behaviour.mixes import ENVIRONMENTS, stages
+from envs.behaviour.mixes import ENVIRONMENTS, LEVELS, stages
 from envs.behaviour.mixes import fingerprint as mix_fingerprint
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError
@@ -17,8 +17,12 @@ from envs.files import locked
 from envs.sources import minari
 from envs.sources.minari.folder import OTHER_ROOT, hidden
 from envs.sources.source import Source
-from envs.worlds.catalog import LOCAL_DATA
 from envs.worlds.spec import EnvSpec
+
+LOCAL_DATA = {
+    f"minrnn/{family}/{level}-v0": (family, level) for family in ENVIRONMENTS for level in LEVELS
+} | {f"minrnn/pointmaze/{maze}-v0": ("pointmaze", maze) for maze in pointmaze.RECIPES}
+"""Ids of the data sets that are rolled out here, with their family and level."""
 
 _RECIPE = "minrnn_recipe"  # metadata: the digest of the mix, so that a stale data set is noticed
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from envs.behaviour.mixes import ENVIRONMENTS, LEVELS
-from envs.behaviour.pointmaze import RECIPES
 from envs.worlds.spec import EnvSpec
 
 _D4RL = "D4RL infos.py"
@@ -109,11 +107,6 @@ REFERENCES = (
         {"tasks_to_complete": _four, "remove_task_when_completed": _among(True)},
     ),
 )
-
-LOCAL_DATA = {
-    f"minrnn/{family}/{level}-v0": (family, level) for family in ENVIRONMENTS for level in LEVELS
-} | {f"minrnn/pointmaze/{maze}-v0": ("pointmaze", maze) for maze in RECIPES}
-"""Ids of the data sets that are rolled out here, with their family and level."""
 
 
 def lookup(env: EnvSpec | str) -> Known | None:

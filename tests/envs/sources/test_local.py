@@ -146,3 +146,8 @@ def test_a_folder_that_cannot_be_written_is_named(
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file"))
     with pytest.raises(UserError, match="point MINARI_DATASETS_PATH to a folder"):
         sources.load(ID, progress=False)
+
+
+def test_sixteen_data_sets_are_local() -> None:
+    assert len(local.LOCAL_DATA) == 16
+    assert local.LOCAL_DATA["minrnn/hopper/medium-replay-v0"] == ("hopper", "medium-replay")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from envs.scoring.score import normalized
-from envs.worlds.catalog import LOCAL_DATA, lookup
+from envs.worlds.catalog import lookup
 
 
 @pytest.mark.parametrize("version", [2, 3, 4, 5])
@@ -34,8 +34,3 @@ def test_scores_are_zero_at_random_and_a_hundred_at_expert() -> None:
     np.testing.assert_allclose(normalized([-20.272305, 3234.3], "Hopper-v5"), [0, 100], atol=1e-12)
     # d4rl.get_normalized_score("hopper-medium-v2", 1500) * 100
     np.testing.assert_allclose(normalized(1500.0, "Hopper-v2"), 46.712, atol=1e-3)
-
-
-def test_sixteen_data_sets_are_local() -> None:
-    assert len(LOCAL_DATA) == 16
-    assert LOCAL_DATA["minrnn/hopper/medium-replay-v0"] == ("hopper", "medium-replay")

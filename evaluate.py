@@ -108,29 +108,28 @@ def report(found: list[Checkpoint], plan: Plan, options: Options) -> None:
     """Play every episode; write and print what came of them."""
     from agents.evaluation import compare, latency
     from agents.loggers.runlog import say
-    from agents.report import rows
-    from agents.report import write as publish
+    from agents.report import table, write
     from agents.report.media import video
 
     folder = out(found, options)
     if options.video:
         video.check(found)  # before hours of playing
     # What has been played is kept, whatever comes after.
-    lines = compare.play(found, plan, lambda lines: publish.keep(lines, folder))
+    lines = compare.play(found, plan, lambda lines: write.write_results(lines, folder))
     films: dict[str, list[video.Video]] = {}
     for line in lines if options.video else ():
         try:
             films[line.name] = video.film(line, plan.seed)
         except UserError as error:
             say(f"note: {line.name} was not filmed: {error}")
-    entries = publish.publish(
+    entries = write.write_report(
         lines,
         folder,
         seconds={line.name: latency.measure(line, plan) for line in lines},
         videos=films,
         format=options.figures,
     )
-    say(rows.text(entries))
+    say(table.text(entries))
     say(f"\n{folder}: report.html, report.json, figures/")
 
 

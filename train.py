@@ -124,36 +124,36 @@ def due(config: Config, update: int) -> bool:
 
 
 def report(run: Run, judge: Judge) -> str:
-    """Play the episodes that are reported; leave figures and results, return what to tell."""
+    """Play the episodes that are reported; write figures and results, return what to print."""
     from agents.loggers.history import read_metrics
     from agents.loggers.runlog import say
-    from agents.report import plots
-    from agents.report import rows as reports
+    from agents.report import plots, rows, table
     from agents.runs.folder import RESULTS
     from envs.files import write_json
 
     config, folder, last, best = run.config, run.folder, run.trainer.update, run.best_update
     if not config.eval.episodes:
         if run.ranks.writer:  # the mark of a run that is finished
-            empty = {"protocol": judge.protocol(last, best), "results": {}}
-            write_json(folder / RESULTS, empty)
+            protocols = {"last": judge.protocol("last", last)}
+            write_json(folder / RESULTS, {"protocols": protocols, "results": {}})
         return f"\n{folder}: checkpoint last/; not evaluated, as --eval.episodes is 0"
-    models = {"last": run.trainer.acting_model}
+    models, updates = {"last": run.trainer.acting_model}, {"last": last}
     say("\nevaluating last and best" if 0 < best < last else "\nevaluating")
     if 0 < best < last:
-        models["best"] = run.best()
+        models["best"], updates["best"] = run.best(), best
     with run.stop.at_once():
         final = judge.final(models)
     if not run.ranks.writer:
         return ""
-    protocol = judge.protocol(last, best)
     title = f"{run.data.name} · {config.model.backbone} · seed {config.seed}"
     run.log.figure("calibration", plots.calibration(final, run.data.returns, title))
     top = float(run.data.returns.max())
     run.log.figure("curve", plots.curve(read_metrics(folder), top, title))
-    write_json(folder / RESULTS, reports.as_json(final, protocol))
+    protocols = {name: judge.protocol(name, update) for name, update in updates.items()}
+    results = rows.as_json(final, protocols)
+    write_json(folder / RESULTS, results)
     return (
-        f"{reports.table(final, protocol)}\n\n"
+        f"{table.text(results)}\n\n"
         f"{folder}: checkpoints last/{' best/' if best else ''}, calibration.png, curve.png, "
         "results.json\n"
         f"python evaluate.py {folder} --targets {max(judge.targets):g}"

@@ -60,11 +60,12 @@ def test_both_checkpoints_are_asked_for_the_runs_returns(run, tmp_path, capsys):
     report = json.loads((tmp_path / "report.json").read_text())
     assert list(report["results"]) == ["last", "best"]
     assert [row["target"] for row in report["results"]["last"]] == [10, 40]
-    assert report["protocol"]["checkpoint"] == {
+    protocols = report["protocols"]
+    assert {name: found["checkpoint"] for name, found in protocols.items()} == {
         "last": "last (update 20)",
         "best": "best (update 10)",
     }
-    assert report["protocol"]["engine"]
+    assert protocols["last"]["engine"]
     printed = capsys.readouterr().out
     for row in report["results"]["best"]:
         assert len(row["returns"]) == len(row["lengths"]) == 2
@@ -80,7 +81,7 @@ def test_targets_two_memories_one_checkpoint_and_a_format(run, tmp_path):
     call(run / "best", *flags, "--figures", "svg", "--out", tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
     assert list(report["results"]) == ["best window", "best carry"]
-    assert report["protocol"]["memory"]["best window"] == "window of 5 re-run"
+    assert report["protocols"]["best window"]["memory"] == "window of 5 re-run"
     assert b"<svg" in (tmp_path / "figures" / "calibration.svg").read_bytes()
 
 
@@ -98,7 +99,7 @@ def test_seeds_are_pooled_and_filmed(run, tmp_path):
     assert row["target"] == 10
     assert row["returns"][:2] == row["returns"][2:]  # it is the same agent twice
     assert row["mean_of_each_run"] == pytest.approx([row["mean"]] * 2)
-    assert report["protocol"]["training_seeds"] == [0, 1]
+    assert report["protocols"]["last"]["training_seeds"] == [0, 1]
     assert report["videos"]["last"]["worst"]["return"] == min(row["returns"])
     assert (tmp_path / "report" / "report.html").read_text().count("data:video/mp4") == 3
 

@@ -46,7 +46,7 @@ def test_training_and_evaluation_report_the_same_success_rate(checkout, small, t
     printed = run(checkout, "train.py", "--preset", "smoke", "--env", small, "--run-dir", folder)
     assert "continuing_task=False" in printed
     report = json.loads((folder / "results.json").read_text())
-    assert report["protocol"]["env_kwargs"] == {"continuing_task": False}
+    assert report["protocols"]["last"]["env_kwargs"] == {"continuing_task": False}
     (row,) = report["results"]["last"]
     assert row["score"] is None  # the reference returns are those of another task
     # An episode ends at its success, with its only reward.

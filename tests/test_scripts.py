@@ -81,7 +81,7 @@ def test_the_saved_configuration_is_the_resolved_one(trained):
 def test_results_hold_every_episode_and_the_protocol(trained):
     folder, printed = trained
     report = json.loads((folder / "results.json").read_text())
-    assert report["protocol"]["data"] == DATA
+    assert report["protocols"]["last"]["data"] == DATA
     for row in report["results"]["last"]:
         assert len(row["returns"]) == len(row["lengths"]) == 2
         assert row["mean"] == pytest.approx(np.mean(row["returns"]))
@@ -217,7 +217,7 @@ def test_a_file_of_ones_own_is_trained_on_and_its_repairs_are_told(checkout, own
     assert "19 episodes" in done.stdout
     assert "note   1 of 20 episodes" in done.stdout
     assert len([line for line in done.stdout.splitlines() if line.startswith("note")]) >= 2
-    protocol = json.loads((tmp_path / "run" / "results.json").read_text())["protocol"]
+    protocol = json.loads((tmp_path / "run" / "results.json").read_text())["protocols"]["last"]
     assert (protocol["data"], protocol["env_id"]) == (str(own), "Hopper-v5")
 
 

@@ -328,7 +328,7 @@ def test_a_malicious_log_or_report_is_left_out(
     for name in ("metrics.jsonl", "report.json"):
         kind(tmp_path / name, Canary(tmp_path / "canary"))
     assert read_metrics(tmp_path) == []
-    write.keep([], tmp_path)
+    write.write_results([], tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["figures"] == []
     told = capsys.readouterr().out
     assert "left out" in told
@@ -399,7 +399,7 @@ def test_what_files_say_is_printed_and_not_obeyed() -> None:
         data="a\x1b[2Jb", env=EnvSpec("E-v0\n\x07", {"a": "\x1b]0;x\x07"}), targets=[1],
         episodes=1, seeds=[0], own=(0.0, 1.0, "b\u202ec"),
     )  # fmt: skip
-    lines = protocol.text(entries).split("\n")
+    lines = protocol.text({"last": entries}, {"last": "last"}).split("\n")
     assert all(line.isprintable() for line in lines)
     assert sum(not line.startswith(" ") for line in lines) == len(entries)
 

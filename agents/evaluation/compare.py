@@ -14,8 +14,8 @@ from agents.evaluation import checkpoints as runs
 from agents.evaluation import evaluator
 from agents.evaluation.checkpoints import Checkpoint
 from agents.evaluation.evaluator import Result
+from agents.evaluation.protocol import describe_checkpoint, engine_version
 from agents.loggers.runlog import episode_bar, say
-from agents.report.protocol import engine_version, how_chosen
 from configs import legible
 from envs.errors import UserError
 from envs.scoring import score
@@ -168,18 +168,17 @@ def _protocol(
     members: Sequence[Checkpoint], targets: Sequence[float], window: int | None, plan: Plan
 ) -> dict[str, Any]:
     facts = members[0].facts
-    updates = ", ".join(dict.fromkeys(str(member.facts["update"]) for member in members))
-    checkpoint = f"{members[0].name} (update {updates})"
-    if members[0].name == "best":
-        chosen = how_chosen(member.config for member in members)
-        checkpoint = ", ".join(part for part in (checkpoint, chosen) if part)
     return score.protocol(
         data=facts["data"],
         env=EnvSpec.from_json(facts),
         targets=targets,
         episodes=plan.episodes,
         seeds=[plan.seed],
-        checkpoint=checkpoint,
+        checkpoint=describe_checkpoint(
+            members[0].name,
+            (member.facts["update"] for member in members),
+            (member.config for member in members),
+        ),
         own=facts["reference"],
         memory=evaluator.describe_memory(window),
         backbone=members[0].backbone,

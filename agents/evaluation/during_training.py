@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from agents.evaluation import evaluator
 from agents.evaluation.evaluator import Result
+from agents.evaluation.protocol import describe_checkpoint
 from agents.loggers.runlog import episode_bar, say
 from agents.machine.ranks import ALONE, Ranks
 from agents.model.decision import DecisionModel
@@ -74,27 +76,16 @@ class Judge:
             for name, model in models.items()
         }
 
-    def protocol(self, last: int, best: int) -> dict[str, Any]:
-        """Return how `final` was played; the checkpoints are those of updates `last` and `best`.
-
-        best: 0 where there is none.
-        """
+    def protocol(self, name: str, update: int) -> dict[str, Any]:
+        """Return the protocol of `final` for the checkpoint `name` (last or best) of `update`."""
         config, data = self.config, self.data
-        quick, stepper = config.eval.quick_episodes, config.eval.stepper
-        chooser = "" if stepper == "gymnasium" else f" of {stepper}'s"
-        checkpoint = f"last: update {last}"
-        if best:
-            checkpoint += (
-                f"; best: update {best}, chosen by {quick} other episodes{chooser} asked for "
-                f"{max(self.targets):g}"
-            )
         return score.protocol(
             data=data.name,
             env=data.env,
             targets=self.targets,
             episodes=config.eval.episodes,
             seeds=[config.eval.seed],
-            checkpoint=checkpoint,
+            checkpoint=describe_checkpoint(name, [update], [dataclasses.asdict(config)]),
             own=data.reference,
             memory=evaluator.describe_memory(self.window),
             training_seed=config.seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -86,18 +87,25 @@ class Result:
         """Return values (episodes,) as (num_runs, episodes of a run)."""
         return values.reshape(self.num_runs, -1)
 
-    def interval(self, statistic: score.RowStatistic = score.row_means) -> tuple[float, float]:
-        """Return the 95 % bootstrap interval of a statistic of the returns."""
-        return score.nested_interval(self.by_run(self.returns), statistic)
+    @cached_property
+    def mean_interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the mean return."""
+        return score.nested_interval(self.by_run(self.returns), score.row_means)
 
+    @cached_property
+    def iqm_interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the interquartile mean."""
+        return score.nested_interval(self.by_run(self.returns), score.row_iqms)
+
+    @cached_property
     def success_interval(self) -> tuple[float, float] | None:
-        """Return the 95 % interval of the share of successes; None where there is none."""
+        """95 % interval of the share of successes; None where the environment does not say."""
         if self.success is None:
             return None
         low, high = score.rate_interval(self.success[self.finished])
         if self.num_runs == 1:
             return low, high
-        # Wilson's takes episodes for independent; those of one run are not.
+        # Wilson's interval takes episodes for independent; those of one run are not.
         won = np.where(self.finished, self.success, np.nan)
         nested = score.nested_interval(self.by_run(won), score.row_means)
         return min(low, nested[0]), max(high, nested[1])

@@ -1,44 +1,55 @@
-"""Results for programs (JSON: every episode) and, made of that, for a terminal (one table)."""
+"""The results as rows for programs (JSON): statistics and every episode."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from agents.evaluation.evaluator import Result
-from agents.report import protocol as protocols
+from agents.evaluation.protocol import intervals
+from agents.report import protocol
 from envs.scoring import score
 
 Report = dict[str, Any]
-"""{"protocol": ..., "results": {name of a line: [one row for each target]}}"""
+"""{"protocols": {line: protocol}, "results": {line: [one row for each target]}}, and more."""
 
 
-def as_json(results: Mapping[str, Sequence[Result]], protocol: dict[str, Any]) -> Report:
-    """Return the results, every single episode included, as JSON types.
+def as_json(
+    results: Mapping[str, Sequence[Result]], protocols: Mapping[str, protocol.Protocol]
+) -> Report:
+    """Return the results of each line, every single episode included, and its protocol, as JSON.
 
-    results: by line. protocol: of all lines, or merged (see agents.report.protocol).
+    results, protocols: by line.
     """
-    rows, over = {}, {}
-    for name, swept in results.items():
-        of_line = protocols.of_line(protocol, name, results)
-        rows[name] = [row(result, of_line) for result in swept]
-        successes = any(result.success is not None for result in swept)
-        over[name] = {"intervals": protocols.intervals(swept[0].num_runs, successes)}
-    return {"protocol": protocol | protocols.merge(over), "results": rows}
+    report: Report = {"protocols": {}, "results": {}}
+    for line, found in results.items():
+        successes = any(result.success is not None for result in found)
+        over = {"intervals": intervals(found[0].num_runs, successes)}
+        report["protocols"][line] = protocols[line] | over
+        report["results"][line] = [row(result, protocols[line]) for result in found]
+    return report
 
 
-def row(result: Result, protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what came of one target: statistics, raw and normalised, and every episode."""
-    low, high = protocol["reference_min"], protocol["reference_max"]
+def names(report: Report) -> dict[str, str]:
+    """Return the names of the lines for people, by the names that a report has for them."""
+    return protocol.names({line: report["protocols"][line]["data"] for line in report["results"]})
+
+
+def row(result: Result, reference: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results of one target: statistics, raw and normalised, and every episode.
+
+    reference: a protocol, of which "reference_min" and "reference_max" are read.
+    """
+    low, high = reference["reference_min"], reference["reference_max"]
     entries: dict[str, Any] = {
         "target": result.target,
         "mean": result.mean,
-        "mean_interval_95": list(result.interval(score.row_means)),
+        "mean_interval_95": list(result.mean_interval),
         "std": float(result.obtained.std()),
         "iqm": result.iqm,
-        "iqm_interval_95": list(result.interval(score.row_iqms)),
+        "iqm_interval_95": list(result.iqm_interval),
         "min": float(result.obtained.min()),
         "max": float(result.obtained.max()),
     }
@@ -54,7 +65,7 @@ def row(result: Result, protocol: Mapping[str, Any]) -> dict[str, Any]:
     entries |= {name: None if v is None else v.tolist() for name, v in normalised.items()}
     if result.success is not None:
         entries["success_rate"] = result.success_rate
-        entries["success_interval_95"] = list(result.success_interval() or ())
+        entries["success_interval_95"] = list(result.success_interval or ())
     entries["mean_length"] = result.mean_length
     if result.num_runs > 1:
         entries["mean_of_each_run"] = np.nanmean(result.by_run(result.returns), 1).tolist()
@@ -65,109 +76,11 @@ def row(result: Result, protocol: Mapping[str, Any]) -> dict[str, Any]:
         values = getattr(result, name)
         if values is not None:
             entries[name] = values.tolist()
-    for place in result.failures:  # JSON has no NaN; a failure is neither a success nor none
+    for place in result.failures:  # JSON has no NaN
         for name in ("returns", "terminated", "success"):
             if name in entries:
                 entries[name][place] = None
     return entries
-
-
-def failed(report: Report) -> list[str]:
-    """Return a line on each row of a report in which episodes failed, with the first of them."""
-    shown = names(report)
-    return [
-        f"{shown[name]}, asked {row['target']:g}: {row['failed']} of {len(row['returns'])} "
-        f"episodes failed and are in no mean; {next(iter(row['failures'].values()))}"
-        for name, swept in report["results"].items()
-        for row in swept
-        if row["failed"]
-    ]
-
-
-def names(report: Report) -> dict[str, str]:
-    """Return the names of a report's lines as people read them, by name."""
-    lines = report["results"]
-    of_line = {name: protocols.of_line(report["protocol"], name, lines) for name in lines}
-    return protocols.names({name: entries["data"] for name, entries in of_line.items()})
-
-
-def table(results: Mapping[str, Sequence[Result]], protocol: dict[str, Any]) -> str:
-    """Return one table over all lines (`last`, `best`, ...), and the protocol under it."""
-    return text(as_json(results, protocol))
-
-
-def text(report: Report) -> str:
-    """Return a report as a table with its protocol, for a terminal of 100 columns.
-
-    With the share of successes where the environment reports them, and the number of episodes that
-    failed where there are any. Where the names of the lines are too long to stand beside their
-    numbers, each stands above them.
-    """
-    shown = names(report)
-    every = [entries for swept in report["results"].values() for entries in swept]
-    number = number_format(entries[key] for entries in every for key in ("min", "max"))
-    succeeds = any("success" in entries for entries in every)
-    fails = any(entries["failed"] for entries in every)
-    head = ["checkpoint", "asked", "mean", "95 %", "IQM", "95 %", "score"]
-    head += ["success"] * succeeds + ["steps"] + ["failed"] * fails
-
-    def cells(name: str, entries: Mapping[str, Any]) -> list[str]:
-        found = [name, number(entries["target"])]
-        for key in ("mean", "iqm"):
-            ends = interval(entries[f"{key}_interval_95"], number)
-            found += [number(entries[key]), ends]
-        found.append("-" if entries["score"] is None else f"{entries['score']:.1f}")
-        if succeeds:
-            rate = entries.get("success_rate")
-            found.append("-" if rate is None else f"{100 * rate:.1f} %")
-        found.append(f"{entries['mean_length']:.0f}")
-        return [*found, str(entries["failed"])] if fails else found
-
-    lines = {
-        name: [cells(shown[name], entries) for entries in swept]
-        for name, swept in report["results"].items()
-    }
-    heading, *rows = aligned([head, *(row for group in lines.values() for row in group)])
-    if len(heading) > protocols.WIDTH:
-        bare = [["", *row[1:]] for group in lines.values() for row in group]
-        heading, *rest = aligned([["", *head[1:]], *bare])
-        following = iter(rest)
-        rows = [
-            line
-            for name, group in lines.items()
-            for line in (shown[name], *(next(following) for _ in group))
-        ]
-    rows += ["", *failed(report)] if fails else []
-    written = protocols.text(report["protocol"], shown)
-    return "\n".join([heading, "-" * len(heading), *rows, "", written])
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines whose columns are as wide as they need; the first to the left.
-
-    Example:
-        >>> aligned([["a", "-1.5"], ["last", "2"]])
-        ['a     -1.5', 'last     2']
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-
-
-def number_format(values: Iterable[float]):
-    """Return a function that writes returns as fine as their size calls for."""
-    digits = 1 if max((abs(value) for value in values), default=0) >= 10 else 2
-    return lambda value: f"{value:.{digits}f}"
-
-
-def interval(ends: Sequence[float] | None, number: Any) -> str:
-    """Write an interval; a dash where there is none."""
-    return "-" if ends is None else f"[{number(ends[0])}, {number(ends[1])}]"
 
 
 def best_median_worst(returns: Sequence[float] | np.ndarray) -> dict[str, int]:

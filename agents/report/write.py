@@ -15,10 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from agents.evaluation.checkpoints import LARGEST
 from agents.evaluation.compare import Line
 from agents.loggers.history import read_metrics
-from agents.report import page as html
-from agents.report import plots
-from agents.report import protocol as report_protocol
-from agents.report import rows as report
+from agents.report import page, plots, protocol, rows
 from agents.report.media.video import Video
 from agents.storage.tensor_folder import read_json
 from envs.errors import UserError
@@ -26,24 +23,23 @@ from envs.files import write_file, write_json
 
 Draw = Callable[[plots.Theme], Figure]
 MOST_RETURNS = 10_001
-"""Of a data set, in report.json."""
+"""The most returns of a data set in report.json."""
 _FIGURE = re.compile(r"figures/[a-z]+(-\d+)?\.(png|pdf|svg)")
 
 
-def publish(
+def write_report(
     lines: Sequence[Line],
     folder: Path,
     *,
     seconds: Mapping[str, np.ndarray],
     videos: Mapping[str, Sequence[Video]],
     format: str = "png",
-) -> report.Report:
-    """Write everything about `lines` into `folder`; return what report.json holds.
+) -> rows.Report:
+    """Write the report on `lines` into `folder`; return the content of report.json.
 
-    Figures of the report that was there before, and that this one has not, are deleted. seconds:
-    what each step of an episode took, by line (see agents.evaluation.latency). videos: by line.
-    format: of
-    the files in figures/: png, pdf or svg.
+    Figures that an earlier report left there, and that this one does not have, are deleted.
+    seconds: the time of each step of an episode, by line (see agents.evaluation.latency). videos:
+    by line. format: of the files in figures/: png, pdf or svg.
     """
     drawn = figures(lines, seconds)
     files = [f"figures/{name}.{format}" for name in drawn]
@@ -61,13 +57,13 @@ def publish(
             dark = plots.render(draw(plots.DARK), plots.DARK, "svg")
             embedded[name] = (caption, plots.render(light, format="svg"), dark)
             board.add_figure(name, light, close=False)
-    page = html.page(title(lines), entries, embedded, videos)
-    write_file(folder / "report.html", page.encode())
+    html = page.page(title(lines), entries, embedded, videos)
+    write_file(folder / "report.html", html.encode())
     return entries
 
 
-def keep(lines: Sequence[Line], folder: Path) -> None:
-    """Write report.json alone: what has been played is there, whatever comes after."""
+def write_results(lines: Sequence[Line], folder: Path) -> None:
+    """Write report.json alone, so that a later error does not lose the episodes played so far."""
     write_json(folder / "report.json", as_json(lines, {}, {}) | {"figures": _written(folder)})
 
 
@@ -75,16 +71,17 @@ def as_json(
     lines: Sequence[Line],
     seconds: Mapping[str, np.ndarray],
     videos: Mapping[str, Sequence[Video]],
-) -> report.Report:
-    """Return what report.json holds: of every figure but the learning curves what it is drawn from.
+) -> rows.Report:
+    """Return the content of report.json: all that figures are drawn from, but learning curves.
 
-    Beside agents.report.rows's rows: "data" has the sorted returns of each data set that is known
-    (10,001 quantiles of them where there are more); "step_microseconds" the time of a step, and its
-    "curve" over the episode; "videos" what was filmed; "figures" the files. Learning curves are in
-    the runs' metrics.jsonl.
+    It has the rows of agents.report.rows; "data", the sorted returns of each data set that is known
+    (10,001 quantiles of them if there are more); "step_microseconds", the time of a step, and its
+    "curve" over the episode; "videos", which episodes were filmed; "figures", the files. Learning
+    curves are in metrics.jsonl of each run.
     """
-    protocol = report_protocol.merge({line.name: line.protocol for line in lines})
-    entries = report.as_json({line.name: line.results for line in lines}, protocol)
+    entries = rows.as_json(
+        {line.name: line.results for line in lines}, {line.name: line.protocol for line in lines}
+    )
     known = {line.members[0].facts["data"]: line.data for line in lines if line.data is not None}
     entries["data"] = {name: _returns(values) for name, values in known.items()}
     entries["step_microseconds"] = {name: _spread(taken) for name, taken in seconds.items()}
@@ -96,7 +93,7 @@ def as_json(
 
 
 def title(lines: Sequence[Line]) -> str:
-    """Name what a report is about: data, backbones and training seeds; many are counted."""
+    """Return the title of a report: its data sets, backbones and training seeds, or how many."""
     members = [member for line in lines for member in line.members]
     seeds = [str(member.seed) for member in members if member.seed is not None]
     parts = [
@@ -118,7 +115,10 @@ def _listed(values: Sequence[str], most: int, what: str) -> str:
 def figures(
     lines: Sequence[Line], seconds: Mapping[str, np.ndarray]
 ) -> dict[str, tuple[str, Draw]]:
-    """Return captions and functions that draw, by file name; for each data set its own."""
+    """Return the caption and the drawing function of each figure, by the name of its file.
+
+    Each data set has figures of its own.
+    """
     drawn: dict[str, tuple[str, Draw]] = {}
     names = list(dict.fromkeys(line.members[0].facts["data"] for line in lines))
     for place, data in enumerate(names):
@@ -126,7 +126,7 @@ def figures(
         suffix = "" if len(names) == 1 else f"-{place + 1}"
         drawn |= {name + suffix: pair for name, pair in _of_data(about).items()}
     if seconds:
-        shown = report_protocol.names({line.name: line.members[0].facts["data"] for line in lines})
+        shown = protocol.names({line.name: line.members[0].facts["data"] for line in lines})
         taken = {shown.get(name, name): values for name, values in seconds.items()}
         caption = "Time of a step over the episode: one environment, its physics in between"
         drawn["latency"] = (caption, lambda theme: plots.latency(taken, "one environment", theme))
@@ -135,7 +135,7 @@ def figures(
 
 def _of_data(lines: Sequence[Line]) -> dict[str, tuple[str, Draw]]:
     heading, data = title(lines), lines[0].data
-    results = {_beside(line, line.name): line.results for line in lines}
+    results = {_without_data(line, line.name): line.results for line in lines}
     best = None if data is None else float(data.max())
     there = "" if data is not None else " (the data's returns are not on this disk)"
     drawn: dict[str, tuple[str, Draw]] = {
@@ -149,7 +149,7 @@ def _of_data(lines: Sequence[Line]) -> dict[str, tuple[str, Draw]]:
         ),
     }
     metrics = _metrics(lines)
-    every = [rows for members in metrics.values() for rows in members]
+    every = [logged for members in metrics.values() for logged in members]
     if len(every) == 1:
         drawn["curve"] = (
             "Training, evaluated on a few other episodes",
@@ -164,20 +164,20 @@ def _of_data(lines: Sequence[Line]) -> dict[str, tuple[str, Draw]]:
 
 
 def _metrics(lines: Sequence[Line]) -> dict[str, list[list[dict[str, float]]]]:
-    """Return the metrics of each run, by setting, once where several checkpoints are reported."""
+    """Return the metrics of each run, by setting; once if several of its checkpoints are there."""
     found: dict[str, list[list[dict[str, float]]]] = {}
     seen: set[Path] = set()
     for line in lines:
         for member in line.members:
             if member.run not in seen and (member.run / "metrics.jsonl").is_file():
                 seen.add(member.run)
-                name = _beside(line, line.setting) or member.backbone
+                name = _without_data(line, line.setting) or member.backbone
                 found.setdefault(name, []).append(read_metrics(member.run))
     return found
 
 
-def _beside(line: Line, name: str) -> str:
-    """Return a name without that of the data, which the title of the figure has."""
+def _without_data(line: Line, name: str) -> str:
+    """Return a name without the data set's, which is in the title of the figure."""
     return name.replace(line.members[0].facts["data"], "", 1).strip()
 
 
@@ -202,11 +202,11 @@ def _spread(seconds: np.ndarray) -> dict[str, Any]:
 
 
 def _written(folder: Path) -> list[str]:
-    """Return the figures that the report in `folder` says it wrote."""
+    """Return the figures that the report in `folder` lists as its own."""
     try:
         names = read_json(folder / "report.json", LARGEST)["figures"]
         return [name for name in names if _FIGURE.fullmatch(name)]
-    except (UserError, KeyError, TypeError):  # none, or none of ours
+    except (UserError, KeyError, TypeError):  # no report, or not one of ours
         return []
 
 

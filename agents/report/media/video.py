@@ -18,7 +18,8 @@ from agents.evaluation.compare import Line
 from agents.evaluation.evaluator import Result
 from agents.loggers.runlog import episode_bar
 from agents.report.media.rendering import frame, rendering_env
-from agents.report.rows import best_median_worst, number_format
+from agents.report.rows import best_median_worst
+from agents.report.table import number_format
 from envs.errors import UserError
 from envs.worlds.spec import EnvSpec
 

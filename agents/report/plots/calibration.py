@@ -65,7 +65,7 @@ def _line(axes: Axes, place: int, name: str, swept: Sequence[Result], shift: flo
     swept = sorted(swept, key=lambda r: r.target)
     asked = np.array([r.target for r in swept]) + shift
     mean = np.array([r.mean for r in swept])
-    ends = np.array([r.interval() for r in swept]).T
+    ends = np.array([r.mean_interval for r in swept]).T
     failed = sum(len(r.failures) for r in swept)
     axes.errorbar(
         asked,

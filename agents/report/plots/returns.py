@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from agents.evaluation.evaluator import Result
 from agents.report.plots.theme import LIGHT, Theme, drawing, heading, legend_below, style
-from agents.report.rows import number_format
+from agents.report.table import number_format
 
 COLUMNS, BINS = 3, 40
 

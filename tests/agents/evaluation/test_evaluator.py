@@ -10,7 +10,7 @@ import pytest
 
 from agents.evaluation import evaluator
 from agents.model.decision import DecisionModel, Spaces
-from agents.report import rows
+from agents.report import rows, table
 from agents.storage import checkpoint
 from configs import ModelConfig
 from envs.errors import UserError
@@ -83,15 +83,15 @@ def reported(**kwargs: Any) -> tuple[str, dict[str, Any]]:
     env = EnvSpec("Line-v0", kwargs)
     protocol = score.protocol(data="a/b-v0", env=env, targets=[5, 2], episodes=3, seeds=[10])
     results = {"last": evaluate(env=env)}
-    table = rows.table(results, protocol)
-    return table, rows.as_json(results, protocol)
+    report = rows.as_json(results, {"last": protocol})
+    return table.text(report), report
 
 
 def test_the_report_has_the_rate_where_there_is_one():
-    table, entries = reported(horizon=5)
-    assert "success" in table.splitlines()[0]
-    assert "66.7 %" in table.splitlines()[2]
-    assert "horizon=5" in table
+    printed, entries = reported(horizon=5)
+    assert "success" in printed.splitlines()[0]
+    assert "66.7 %" in printed.splitlines()[2]
+    assert "horizon=5" in printed
     row = entries["results"]["last"][0]
     assert row["success"] == [True, False, True]
     low, high = row["success_interval_95"]
@@ -99,8 +99,8 @@ def test_the_report_has_the_rate_where_there_is_one():
 
 
 def test_and_nothing_of_it_where_there_is_none():
-    table, entries = reported(speaks=False)
-    assert "success" not in table
+    printed, entries = reported(speaks=False)
+    assert "success" not in printed
     assert not [key for key in entries["results"]["last"][0] if "success" in key]
 
 
@@ -114,11 +114,12 @@ def test_the_data_sets_own_reference_returns_make_the_score():
         own=(2.0, 12.0, "its own"),
     )
     results = {"last": evaluate()}  # 4 each
-    assert rows.as_json(results, protocol)["results"]["last"][0]["score"] == pytest.approx(20)
-    table = rows.table(results, protocol)
-    assert "20.0" in table.splitlines()[2].split()
-    assert "its own" in table
-    assert "D4RL" not in table
+    report = rows.as_json(results, {"last": protocol})
+    assert report["results"]["last"][0]["score"] == pytest.approx(20)
+    printed = table.text(report)
+    assert "20.0" in printed.splitlines()[2].split()
+    assert "its own" in printed
+    assert "D4RL" not in printed
 
 
 def test_columns_line_up_with_their_headings():

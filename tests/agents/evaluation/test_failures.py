@@ -16,7 +16,7 @@ from agents.evaluation.evaluator import Result
 from agents.machine import device
 from agents.model.decision import DecisionModel, Spaces
 from agents.report import page as html
-from agents.report import plots
+from agents.report import plots, table
 from agents.report import rows as report
 from benchmarks.runs import calibration
 from configs import ModelConfig
@@ -86,7 +86,7 @@ def test_means_are_over_the_episodes_that_finished():
         assert result.finished.tolist() == [True, False, True, False]
         assert (result.mean, result.iqm, result.mean_length) == (3.0, 3.0, 3.0)
         assert result.success_rate == 1.0
-        assert result.interval() == (3.0, 3.0)
+        assert result.mean_interval == (3.0, 3.0)
         assert result.actions is not None
         assert [len(actions) for actions in result.actions] == [3, 0, 3, 0]
 
@@ -102,9 +102,9 @@ def test_pooled_runs_keep_their_failures_apart():
     pooled = evaluator.pool([one, two])
     assert list(pooled.failures) == [1, 4, 6]
     assert pooled.mean == (3 + 3 + 6 + 6 + 6) / 5
-    low, high = pooled.interval()
+    low, high = pooled.mean_interval
     assert 3 <= low < pooled.mean < high <= 6
-    assert pooled.success_interval() == (pytest.approx(0.566, abs=1e-3), 1.0)
+    assert pooled.success_interval == (pytest.approx(0.566, abs=1e-3), 1.0)
 
 
 def reported() -> tuple[dict[str, list[Result]], report.Report]:
@@ -112,7 +112,7 @@ def reported() -> tuple[dict[str, list[Result]], report.Report]:
     protocol = score.protocol(
         data="a/b-v0", env="Brittle-v0", targets=[5, 2], episodes=4, seeds=[10], runs=["a"]
     )
-    return results, report.as_json(results, protocol)
+    return results, report.as_json(results, dict.fromkeys(results, protocol))
 
 
 def test_the_report_counts_them_and_says_what_happened():
@@ -123,7 +123,7 @@ def test_the_report_counts_them_and_says_what_happened():
     assert row["success"] == [True, None, True, True]
     assert entries["results"]["best"][0]["failed"] == 0
     json.dumps(entries, allow_nan=False)
-    lines = report.text(entries).splitlines()
+    lines = table.text(entries).splitlines()
     assert lines[0].endswith("  failed")
     assert [line.split()[-1] for line in lines[2:6]] == ["1", "1", "0", "0"]
     assert len({len(line) for line in lines[:6]}) == 1
@@ -150,7 +150,7 @@ def test_the_page_and_the_figures_count_them():
 def test_nothing_is_said_where_nothing_failed():
     _, entries = reported()
     entries["results"].pop("last")
-    assert "failed" not in report.text(entries)
+    assert "failed" not in table.text(entries)
     assert "failed" not in html.page("title", entries, {}, {})
     assert "failed" not in calibration(entries["results"]["best"], 5.0)
 

@@ -69,7 +69,7 @@ def test_only_the_evaluations_during_training_are_envpools(data, tmp_path, capsy
     )
     for row, result in zip(report["results"]["last"], again, strict=True):
         assert row["returns"] == result.returns.tolist()
-    chosen = report["protocol"]["checkpoint"]
+    chosen = report["protocols"]["best"]["checkpoint"]
     assert "1 other episodes of envpool's asked for" in chosen
     assert chosen in capsys.readouterr().out
 

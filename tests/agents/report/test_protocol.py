@@ -1,11 +1,10 @@
-"""Protocols of several lines as one, and as people read them."""
+"""The protocols of the lines of a report as people read them."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
 
-import numba
 import pytest
 
 from agents.report import protocol
@@ -18,33 +17,41 @@ def by_line(*values):
     return dict(zip(LINES, values, strict=True))
 
 
-def test_protocols_are_merged_where_they_agree_and_taken_apart_again():
-    apart = {"a": {"x": 1, "y": 2, "z": {"k": 1}}, "b": {"x": 1, "y": 3, "z": {"k": 1}}}
-    merged = protocol.merge(apart)
-    assert merged == {"x": 1, "y": {"a": 2, "b": 3}, "z": {"k": 1}}
-    for name in "ab":
-        assert protocol.of_line(merged, name, "ab") == apart[name]
-    assert protocol.text(merged, {"a": "a", "b": "b"}) == "x  1\ny  a: 2\n   b: 3\nz  k=1"
+def test_entries_have_each_value_once_with_the_lines_that_have_it():
+    apart = {"a": {"x": 1, "y": 2, "z": {"k": 1}}, "b": {"x": 1, "y": 3, "z": {"k": 1}, "w": 1.5}}
+    shown = {"a": "a", "b": "b"}
+    assert protocol.entries(apart, shown) == [
+        ("x", [("", "1")]),
+        ("y", [("a", "2"), ("b", "3")]),
+        ("z", [("", "k=1")]),
+        ("w", [("a", "-"), ("b", "1.5")]),
+    ]
+    assert protocol.text(apart, shown) == "x  1\ny  a: 2\n   b: 3\nz  k=1\nw  a: -\n   b: 1.5"
+
+
+def test_a_value_by_the_names_of_lines_is_a_value_like_any_other():
+    same = {"a": {"k": {"a": 1, "b": 2}}, "b": {"k": {"a": 1, "b": 2}}}
+    assert protocol.entries(same, {"a": "a", "b": "b"}) == [("k", [("", "a=1, b=2")])]
 
 
 def test_lines_that_agree_are_called_by_what_they_share():
-    assert protocol.groups(by_line(1, 1, 2, 2), SHOWN) == [("hopper", 1), ("ant", 2)]
-    assert protocol.groups(by_line(1, 2, 1, 2), SHOWN) == [("last", 1), ("best", 2)]
+    assert protocol.groups(by_line(1, 1, 2, 2), SHOWN) == [("hopper", "1"), ("ant", "2")]
+    assert protocol.groups(by_line(1, 2, 1, 2), SHOWN) == [("last", "1"), ("best", "2")]
     assert protocol.groups(by_line(1, 2, 2, 2), SHOWN) == [
-        ("hopper last", 1),
-        ("the others", 2),
+        ("hopper last", "1"),
+        ("the others", "2"),
     ]
     assert protocol.groups(by_line(1, 2, 2, 1), SHOWN) == [
-        ("hopper last, ant best", 1),
-        ("hopper best, ant last", 2),
+        ("hopper last, ant best", "1"),
+        ("hopper best, ant last", "2"),
     ]
-    assert protocol.groups({"horizon": 5}, SHOWN) == [("", {"horizon": 5})]
+    assert protocol.groups(by_line(*[{"horizon": 5}] * 4), SHOWN) == [("", "horizon=5")]
 
 
 def test_long_entries_are_wrapped():
-    written = protocol.text(
-        {"name": "word " * 40, "other": by_line(*(["word " * 30] * 3), 1)}, SHOWN
-    )
+    others = by_line(*(["word " * 30] * 3), 1)
+    protocols = {line: {"name": "word " * 40, "other": others[line]} for line in LINES}
+    written = protocol.text(protocols, SHOWN)
     lines = written.splitlines()
     assert max(map(len, lines)) <= 100
     assert all(line.startswith(("name   ", "other  ", "       ")) for line in lines)
@@ -66,27 +73,8 @@ def test_data_sets_are_called_by_what_tells_them_apart(data, short):
     assert list(protocol.shortened(data).values()) == short
 
 
-def test_an_interval_says_what_it_is_over():
-    assert protocol.intervals(1, False).endswith("the episodes of one run, not training seeds")
-    assert "3 runs, and the episodes of each; of success, Wilson's" in protocol.intervals(3, True)
-
-
-def test_an_engine_has_the_version_of_its_package():
-    assert protocol.engine_version("numba, eager") == f"numba {numba.__version__}, eager"
-    assert protocol.engine_version("onnx").startswith("onnx")
-
-
-def test_the_best_checkpoint_says_how_it_was_chosen():
-    chosen = {"eval": {"quick_episodes": 8, "targets": [3.0, 4369.1], "stepper": "gymnasium"}}
-    assert protocol.how_chosen([chosen, chosen]) == "chosen by 8 other episodes asked for 4369.1"
-    pool = {"eval": chosen["eval"] | {"stepper": "envpool"}}
-    assert "of envpool's asked" in protocol.how_chosen([pool])
-    assert " or chosen by" in protocol.how_chosen([chosen, pool])
-    assert protocol.how_chosen([{}]) == ""
-
-
 @pytest.mark.parametrize(
-    "name", ["agents.report.protocol", "agents.report.rows", "agents.report.media.watch"]
+    "name", ["agents.report.protocol", "agents.report.table", "agents.report.media.watch"]
 )
 def test_examples_do_what_they_say(name):
     result = doctest.testmod(importlib.import_module(name))

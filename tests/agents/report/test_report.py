@@ -15,9 +15,7 @@ from agents.evaluation.checkpoints import Checkpoint
 from agents.evaluation.compare import Line
 from agents.evaluation.evaluator import Result
 from agents.report import page as html
-from agents.report import plots
-from agents.report import rows as report
-from agents.report import write as publish
+from agents.report import plots, rows, table, write
 from envs.scoring import score
 from tests.support.models import tiny_model
 
@@ -45,7 +43,7 @@ LONG = ["minrnn/halfcheetah/medium-replay-v0", "minrnn/walker2d/medium-replay-v0
 
 
 def lines_of_two_data_sets(tmp_path, **more):
-    """Return lines as sweep.play names them."""
+    """Return lines as compare names them."""
     lines = []
     for data in LONG:
         setting = f"{data} mingru,attention,mingru"
@@ -68,13 +66,13 @@ def test_pooled_runs_lie_end_to_end():
 def test_an_interval_over_runs_is_as_wide_as_their_difference():
     # Two runs whose episodes are all alike: what differs is the run.
     pooled = evaluator.pool([result(returns=[0.0] * 50), result(returns=[10.0] * 50)])
-    assert pooled.interval() == (0.0, 10.0)
+    assert pooled.mean_interval == (0.0, 10.0)
     alone = result(returns=[0.0, 10.0] * 50)
-    low, high = alone.interval()
+    low, high = alone.mean_interval
     assert 3 < low < 5 < high < 7
     success = np.repeat([True, False], 50)
     both = evaluator.pool([result(success=success[:4]), result(success=success[-4:])])
-    assert both.success_interval() == (0.0, 1.0)
+    assert both.success_interval == (0.0, 1.0)
 
 
 def test_row_statistics_are_those_of_single_rows():
@@ -84,7 +82,7 @@ def test_row_statistics_are_those_of_single_rows():
 
 
 def test_a_row_has_raw_and_normalised_statistics_and_every_episode():
-    row = report.row(result(), HOPPER)
+    row = rows.row(result(), HOPPER)
     assert (row["mean"], row["iqm"], row["min"], row["max"]) == (2.5, 2.5, 1.0, 4.0)
     assert row["score"] == pytest.approx(score.normalized(2.5, "Hopper-v5"))
     low, high = row["score_interval_95"]
@@ -92,19 +90,19 @@ def test_a_row_has_raw_and_normalised_statistics_and_every_episode():
     assert row["returns"] == [1, 2, 3, 4]
     assert row["lengths"] == [1, 2, 3, 4]
     unknown = {"reference_min": None, "reference_max": None}
-    assert report.row(result(), unknown)["score_iqm_interval_95"] is None
+    assert rows.row(result(), unknown)["score_iqm_interval_95"] is None
     pooled = evaluator.pool([result(), result(returns=[5.0, 6.0, 7.0, 8.0])])
-    assert report.row(pooled, HOPPER)["mean_of_each_run"] == [2.5, 6.5]
+    assert rows.row(pooled, HOPPER)["mean_of_each_run"] == [2.5, 6.5]
 
 
 def test_best_median_and_worst():
-    assert report.best_median_worst([5.0, 1.0, 9.0, 7.0]) == {"best": 2, "median": 0, "worst": 1}
-    assert report.best_median_worst([4.0]) == {"best": 0, "median": 0, "worst": 0}
+    assert rows.best_median_worst([5.0, 1.0, 9.0, 7.0]) == {"best": 2, "median": 0, "worst": 1}
+    assert rows.best_median_worst([4.0]) == {"best": 0, "median": 0, "worst": 0}
 
 
 def test_small_returns_are_written_finer():
-    assert report.number_format([0.25, 1.0])(0.25) == "0.25"
-    assert report.number_format([0.25, -1000.0])(0.25) == "0.2"
+    assert table.number_format([0.25, 1.0])(0.25) == "0.25"
+    assert table.number_format([0.25, -1000.0])(0.25) == "0.2"
 
 
 class Page(HTMLParser):
@@ -136,10 +134,10 @@ def published(tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("published")
     lines = [line(tmp_path), line(tmp_path, "best", success=np.array([True, True, False, True]))]
     (tmp_path / "run-a").mkdir()
-    rows = [{"update": u, "train/loss": 1 / u, "eval/return_asked_3": u} for u in (1, 2, 3)]
-    text = "\n".join(json.dumps(row) for row in rows)
+    metrics = [{"update": u, "train/loss": 1 / u, "eval/return_asked_3": u} for u in (1, 2, 3)]
+    text = "\n".join(json.dumps(row) for row in metrics)
     (tmp_path / "run-a" / "metrics.jsonl").write_text(text)
-    entries = publish.publish(
+    entries = write.write_report(
         lines, tmp_path / "out", seconds={"last": np.full(9, 1e-4)}, videos={}, format="pdf"
     )
     return tmp_path / "out", entries
@@ -152,7 +150,7 @@ def test_a_report_is_json_figures_tensorboard_and_a_page(published):
     for name in ("calibration", "returns", "curve", "latency"):
         assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert len(list((folder / "tensorboard" / "report").iterdir())) == 1
-    assert "over the episodes of one run" in entries["protocol"]["intervals"]["last"]
+    assert "over the episodes of one run" in entries["protocols"]["last"]["intervals"]
 
 
 def test_the_json_has_what_figures_are_drawn_from(published):
@@ -166,27 +164,27 @@ def test_the_json_has_what_figures_are_drawn_from(published):
 
 def test_the_json_of_large_data_has_quantiles(tmp_path):
     large = dataclasses.replace(line(tmp_path), data=np.arange(30_001.0)[::-1])
-    (data,) = publish.as_json([large], {}, {})["data"].values()
+    (data,) = write.as_json([large], {}, {})["data"].values()
     assert data["episodes"] == 30_001
     assert data["returns"] == pytest.approx([3.0 * i for i in range(10_001)])
 
 
 def test_figures_of_the_report_before_are_deleted_and_nothing_else(tmp_path, monkeypatch):
-    def write(names, format):
+    def publish(names, format):
         drawn = {name: ("", lambda theme: Figure()) for name in names}
-        monkeypatch.setattr(publish, "figures", lambda lines, seconds: drawn)
-        publish.publish([line(tmp_path)], folder, seconds={}, videos={}, format=format)
+        monkeypatch.setattr(write, "figures", lambda lines, seconds: drawn)
+        write.write_report([line(tmp_path)], folder, seconds={}, videos={}, format=format)
 
     folder = tmp_path / "out"
-    write(["returns-1", "returns-2", "latency"], "png")
+    publish(["returns-1", "returns-2", "latency"], "png")
     for mine in ("mine.png", "returns-3.png"):
         (folder / "figures" / mine).write_text("kept")
-    publish.keep([line(tmp_path)], folder)  # before there are figures
-    write(["returns", "latency"], "png")
+    write.write_results([line(tmp_path)], folder)  # before there are figures
+    publish(["returns", "latency"], "png")
     kept = {"mine.png", "returns-3.png"}
     there = {path.name for path in (folder / "figures").iterdir()}
     assert there == kept | {"returns.png", "latency.png"}
-    write(["returns"], "pdf")
+    publish(["returns"], "pdf")
     there = {path.name for path in (folder / "figures").iterdir()}
     assert there == kept | {"returns.pdf"}
 
@@ -199,20 +197,20 @@ def test_a_report_that_is_not_ours_deletes_nothing(tmp_path, monkeypatch, conten
     for path in kept:
         path.write_text("")
     (folder / "report.json").write_text(content)
-    monkeypatch.setattr(publish, "figures", lambda lines, seconds: {})
-    publish.publish([line(tmp_path)], folder, seconds={}, videos={})
+    monkeypatch.setattr(write, "figures", lambda lines, seconds: {})
+    write.write_report([line(tmp_path)], folder, seconds={}, videos={})
     assert all(path.exists() for path in kept)
 
 
 def test_the_table_fits_a_terminal_whatever_the_names(tmp_path):
     returns = (-15500.5, -11672.8, -13586.6, -13586.6)
     lines = lines_of_two_data_sets(tmp_path, returns=returns)
-    table = report.text(publish.as_json(lines, {}, {}))
-    assert max(map(len, table.splitlines())) <= 100
-    assert "halfcheetah mingru,attention,mingru best carry" in table
-    assert "-13586.6  [-15500.5, -11672.8]" in table
-    assert table.count(LONG[0]) == 1  # in the protocol, once for the lines that have it
-    beside = report.text(publish.as_json([line(tmp_path, returns=returns)], {}, {}))
+    printed = table.text(write.as_json(lines, {}, {}))
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "halfcheetah mingru,attention,mingru best carry" in printed
+    assert "-13586.6  [-15500.5, -11672.8]" in printed
+    assert printed.count(LONG[0]) == 1  # in the protocol, once for the lines that have it
+    beside = table.text(write.as_json([line(tmp_path, returns=returns)], {}, {}))
     assert "last          1.0  -13586.6  [" in beside
 
 
@@ -231,8 +229,8 @@ def test_the_page_needs_nothing_from_elsewhere(published):
 
 def test_a_page_has_its_videos(tmp_path):
     video = html.Video("best", 3.0, "run-a", 12, 12345.678, 100, b"mp4", b"jpeg")
-    (row,) = publish.as_json([line(tmp_path, returns=[12345.678])], {}, {})["results"].values()
-    entries = {"protocol": HOPPER | {"runs": ["run-a"]}, "results": {"last": row}}
+    (row,) = write.as_json([line(tmp_path, returns=[12345.678])], {}, {})["results"].values()
+    entries = {"protocols": {"last": HOPPER | {"runs": ["run-a"]}}, "results": {"last": row}}
     page = Page(html.page("title", entries, {}, {"last": [video]}))
     assert page.tags.count("video") == 1
     assert "best: return 12345.7, 100 steps; run-a, seed 12" in page.words
@@ -243,7 +241,7 @@ def test_a_page_says_whose_score_it_is(tmp_path):
     own = (0.0, 10.0, "its own")
     lines = [line(tmp_path, "x last", "x"), line(tmp_path, "y last", "y", own=own)]
     for shown in (lines[1:], lines):
-        entries = publish.as_json(shown, {}, {})
+        entries = write.as_json(shown, {}, {})
         words = " ".join(Page(html.page("title", entries, {}, {})).words)
         assert "the data set itself names" in words
         assert ("0 random, 100 expert" in words) is (len(shown) == 2)
@@ -251,10 +249,37 @@ def test_a_page_says_whose_score_it_is(tmp_path):
     assert "x: Score: D4RL" in " ".join(words.split())
 
 
+def test_each_interval_is_computed_once_for_a_whole_report(tmp_path, monkeypatch):
+    computed = []
+    interval = score.nested_interval
+
+    def counted(values, statistic):
+        computed.append(statistic)
+        return interval(values, statistic)
+
+    monkeypatch.setattr(score, "nested_interval", counted)
+    lines = [line(tmp_path), line(tmp_path, "best")]
+    for place in (1, 2):  # after each line, as evaluate.py does
+        write.write_results(lines[:place], tmp_path / "out")
+    write.write_report(lines, tmp_path / "out", seconds={}, videos={})
+    assert len(computed) == 2 * 2 * 2  # lines, targets, mean and IQM
+
+
+@pytest.mark.parametrize("name", ["last", "horizon"])
+def test_arguments_of_an_environment_that_are_called_like_a_line_stay_what_they_are(tmp_path, name):
+    one = line(tmp_path, name)
+    one = dataclasses.replace(one, protocol=one.protocol | {"env_kwargs": {name: 5}})
+    entries = write.as_json([one], {}, {})
+    assert entries["protocols"][name]["env_kwargs"] == {name: 5}
+    assert f"env kwargs        {name}=5\n" in table.text(entries)
+    words = Page(html.page("title", entries, {}, {})).words
+    assert words[words.index("env kwargs") + 1] == f"{name}=5"
+
+
 def draw(tmp_path, theme=plots.LIGHT):
     lines = [line(tmp_path)]
     seconds = {"carry": np.full(50, 1e-4), "window": np.full(50, 1e-3)}
-    drawn = publish.figures(lines, seconds)
+    drawn = write.figures(lines, seconds)
     return {name: make(theme) for name, (_, make) in drawn.items()}
 
 
@@ -296,7 +321,7 @@ def test_settings_of_several_data_sets_have_figures_of_their_own_that_are_legibl
     row = {"update": 1, "train/loss": 1.0, "eval/return_asked_3": 2.0}
     (tmp_path / "run-a" / "metrics.jsonl").write_text(json.dumps(row))
     lines = lines_of_two_data_sets(tmp_path)
-    drawn = publish.figures(lines, {line.name: np.full(9, 1e-4) for line in lines})
+    drawn = write.figures(lines, {line.name: np.full(9, 1e-4) for line in lines})
     figures = {name: make(plots.LIGHT) for name, (_, make) in drawn.items()}
     assert set(figures) == {
         *("calibration-1", "returns-1", "curve-1", "calibration-2", "returns-2", "curve-2"),

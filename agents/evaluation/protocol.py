@@ -1,0 +1,68 @@
+"""The protocol of a line of results: what its scores have to be printed with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+_PACKAGES = {"numba": "numba", "onnx": "onnxruntime"}
+"""Packages whose versions belong to an engine; the other engines are torch's own."""
+
+
+def intervals(num_runs: int, successes: bool) -> str:
+    """Say what the 95 % intervals of a line are computed over."""
+    over = (
+        "the episodes of one run, not training seeds"
+        if num_runs == 1
+        else f"{num_runs} runs, and the episodes of each"
+    )
+    wilson = "; of success, Wilson's" + " where wider" * (num_runs > 1) if successes else ""
+    return f"95 %, bootstrap over {over}{wilson}"
+
+
+def engine_version(engine: str) -> str:
+    """Return an engine's name with the version of the package that it runs in.
+
+    engine: as Result.engine; several are separated by a comma.
+    """
+    return ", ".join(_versioned(name) for name in engine.split(", "))
+
+
+def describe_checkpoint(
+    name: str, updates: Iterable[int], configs: Iterable[Mapping[str, Any]]
+) -> str:
+    """Name the checkpoint of a line with its updates and, for the best, how it was chosen.
+
+    updates: of each run. configs: the config.json of each run; it may lack what is needed here.
+    """
+    listed = ", ".join(dict.fromkeys(str(update) for update in updates))
+    chosen = how_chosen(configs) if name == "best" else ""
+    return f"{name} (update {listed})" + (f", {chosen}" if chosen else "")
+
+
+def how_chosen(configs: Iterable[Mapping[str, Any]]) -> str:
+    """Say by which episodes train.py chose the best checkpoint of a run; "" if it is not known.
+
+    configs: the config.json of each run. Those episodes are not the ones that are reported.
+    """
+    found: dict[str, None] = {}
+    for config in configs:
+        options = config.get("eval", {})
+        if options.get("quick_episodes") and options.get("targets"):
+            stepper = options.get("stepper", "gymnasium")
+            of = "" if stepper == "gymnasium" else f" of {stepper}'s"
+            episodes, top = options["quick_episodes"], float(max(options["targets"]))
+            found[f"chosen by {episodes} other episodes{of} asked for {top:.10g}"] = None
+    return " or ".join(found)
+
+
+def _versioned(name: str) -> str:
+    package = _PACKAGES.get(name)
+    if package is None:
+        return name
+    try:
+        number = version(package)
+    except PackageNotFoundError:
+        return name
+    return f"{name} {number}" if name == package else f"{name} ({package} {number})"

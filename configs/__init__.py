@@ -5,15 +5,13 @@ from configs.base import (
     CheckpointConfig,
     Config,
     DataConfig,
-    DataInfo,
     EvalConfig,
     ModelConfig,
     OptimConfig,
     Stepper,
-    legible,
-    resolve,
     to_dict,
 )
+from configs.choices import DataInfo, legible, resolve
 from configs.presets import PRESETS
 
 __all__ = [

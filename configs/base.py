@@ -1,8 +1,8 @@
 """The configuration of a run: frozen dataclasses, one for each concern.
 
-The docstring under a field is its help text. ``None`` means "choose for me"; :func:`resolve` makes
-that choice from the data, and the resolved configuration is what a run saves. No torch in here, so
-that ``--help`` is instant.
+The docstring under a field is its help text. ``None`` means "choose for me": configs.choices makes
+that choice from the data, and a run saves the configuration with all choices made. Nothing here
+imports torch, so that ``--help`` is instant.
 """
 
 from __future__ import annotations
@@ -30,46 +30,55 @@ class ModelConfig:
     """The sequence agent: tokens -> stack of recurrent blocks -> action head."""
 
     backbone: str = "mingru"
-    """Sequence mixer, by its name in the registry: mingru, minlstm, gru, lstm, attention, aaren,
-    s4d, mamba, mlstm, slstm, rwkv; or one for each layer, as in mingru,attention,mingru."""
+    """The recurrent cell of each block: mingru, minlstm, gru, lstm, attention, aaren, s4d, mamba,
+    mlstm, slstm or rwkv; or one name for each layer, as in mingru,attention,mingru."""
     dim: int = 128
-    """Width of the residual stream."""
+    """Width of the network."""
     num_layers: int = 3
-    """Number of blocks (mixer and MLP)."""
+    """Number of blocks; each is a cell and an MLP."""
     expansion: float = 1.0
-    """Recurrent state width over `dim`; other than 1 adds a down-projection. This and the next
-    four are for cells that have them: mingru and minlstm all, gru and lstm some."""
+    """Width of the recurrent state as a multiple of `dim`; any but 1 adds a projection back. This
+    and the next four options are for cells that have them: mingru and minlstm have all of them, gru
+    and lstm some."""
     candidate: Literal["g", "tanh", "linear"] = "g"
-    """What the candidate state passes through; `g` is the paper's positive function."""
+    """The function that the candidate state passes through. `g` is the paper's, which is always
+    positive."""
     forget_bias: float | None = None
-    """Added to the forget gate's initial bias: larger remembers longer at the start of training.
-    Default: 3 for minlstm (as the paper's released code), 0 for others, and beside others."""
+    """Added to the initial bias of the forget gate: with a larger one the agent remembers longer at
+    the start of training. Default: 3 for minlstm, as in the paper's released code, unless mingru or
+    lstm is in the same stack; 0 for all others."""
     learn_initial_state: bool = False
-    """Learn the state that an episode starts from, as the paper's released code; else zero."""
+    """Learn the state that an episode starts from, as the paper's released code does. Otherwise it
+    is zero."""
     signed: bool = False
-    """Let the decay be negative, which tells odd from even (arXiv:2411.12537)."""
+    """Let the decay of the state be negative, so that the agent can tell odd from even numbers of
+    steps (arXiv:2411.12537)."""
     cell: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Other options of the cell, as in --model.cell window 20 num_heads 1. The window of attention
-    is in tokens, of which a step has three with --model.tokens interleaved."""
+    is counted in tokens; with --model.tokens interleaved a step has three of them."""
     conv: int = 0
-    """Width of a causal convolution before each cell (the paper's for language: 4); 0 has none."""
+    """Width of a causal convolution in front of each cell; the paper uses 4 for language. 0 leaves
+    it out."""
     mlp_ratio: float = 4.0
-    """Hidden width of the MLP over `dim`; 0 leaves the MLP out."""
+    """Hidden width of the MLP as a multiple of `dim`; 0 leaves the MLP out."""
     activation: Literal["relu", "gelu"] = "relu"
-    """Nonlinearity of the MLP."""
+    """Activation function of the MLP."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    """Normalisation in front of mixer and MLP."""
+    """Normalisation in front of each cell and MLP."""
     dropout: float = 0.0
-    """Dropout on the residual branches and the embedding. Steadier without: the state is the only
-    memory of which of the data's policies is being followed."""
+    """Dropout on the output of each cell and MLP, and on the embedding. Training is steadier
+    without it: the state alone remembers which of the data's policies the agent is following."""
     tokens: Tokens = "fused"
-    """One token a step (return + observation), or three in a row (return, observation, action)."""
+    """`fused` has one token for each step, the sum of return and observation. `interleaved` has
+    three, as the Decision Transformer has: return, observation, action."""
     prev_action: bool = False
-    """Show the agent its previous action. It made no difference in our trials."""
+    """Let the agent see its previous action. It made no difference in our trials."""
     rtg_scales: int = 6
-    """Resolutions at which the return-to-go is embedded, each 4 x finer; 0 is linear alone."""
+    """Number of resolutions at which the return-to-go is embedded, each four times as fine as the
+    one before. 0 uses a linear embedding alone."""
     timestep_embedding: int = 0
-    """Learn an embedding for that many time steps, which caps the episode length; 0 has none."""
+    """Learn an embedding for each of so many time steps. Episodes cannot be longer than that. 0
+    leaves it out."""
 
     def __post_init__(self) -> None:
         _positive(self, "dim", "num_layers", "expansion")
@@ -100,24 +109,26 @@ class DataConfig:
     """How episodes become batches."""
 
     rows: Literal["packed", "windows"] = "windows"
-    """`packed`: whole episodes end to end, resets inside. `windows`: one piece of one episode."""
+    """`windows`: each row is a piece of one episode, which made better agents in our trials.
+    `packed`: whole episodes follow one another in a row, and the state is reset between them."""
     length: int = 64
-    """Environment steps in a row."""
+    """Number of steps in a row."""
     batch_size: int = 20
-    """Rows in a batch."""
+    """Number of rows in a batch."""
     env_id: str | None = None
-    """The environment of a file of one's own, such as Hopper-v4, or my_package:My-v0; other data
-    sets know theirs. Needed unless --eval.episodes is 0."""
+    """The environment of a data set that is your own file, such as Hopper-v4 or my_package:My-v0.
+    Other data sets name theirs. Needed unless --eval.episodes is 0."""
     weights: tuple[float, ...] | None = None
-    """With several data sets: the share of training steps that each is to have, in any unit.
-    Default: every step counts the same."""
+    """With several data sets: how much of the training each of them gets, in any unit. By default
+    every step counts the same."""
     download: bool = True
-    """Download what is not on this disk; with --data.no-download that is an error."""
+    """Download a data set that is not on this disk. With --data.no-download that is an error."""
     cache: bool = True
-    """Keep a copy of large data sets that later starts map into memory, in $MINRNN_CACHE or
-    ~/.cache/minrnn."""
+    """Keep a copy of large data sets in $MINRNN_CACHE or ~/.cache/minrnn, so that later runs start
+    quickly and with little memory."""
     return_scale: float | None = None
-    """What returns-to-go are divided by. Default: the data's largest absolute return."""
+    """The number that returns-to-go are divided by. Default: the largest absolute return in the
+    data."""
 
     def __post_init__(self) -> None:
         _positive(self, "length", "batch_size", "return_scale")
@@ -125,27 +136,31 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with warm-up and cosine decay; gates, biases and norms are not decayed."""
+    """AdamW with warm-up and cosine decay. Gates, biases and norms have no weight decay."""
 
     updates: int = 4000
-    """Gradient steps."""
+    """Number of gradient steps."""
     lr: float = 1e-3
-    """Peak learning rate."""
+    """Largest learning rate, reached after the warm-up."""
     warmup: int = 200
-    """Updates of linear warm-up."""
+    """Number of updates over which the learning rate rises linearly."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """What the learning rate does after the warm-up; cosine ends at zero."""
+    """The learning rate after the warm-up: `cosine` falls to zero at the last update, `constant`
+    stays."""
     weight_decay: float = 1e-4
-    """Decoupled weight decay."""
+    """Decoupled weight decay, as in AdamW."""
     clip: float = 0.25
-    """Largest norm of the gradient; 0 does not clip."""
+    """Gradients of a larger norm are scaled down to it. 0 leaves them as they are."""
     ema: float = 0.0
-    """Act with an exponential moving average of the weights of this decay, e.g. 0.999; 0 is off."""
+    """Act with an exponential moving average of the weights that has this decay, for example 0.999.
+    0 acts with the weights themselves."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """`bfloat16` runs matrix products under autocast; the recurrent state stays float32."""
+    """`bfloat16` computes matrix products under autocast, which is faster on recent GPUs. The
+    recurrent state stays float32."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the training step with torch.compile; on a GPU it is then replayed as CUDA graphs.
-    `auto`: on a GPU. It needs a C++ compiler, and takes up to a minute at the first update."""
+    `auto` compiles on a GPU alone. It needs a C++ compiler, and the first update takes up to a
+    minute."""
 
     def __post_init__(self) -> None:
         _positive(self, "updates", "lr")
@@ -155,30 +170,33 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How the agent is tried in its environment."""
+    """How the agent is evaluated in its environment."""
 
     targets: tuple[float, ...] | None = None
-    """Returns to ask for. Default: the data's 10, 30, 50, 70, 90 % quantiles and its best. What
-    lies beyond the data's returns is taken for the nearest there."""
+    """Target returns that the agent is asked for. Default: the 10, 30, 50, 70 and 90 % quantiles of
+    the data's returns, and the best. A target beyond the data's returns counts as the nearest one
+    in the data."""
     episodes: int = 20
-    """Episodes for each target at the end; every one of them counts. 0 trains without evaluation,
-    and without the environment: that of a file of one's own may then stay unnamed, which leaves it
-    the bounds of the data's actions, and no time limit."""
+    """Number of episodes for each target in the final evaluation; every one of them counts. 0
+    trains without evaluation and without the environment. A file of your own then needs no
+    --data.env-id: the bounds of actions come from the data, and there is no time limit."""
     num_envs: int = 120
-    """Environments stepped together; it does not change which episodes are played."""
+    """Number of environments that are stepped together. It does not change which episodes are
+    played."""
     every: int = 1000
-    """Updates between evaluations during training; 0 evaluates at the end only."""
+    """Number of updates between evaluations during training. 0 evaluates at the end alone."""
     quick_episodes: int = 8
-    """Episodes for each target in the evaluations during training."""
+    """Number of episodes for each target in the evaluations during training."""
     memory: Memory = "carry"
-    """`carry` the state through the episode, or re-run a `window` of the last steps each time."""
+    """`carry` keeps the recurrent state through the whole episode. `window` computes it again at
+    each step from the last --data.length steps, as the Decision Transformer does."""
     stepper: Stepper = "gymnasium"
     """What steps the environments in the evaluations during training, which choose the best
-    checkpoint. `envpool` does it in C++ threads, one for each core; where that is not the same
-    environment, training does not start. Scores that are reported are always gymnasium's."""
+    checkpoint. `envpool` does it in C++ threads, one for each core; training does not start where
+    its environment is not the same. Reported scores are always gymnasium's."""
     seed: int = 10_000
-    """Episode i starts from `env.reset(seed=seed + i)`, the same for every target. The episodes
-    that choose the best checkpoint are others: theirs start at seed + 1,000,000."""
+    """Episode i starts from env.reset(seed=seed + i), for every target alike. The best checkpoint
+    is chosen with other episodes, whose seeds start at seed + 1,000,000."""
 
     def __post_init__(self) -> None:
         _positive(self, "num_envs", "quick_episodes")
@@ -191,15 +209,16 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What --resume goes on from. It is saved around every evaluation and when a run is stopped,
-    too; saving changes nothing in what is learnt."""
+    """When the training state is saved, from which --resume continues. It is also saved before and
+    after every evaluation and when a run is stopped. Saving does not change what is learnt."""
 
     every: int = 0
-    """Updates between saves; 0 goes by the clock alone."""
+    """Number of updates between saves. 0 saves by the clock alone."""
     seconds: float = 60.0
-    """Seconds between saves; 0 goes by updates alone."""
+    """Number of seconds between saves. 0 saves by the number of updates alone."""
     keep: int = 2
-    """Saved states to keep; where the newest is damaged, the one before is gone on from."""
+    """Number of saved states to keep. Where the newest is damaged, the run is resumed from the one
+    before."""
 
     def __post_init__(self) -> None:
         _positive(self, "keep")
@@ -211,36 +230,39 @@ class Config:
     """Train a return-conditioned recurrent agent on offline data, and evaluate it."""
 
     preset: Preset = "default"
-    """Named starting point; every other flag overrides it. `paper-*` is the paper's set-up on
-    D4RL (100,000 updates: hours on a CPU); add --model.dim 256 --optim.lr 1e-4 for Hopper. `d*` are
-    what it compares with, in that set-up and with as many parameters: attention (the Decision
-    Transformer), aaren, s4d, mamba, mlstm, rwkv, lstm, gru."""
+    """A named set of defaults; every other flag overrides it. `smoke` takes seconds, to see that
+    all works. `paper-*` is the paper's set-up on D4RL (100,000 updates, hours on a CPU); for
+    Hopper, add --model.dim 256 --optim.lr 1e-4. `d*` are the networks that the paper compares with,
+    in the same set-up and with as many parameters: attention (the Decision Transformer), aaren,
+    s4d, mamba, mlstm, rwkv, lstm, gru."""
     env: str = "minrnn/hopper/medium-replay-v0"
-    """Data set: a Minari id (mujoco/hopper/medium-v0, D4RL/door/human-v2), a name of D4RL's
+    """The data set: a Minari id (mujoco/hopper/medium-v0, D4RL/door/human-v2), a D4RL name
     (hopper-medium-replay-v2), the path of an HDF5 file in D4RL's layout (with --data.env-id), or
-    minrnn/{hopper,walker2d,halfcheetah}/{medium-replay,medium,expert,medium-expert}-v0 and
-    minrnn/pointmaze/{umaze,open,medium,large}-v0, which are rolled out at first use. What is not on
-    this disk is downloaded. Several, separated by commas, are trained on together. Look at one with
-    python -m envs.inspect."""
+    minrnn/{hopper,walker2d,halfcheetah}/{medium-replay,medium,expert,medium-expert}-v0 or
+    minrnn/pointmaze/{umaze,open,medium,large}-v0, which are generated here at first use. Data sets
+    that are not on this disk are downloaded. Several names, separated by commas, are trained on
+    together. `python -m envs.inspect NAME` shows a data set."""
     run_dir: Path | None = None
-    """Folder for checkpoints, logs and plots. Default: runs/<data set>/<backbone>-seed<N>."""
+    """Folder for checkpoints, logs and plots. Default: runs/<data set>/<backbone>-seed<N>, with a
+    number behind it where that exists."""
     resume: Path | None = None
-    """Go on with the run in this folder where it was stopped or killed, to the bit. Its
-    configuration is kept; only --device, --threads, --checkpoint.*, --data.cache and
-    --data.download may be others."""
+    """Resume the run in this folder where it was stopped or killed. The result is bit for bit that
+    of a run that was never stopped. Its configuration is kept; only --device, --threads,
+    --checkpoint.*, --data.cache and --data.download may be changed."""
     resume_if_there: bool = False
-    """Go on with the run in --run-dir where it was begun before: for commands that are begun again
-    by themselves, as torchrun --max-restarts and queues do."""
+    """Resume the run in --run-dir if there is one, and start it otherwise: for commands that are
+    restarted automatically, as by torchrun --max-restarts and job queues."""
     seed: int = 0
-    """Seed of weights, batches and dropout."""
+    """Seed of the weights, the batches and dropout."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..."""
+    """The device to train on: auto (the first GPU if there is one), cpu, cuda, cuda:1, ..."""
     threads: int = 1
-    """CPU threads for torch. At the default size two are a little faster where both cores are free
-    and much slower where one is not; raise it for wide models and large batches."""
+    """Number of CPU threads for torch. For the default model, two are a little faster than one on
+    two free cores, and much slower if one of them is busy. Raise it for wide models and large
+    batches."""
     deterministic: bool = False
-    """Take the deterministic algorithms of a GPU where they are slower. A CPU always does: the same
-    seed and threads give the same weights."""
+    """Use a GPU's deterministic algorithms even where they are slower. A CPU always does: there,
+    the same seed and threads give the same weights."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -250,63 +272,6 @@ class Config:
     def __post_init__(self) -> None:
         _positive(self, "threads")
         _not_negative(self, "seed")
-
-
-@dataclass(frozen=True)
-class DataInfo:
-    """What :func:`resolve` needs to know of a data set."""
-
-    env_id: str
-    returns: tuple[float, ...]
-    """Return of every episode."""
-    max_length: int
-    """Steps of the longest episode."""
-    horizon: int | None
-    """Time limit of the environment, where it is known."""
-
-
-TARGET_QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
-HAVE_FORGET_BIAS = {"mingru", "minlstm", "lstm"}
-
-
-def resolve(config: Config, info: DataInfo) -> Config:
-    """Return `config` with every choice made: no field that depends on the data is None."""
-    best = max(info.returns)
-    data, evaluation = config.data, config.eval
-    if data.return_scale is None:
-        scale = max(abs(best), abs(min(info.returns)))
-        data = dataclasses.replace(data, return_scale=float(scale) or 1.0)
-    if evaluation.targets is None:
-        quantiles = [quantile(info.returns, q) for q in TARGET_QUANTILES]
-        # Few or equal episodes give equal quantiles: ask for each once.
-        targets = tuple(dict.fromkeys(legible(target) for target in [*quantiles, best]))
-        evaluation = dataclasses.replace(evaluation, targets=targets)
-    steps = max(info.max_length, info.horizon or 0)
-    if 0 < config.model.timestep_embedding < steps:
-        raise ValueError(
-            f"--model.timestep-embedding {config.model.timestep_embedding} is shorter than an "
-            f"episode ({steps} steps): raise it, or use 0 (no embedding)"
-        )
-    model = config.model
-    if model.forget_bias is None:
-        bias = 3.0 if HAVE_FORGET_BIAS & {*model.backbones} == {"minlstm"} else 0.0
-        model = dataclasses.replace(model, forget_bias=bias)
-    return dataclasses.replace(config, model=model, data=data, eval=evaluation)
-
-
-def legible(value: float) -> float:
-    """Return a return to ask for, to four digits, and to a tenth where it has more."""
-    magnitude = math.floor(math.log10(abs(value))) if value else 0
-    return round(value, max(1, 3 - magnitude))
-
-
-def quantile(values: tuple[float, ...], q: float) -> float:
-    """Return the linearly interpolated `q` quantile of `values` (NumPy's default definition)."""
-    ordered = sorted(values)
-    position = q * (len(ordered) - 1)
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -32,8 +32,8 @@ def _paper(preset: Preset, backbone: str) -> Config:
 
 
 def _peer(preset: Preset, backbone: str, dim: int) -> Config:
-    # What the paper compares with, in its set-up. The width makes the parameters those of
-    # paper-mingru, to within 10 %.
+    # A network that the paper compares with, in its set-up. The width is chosen so that the number
+    # of parameters is that of paper-mingru to within 10 %.
     paper = _paper(preset, backbone)
     model = replace(paper.model, dim=dim, expansion=1.0, learn_initial_state=False)
     return replace(paper, model=model)

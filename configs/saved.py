@@ -1,4 +1,4 @@
-"""Read a saved configuration back, and hold a resumed run to it."""
+"""Read a saved configuration back, and compare a resumed run with it."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def read(folder: Path) -> Config:
             raise ValueError("too large")
         return dataclasses.replace(typed(json.loads(text), Config, FILE), run_dir=folder)
     except (ValueError, RecursionError, OSError) as error:
-        # Keys of the file are in it, for a terminal that is to print them and no more.
+        # The error quotes keys of the file, which a terminal should print and not obey.
         what = "".join(c if c.isprintable() else "?" for c in str(error)[:500])
         raise ValueError(f"{path} is damaged ({what}): put back a copy, or train again") from None
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """Return what changes the results, as in data.length: its value."""
+    """Return the options that change the results and their values, by names such as data.length."""
     values = flat(to_dict(config), whole=("cell",))
     return {name: value for name, value in values.items() if not name.startswith(FREE)}
 
@@ -47,7 +47,7 @@ def settings(config: Config) -> dict[str, Any]:
 def flat(
     values: Mapping[str, Any], *, whole: Collection[str] = (), prefix: str = ""
 ) -> dict[str, Any]:
-    """Return the values of nested objects by dotted names; those called as in `whole` stay.
+    """Return the values of nested objects by dotted names. Objects whose key is in `whole` stay.
 
     Example:
         >>> flat({"model": {"dim": 8, "cell": {"window": 4}}}, whole=("cell",))
@@ -63,7 +63,7 @@ def flat(
 
 
 def changed(config: Config, saved: Config) -> list[str]:
-    """Return the options, as --data.length, in which `config` is not the run that was saved."""
+    """Return the options, such as --data.length, in which `config` differs from the saved run's."""
     ours, theirs = settings(config), settings(saved)
     return [f"--{name.replace('_', '-')}" for name in ours if ours[name] != theirs[name]]
 

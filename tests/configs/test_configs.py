@@ -19,7 +19,8 @@ from configs import (
     resolve,
     to_dict,
 )
-from configs.base import CELL_OPTIONS, quantile
+from configs.base import CELL_OPTIONS
+from configs.choices import quantile
 
 INFO = DataInfo(env_id="Hopper-v5", returns=(5.0, 10.0, 40.0), max_length=900, horizon=1000)
 

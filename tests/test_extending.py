@@ -41,7 +41,7 @@ def test_the_example_works(section, checkout, tmp_path):
     ran = 0
     for language, text in blocks(section):
         if language == "diff":
-            apply = ["git", "apply", "--recount", "-"]
+            apply = ["git", "apply", "-"]
             subprocess.run(apply, input=text, text=True, cwd=root, env=env, check=True)
         else:
             subprocess.run([sys.executable, "-c", text], cwd=tmp_path, env=env, check=True)

@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
 def report(found: list[Checkpoint], plan: Plan, options: Options) -> None:
     """Play every episode; write and print what came of them."""
     from agents.evaluation import compare, latency
-    from agents.loggers.runlog import say
+    from agents.loggers.console import say
     from agents.report import table, write
     from agents.report.media import video
 
@@ -136,7 +136,7 @@ def report(found: list[Checkpoint], plan: Plan, options: Options) -> None:
 def watch(checkpoint: Checkpoint, plan: Plan) -> None:
     """Show an episode of each target that was named, or of the largest."""
     from agents.evaluation import checkpoints, compare
-    from agents.loggers.runlog import say
+    from agents.loggers.console import say
     from agents.report.media import watch
 
     data = checkpoints.data_returns(checkpoint) if plan.quantiles else None
@@ -157,7 +157,7 @@ def watch(checkpoint: Checkpoint, plan: Plan) -> None:
 def export(found: list[Checkpoint], options: Options) -> None:
     """Write the step of each checkpoint as one file of each format."""
     from agents.acting import export
-    from agents.loggers.runlog import say
+    from agents.loggers.console import say
 
     write = {"onnx": export.export_onnx, "pt2": export.export_pt2}
     several = len({checkpoint.run for checkpoint in found}) > 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 # would cost dearly where another process needs the core.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+from agents.loggers import base as loggers
 from configs import Config, cli
 from envs.script import run_script
 
@@ -20,26 +21,27 @@ if TYPE_CHECKING:
     from agents.machine.ranks import Ranks
     from agents.runs.run import Run
 
-DESCRIPTION = """Train a return-conditioned recurrent agent (minGRU, minLSTM) on offline data, then
-evaluate it over a sweep of target returns. With no arguments: Hopper, within five minutes."""
+DESCRIPTION = f"""Train a return-conditioned recurrent agent (minGRU, minLSTM) on offline data, then
+evaluate it over a sweep of target returns. With no arguments: Hopper, within five minutes.
+Names for --log: {", ".join(loggers.LOGGERS)}."""
 
 LOG_EVERY = 50
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse, and do what is asked for."""
+    """Parse the arguments, and train."""
     config = cli.parse(arguments, DESCRIPTION)
 
-    from agents.runs.ending import interrupted
+    from agents.runs.ending import report_interrupt
 
-    with interrupted(config.resume, config):
+    with report_interrupt(config.resume, config):
         begin(config)
 
 
 def begin(config: Config) -> None:
-    """Set up this process, and train: alone, or as one of several."""
+    """Set up this process, alone or as one of several ranks, and train."""
     # Here and not above, so that --help is instant.
-    from agents.loggers.runlog import say
+    from agents.loggers.console import say
     from agents.machine import device as runtime
     from agents.machine import ranks as distributed
     from agents.runs.folder import finished
@@ -47,6 +49,7 @@ def begin(config: Config) -> None:
     if config.resume and finished(config.resume):
         say(f"{config.resume} is finished: python evaluate.py {config.resume}")
         return
+    loggers.find(config.log)  # a missing package shows now
     runtime.configure(config.threads)
     if config.deterministic:
         runtime.be_deterministic()
@@ -56,11 +59,10 @@ def begin(config: Config) -> None:
 
 
 def train(config: Config, device: torch.device, ranks: Ranks) -> None:
-    """Load, build, fit, report."""
+    """Load the data, build the trainer, fit, report."""
     from agents.evaluation import evaluator
     from agents.evaluation.during_training import Judge
-    from agents.loggers.runlog import say
-    from agents.runs.follower import Follower
+    from agents.loggers.console import say
     from agents.runs.run import Run
     from agents.training.build import build, describe, load_data, resolve
 
@@ -69,40 +71,37 @@ def train(config: Config, device: torch.device, ranks: Ranks) -> None:
     config = resolve(config, data)
     trainer = build(config, data, device, ranks)
     judge = Judge(config, data, device, ranks)
-    kind = Run if ranks.writer else Follower
-    # Nothing is written before everything that could be wrong with the input has been looked at.
-    with kind(config, data, trainer, judge.facts()) as run:
+    # All input has been checked: nothing was written before.
+    with Run(config, data, trainer, judge.facts()) as run:
         say(describe(run.config, data, trainer))
         for note in data.notes:
             say(f"note   {note}")
         if warning := evaluator.beyond_data(trainer.model, judge.targets):
             say(f"note   targets {warning}")
         if trainer.update:
-            say(f"resume update {trainer.update} of {config.optim.updates}")
+            say(f"resumed at update {trainer.update} of {config.optim.updates}")
         fit(run, judge)
-        told = report(run, judge)
+        summary = report(run, judge)
     if ranks.writer:
-        say(told)
+        say(summary)
 
 
 def fit(run: Run, judge: Judge) -> None:
-    """Train to the end; log, save and evaluate on the way."""
+    """Train to the end, with logging, checkpoints and evaluations."""
     trainer = run.trainer
-    examine(run, judge)  # a kill may have cut that short
+    evaluate_if_due(run, judge)  # a kill may have interrupted it
     for update in trainer.fit():
         evaluation_due = due(run.config, update)
         if update % LOG_EVERY == 0 or evaluation_due:
-            metrics = trainer.metrics()
-            run.log.metrics(update, "train", metrics)
-            run.log.advance(update, metrics["loss"])
+            run.log.metrics(update, "train", trainer.metrics())
         if evaluation_due or run.state_due():
             run.save_state()
         run.stop_if_asked()
-        examine(run, judge)
+        evaluate_if_due(run, judge)
 
 
-def examine(run: Run, judge: Judge) -> None:
-    """Save the last checkpoint, evaluate, and keep the best, where that is due and not done."""
+def evaluate_if_due(run: Run, judge: Judge) -> None:
+    """Save the last checkpoint, evaluate it, and keep the best; unless that is done or not due."""
     update = run.trainer.update
     if not due(run.config, update) or run.evaluated == update:
         return
@@ -117,23 +116,23 @@ def examine(run: Run, judge: Judge) -> None:
 
 
 def due(config: Config, update: int) -> bool:
-    """Whether to evaluate at `update`: at intervals, and at the last."""
+    """Whether to evaluate at `update`: at intervals, and after the last."""
     if update == config.optim.updates:
         return True
     return bool(config.eval.every) and update % config.eval.every == 0
 
 
 def report(run: Run, judge: Judge) -> str:
-    """Play the episodes that are reported; write figures and results, return what to print."""
+    """Run the final evaluation, write figures and results; return the summary to print."""
     from agents.loggers.history import read_metrics
-    from agents.loggers.runlog import say
+    from agents.loggers.console import say
     from agents.report import plots, rows, table
     from agents.runs.folder import RESULTS
     from envs.files import write_json
 
     config, folder, last, best = run.config, run.folder, run.trainer.update, run.best_update
     if not config.eval.episodes:
-        if run.ranks.writer:  # the mark of a run that is finished
+        if run.ranks.writer:  # marks the run as finished
             protocols = {"last": judge.protocol("last", last)}
             write_json(folder / RESULTS, {"protocols": protocols, "results": {}})
         return f"\n{folder}: checkpoint last/; not evaluated, as --eval.episodes is 0"
@@ -150,6 +149,8 @@ def report(run: Run, judge: Judge) -> str:
     top = float(run.data.returns.max())
     run.log.figure("curve", plots.curve(read_metrics(folder), top, title))
     protocols = {name: judge.protocol(name, update) for name, update in updates.items()}
+    returns = {f"{k}/return_asked_{r.target:g}": r.mean for k, v in final.items() for r in v}
+    run.log.scores(returns)
     results = rows.as_json(final, protocols)
     write_json(folder / RESULTS, results)
     return (

@@ -28,7 +28,7 @@ import tyro
 from filelock import FileLock, Timeout
 
 from agents.machine.signals import Stop, Stopped
-from agents.runs.folder import finished, plain
+from agents.runs.folder import finished, folder_name
 from benchmarks import runs
 from benchmarks.grid_ray import Job, bring_to_end, connected
 from benchmarks.grid_table import FAILED, FINISHED, Key, Row, Table, figures, means
@@ -107,7 +107,7 @@ def plan(options: Options, out: Path) -> dict[Key, Path]:
         for seed, env, backbone in itertools.product(options.seeds, options.envs, options.backbones)
     ]
     names = {
-        key: Path(plain(key.env)) / f"{plain(key.backbone)}-seed{key.seed}"
+        key: Path(folder_name(key.env)) / f"{folder_name(key.backbone)}-seed{key.seed}"
         for key in dict.fromkeys(keys)
     }
     if len(set(names.values())) < len(names):

@@ -248,7 +248,7 @@ class Config:
     resume: Path | None = None
     """Resume the run in this folder where it was stopped or killed. The result is bit for bit that
     of a run that was never stopped. Its configuration is kept; only --device, --threads,
-    --checkpoint.*, --data.cache and --data.download may be changed."""
+    --log, --checkpoint.*, --data.cache and --data.download may be changed."""
     resume_if_there: bool = False
     """Resume the run in --run-dir if there is one, and start it otherwise: for commands that are
     restarted automatically, as by torchrun --max-restarts and job queues."""
@@ -263,6 +263,9 @@ class Config:
     deterministic: bool = False
     """Use a GPU's deterministic algorithms even where they are slower. A CPU always does: there,
     the same seed and threads give the same weights."""
+    log: str = "tensorboard"
+    """The loggers besides the console and metrics.jsonl, separated by commas, or none. Their names
+    are listed above."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -14,7 +14,16 @@ from configs.schema import typed
 FILE = "config.json"
 LARGEST_FILE = 1_000_000
 """Bytes of a configuration; a real one has three thousand."""
-FREE = ("resume", "run_dir", "device", "threads", "checkpoint.", "data.cache", "data.download")
+FREE = (
+    "resume",
+    "run_dir",
+    "device",
+    "threads",
+    "log",
+    "checkpoint.",
+    "data.cache",
+    "data.download",
+)
 """Options that may change in a resumed run: the weights differ by rounding at most."""
 
 

@@ -15,7 +15,7 @@ from agents.evaluation import evaluator
 from agents.evaluation.checkpoints import Checkpoint
 from agents.evaluation.evaluator import Result
 from agents.evaluation.protocol import describe_checkpoint, engine_version
-from agents.loggers.runlog import episode_bar, say
+from agents.loggers.console import episode_bar, say
 from configs import legible
 from envs.errors import UserError
 from envs.scoring import score

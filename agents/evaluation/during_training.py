@@ -12,7 +12,7 @@ import torch
 from agents.evaluation import evaluator
 from agents.evaluation.evaluator import Result
 from agents.evaluation.protocol import describe_checkpoint
-from agents.loggers.runlog import episode_bar, say
+from agents.loggers.console import episode_bar, say
 from agents.machine.ranks import ALONE, Ranks
 from agents.model.decision import DecisionModel
 from configs import Config, Stepper

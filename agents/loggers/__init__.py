@@ -1,1 +1,1 @@
-"""Where metrics and figures go while a run trains."""
+"""Loggers: where the metrics, figures and scores of a run go."""

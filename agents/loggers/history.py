@@ -1,4 +1,4 @@
-"""Read the log of a run back. It may be damaged, or made to harm: what is no row is left out."""
+"""Read `metrics.jsonl` back. It may be damaged or hostile: lines that are not rows are skipped."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import math
 from pathlib import Path
 from typing import Any
 
-from agents.loggers.runlog import METRICS, say
-from agents.report.plots.curve import LARGEST as LARGEST_NUMBER
+from agents.loggers.console import say
+from agents.loggers.jsonl import Jsonl
 
 LARGEST = 64_000_000
-"""Bytes; those of ten million updates."""
+"""Bytes; the log of ten million updates."""
+LARGEST_NUMBER = 1e100
+"""Larger ones cannot be drawn."""
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """Return the rows of `metrics.jsonl`: "update" and numbers, by name.
 
-    A line that is no row, as a kill or damage leaves it, and what lies beyond LARGEST, are left out
+    Lines that are not rows, as a kill or damage leaves them, and those beyond LARGEST, are left out
     and noted.
     """
-    path = folder / METRICS
+    path = folder / Jsonl.name
     if not path.is_file():
         say(f"note   {path} is lost: learning curves lack what was in it")
         return []

@@ -1,1 +1,1 @@
-"""A training run in its folder: begun, saved, resumed, ended."""
+"""A training run in its folder: started, saved, resumed, ended."""

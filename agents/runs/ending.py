@@ -1,4 +1,4 @@
-"""How a run ends before its end: with what is left, and with the command that goes on."""
+"""How a run that ends early says what is left of it, and which command resumes it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
-def command(folder: Path, config: Config) -> str:
-    """Return the command that goes on with the run in `folder` as `config` has it.
+def resume_command(folder: Path, config: Config) -> str:
+    """Return the command that resumes the run in `folder`, with the options of `config`.
 
-    By as many ranks as there are, and with the options in which this process differs from what
-    the run was begun with: threads and devices are some, and change rounding.
+    It has the same number of ranks, and the options in which this process differs from those that
+    the run was started with (such as threads and device, which change rounding).
     """
     try:
         options = saved.other_flags(config, saved.read(folder))
-    except ValueError:  # damaged since
+    except ValueError:  # damaged in the meantime
         options = []
     return f"{_launcher()} train.py {shlex.join(['--resume', str(folder), *options])}"
 
 
 def _launcher() -> str:
-    """Return what has started this process, and others beside it."""
+    """Return the program that started this process and its other ranks."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
@@ -44,16 +44,16 @@ def _launcher() -> str:
         return "python"
     flags = f"--nproc-per-node {local}" + (f" --max-restarts {restarts}" if restarts else "")
     if nodes := ranks // local - 1:
-        # Where they meet is not known here.
+        # The address where the nodes meet is not known here.
         flags = f"--nnodes {nodes + 1} --rdzv-backend c10d --rdzv-endpoint HOST:PORT {flags}"
     return f"torchrun {flags}"
 
 
 @contextmanager
-def interrupted(folder: Path | None, config: Config) -> Iterator[None]:
-    """Context: Ctrl-C with nothing new to save exits with 130 and the command that goes on.
+def report_interrupt(folder: Path | None, config: Config) -> Iterator[None]:
+    """Context: Ctrl-C with nothing new to save exits with 130 and the command that resumes the run.
 
-    None, and a folder without a run in it, leave it to the script.
+    Where there is no folder, or no run in it, the script handles it.
     """
     try:
         yield
@@ -63,25 +63,25 @@ def interrupted(folder: Path | None, config: Config) -> Iterator[None]:
         if os.environ.get("RANK", "0") == "0":
             sys.stdout.flush()
             sys.stderr.write(
-                f"\ninterrupted: what was saved before stays; to go on:\n"
-                f"{command(folder, config)}\n"
+                f"\ninterrupted: what was saved before stays; to resume:\n"
+                f"{resume_command(folder, config)}\n"
             )
         raise SystemExit(130) from None
 
 
 @contextmanager
-def explained(run: Run) -> Iterator[None]:
-    """Context: what ends a run early is told with what is left, and how to go on."""
-    # Not above: `interrupted` is to be there while torch is imported, which takes a while.
-    from agents.loggers.runlog import say
+def report_early_end(run: Run) -> Iterator[None]:
+    """Context: a run that ends early reports what is left of it, and how to resume it."""
+    # Not above: `report_interrupt` must work while torch is imported, which takes a while.
+    from agents.loggers.console import say
     from agents.training.trainer import Diverged
 
     try:
-        with interrupted(run.folder, run.config):
+        with report_interrupt(run.folder, run.config):
             yield
     except Stopped as stopped:
-        say(f"\nstopped at update {run.saved_update}; to go on:")
-        say(command(run.folder, run.config))
+        say(f"\nstopped at update {run.saved_update}; to resume:")
+        say(resume_command(run.folder, run.config))
         raise SystemExit(stopped.code) from None
     except Diverged as error:
         last = "nothing was saved before it"
@@ -89,12 +89,12 @@ def explained(run: Run) -> Iterator[None]:
             last = f"{run.folder / 'last'} is the last checkpoint before it"
         raise UserError(f"{error}; {last}") from None
     except (CannotWrite, OSError) as error:
-        begun = (run.folder / saved.FILE).is_file()
-        if not begun or (isinstance(error, OSError) and error.errno not in _DISK):
+        started = (run.folder / saved.FILE).is_file()
+        if not started or (isinstance(error, OSError) and error.errno not in _DISK):
             raise
         if isinstance(error, OSError):
             where = Path(error.filename or run.folder)
             error = CannotWrite(where, error.strerror or error)
         raise UserError(
-            f"{error.what}; free some space, then go on by: {command(run.folder, run.config)}"
+            f"{error.what}; free some space, then resume: {resume_command(run.folder, run.config)}"
         ) from None

@@ -1,4 +1,4 @@
-"""The folder of a run: made, found, locked."""
+"""The folder of a run: created, found, locked."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LOCK = ".lock"
 
 
 def finished(folder: Path) -> bool:
-    """Whether the run in `folder` has come to its end, its report (which may be empty) included."""
+    """Whether the run in `folder` is finished, its results (which may be empty) included."""
     return (folder / RESULTS).is_file()
 
 
-def plain(name: str) -> str:
-    """Return the name of a data set, or of a mixture of them, as that of one folder."""
-    return name.replace(",", "+").strip("/.").replace("/", "-")[-100:]
+def folder_name(data: str) -> str:
+    """Return the name of one folder for a data set, or for a mixture of them."""
+    return data.replace(",", "+").strip("/.").replace("/", "-")[-100:]
 
 
 def make_folder(config: Config) -> Path:
@@ -32,14 +32,14 @@ def make_folder(config: Config) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{folder} runs into a file: choose another --run-dir") from None
-        # Killed before its first file was written, a run leaves these.
+        # A run that was killed before its first file was written leaves these.
         if {path.name for path in folder.iterdir()} - {LOCK, f".writing-{saved.FILE}"}:
             raise UserError(
-                f"{folder} is not empty: choose another --run-dir, remove it, or go on with it by "
-                f"--resume {folder}"
+                f"{folder} is not empty: choose another --run-dir, remove it, or resume the run in "
+                f"it with --resume {folder}"
             )
         return folder
-    base = Path("runs") / plain(config.env) / f"{config.model.backbone}-seed{config.seed}"
+    base = Path("runs") / folder_name(config.env) / f"{config.model.backbone}-seed{config.seed}"
     for attempt in range(1, 10_000):
         folder = base if attempt == 1 else base.with_name(f"{base.name}-{attempt}")
         try:
@@ -52,7 +52,7 @@ def make_folder(config: Config) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Context: no other process writes into the run; UserError where one does."""
+    """Context: only this process writes into the run; UserError where another one does."""
     busy = f"{folder} is being trained by another process: wait for it, or stop it"
     with files.locked(folder / LOCK, busy=busy):
         yield

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from agents.evaluation.checkpoints import Checkpoint
 from agents.evaluation.compare import Line
 from agents.evaluation.evaluator import Result
-from agents.loggers.runlog import episode_bar
+from agents.loggers.console import episode_bar
 from agents.report.media.rendering import frame, rendering_env
 from agents.report.rows import best_median_worst
 from agents.report.table import number_format

@@ -10,13 +10,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from agents.loggers.history import LARGEST_NUMBER
 from agents.report.plots.theme import LIGHT, Theme, drawing, heading, legend_below, log_scale, style
 
 Metrics = Sequence[Mapping[str, Any]]
 """The rows of a run's metrics.jsonl."""
 PREFIX = "eval/return_asked_"
-LARGEST = 1e100
-"""Of the numbers that can be drawn."""
 
 
 def curve(metrics: Metrics, best_in_data: float | None, title: str, theme: Theme = LIGHT) -> Figure:
@@ -95,7 +94,7 @@ def _asked(metrics: Metrics) -> dict[str, float]:
     for name in dict.fromkeys(key for m in metrics for key in m if key.startswith(PREFIX)):
         with contextlib.suppress(ValueError):
             found[name] = float(name.removeprefix(PREFIX))
-    return {name: target for name, target in found.items() if abs(target) < LARGEST}
+    return {name: target for name, target in found.items() if abs(target) < LARGEST_NUMBER}
 
 
 def _largest_target(metrics: Metrics) -> str:

@@ -258,7 +258,7 @@ def test_a_run_whose_rank_is_stopped_and_killed_ends_as_if_it_had_not(runs):
     assert printed.count("torchrun --nproc-per-node 2 --max-restarts 3 train.py --resume") == 1, (
         printed
     )
-    assert printed.count("resume update") == 2, printed
+    assert printed.count("resumed at update") == 2, printed
     assert "connectFullMesh" not in printed  # every restart found the others at once
     assert differences(runs / "two", folder) == []
 

@@ -1,4 +1,4 @@
-"""The command that goes on is the one that this process was begun by, as far as it matters."""
+"""The command that resumes a run is the one that started this process, as far as it matters."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from agents.runs.ending import command
+from agents.runs.ending import resume_command
 from configs import CheckpointConfig, Config, cli, saved, to_dict
 
 TORCHRUN = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_MAX_RESTARTS")
@@ -26,15 +26,16 @@ def begin(folder):
 
 def test_what_was_given_at_the_resume_is_given_again(tmp_path):
     begun = begin(tmp_path)
-    assert command(tmp_path, begun) == f"python train.py --resume {tmp_path}"
+    assert resume_command(tmp_path, begun) == f"python train.py --resume {tmp_path}"
     every = dataclasses.replace(
         begun,
         device="cpu",
         threads=2,
+        log="csv",
         data=dataclasses.replace(begun.data, download=False, cache=False),
         checkpoint=CheckpointConfig(every=7, seconds=0.5, keep=3),
     )
-    _, _, *arguments = shlex.split(command(tmp_path, every))
+    _, _, *arguments = shlex.split(resume_command(tmp_path, every))
     assert cli.parse(arguments, "") == every
     assert arguments[:6] == ["--resume", str(tmp_path), "--device", "cpu", "--threads", "2"]
 
@@ -43,11 +44,13 @@ def test_what_was_off_is_on_again(tmp_path):
     off = dataclasses.replace(Config(), data=dataclasses.replace(Config().data, cache=False))
     (tmp_path / saved.FILE).write_text(json.dumps(to_dict(off)))
     on = cli.parse(["--resume", str(tmp_path), "--data.cache"], "")
-    assert command(tmp_path, on) == f"python train.py --resume {tmp_path} --data.cache"
+    assert resume_command(tmp_path, on) == f"python train.py --resume {tmp_path} --data.cache"
 
 
 def test_a_configuration_that_is_gone_leaves_the_folder(tmp_path):
-    assert command(tmp_path / "a b", Config()) == f"python train.py --resume '{tmp_path}/a b'"
+    assert (
+        resume_command(tmp_path / "a b", Config()) == f"python train.py --resume '{tmp_path}/a b'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,4 +70,4 @@ def test_a_configuration_that_is_gone_leaves_the_folder(tmp_path):
 def test_ranks_are_begun_again_as_they_were(tmp_path, monkeypatch, values, expected):
     for name, value in zip(TORCHRUN, values, strict=True):
         monkeypatch.setenv(name, value)
-    assert command(tmp_path, begin(tmp_path)) == f"{expected} train.py --resume {tmp_path}"
+    assert resume_command(tmp_path, begin(tmp_path)) == f"{expected} train.py --resume {tmp_path}"

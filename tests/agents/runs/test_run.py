@@ -1,4 +1,4 @@
-"""A run goes on in its folder as if it had not been left, or says why it cannot."""
+"""A run is resumed in its folder as if it had not been left, or says why it cannot be."""
 
 import dataclasses
 import errno
@@ -53,6 +53,10 @@ def leave(folder, at, number=signal.SIGTERM):
         {"sampler": []},
         {"log": {}},
         {"log": {"seconds": 1.0, "metrics": -1, "tensorboard": {}}},
+        {"log": {"seconds": 1.0, "tensorboard": {}}},
+        {"log": {"seconds": 1.0, "jsonl": {"metrics.jsonl": 5.5}}},
+        {"log": {"seconds": 1.0, "jsonl": {}, "tensorboard": 5}},
+        {"log": {"seconds": [], "jsonl": {}}},
         {"data": 3},
         {"data": {"episodes": 12, "steps": 3, "sha256": None}},
         {"machine": {}},
@@ -137,7 +141,7 @@ def test_other_data_is_refused(tmp_path):
     reward = data.reward.copy()
     reward[3] += 1
     other = dataclasses.replace(data, reward=reward)
-    with pytest.raises(UserError, match=r"not the data that .* was begun with \(12 episodes"):
+    with pytest.raises(UserError, match=r"not the data that .* was started with \(12 episodes"):
         go_on(tmp_path / "run", other).__enter__()
 
 
@@ -175,16 +179,16 @@ def test_other_ranks_are_noted_with_what_becomes_of_dropout(tmp_path, capsys, dr
     with run:
         pass
     more = ", and dropout draws other random numbers" * bool(dropout)
-    told = f"note   ranks was 2, is 1: rounding may differ from here on{more}\n"
-    assert told in capsys.readouterr().out
+    printed = f"note   ranks was 2, is 1: rounding may differ from here on{more}\n"
+    assert printed in capsys.readouterr().out
 
 
 def test_a_run_that_is_not_evaluated_leaves_the_mark_of_its_end(tmp_path):
     with go_on(tmp_path / "run") as run:
         fit(run)
         assert not finished(tmp_path / "run")
-        told = train.report(run, Judge(run.config, run.data, CPU))
-    assert "not evaluated, as --eval.episodes is 0" in told
+        summary = train.report(run, Judge(run.config, run.data, CPU))
+    assert "not evaluated, as --eval.episodes is 0" in summary
     assert finished(tmp_path / "run")
     left = json.loads((tmp_path / "run" / "results.json").read_text())
     assert left["results"] == {}
@@ -197,12 +201,12 @@ def test_a_run_that_is_not_evaluated_leaves_the_mark_of_its_end(tmp_path):
 def test_a_full_disk_names_the_file_and_how_to_go_on(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     leave(folder, at=5)
-    on = rf"; free some space, then go on by: python train\.py --resume {folder}$"
+    on = rf"; free some space, then resume: python train\.py --resume {folder}$"
 
     def train_with(disk):
         with go_on(folder) as run:
-            run.log._lines.close()
-            run.log._lines = disk
+            run.log._loggers["jsonl"]._file.close()
+            run.log._loggers["jsonl"]._file = disk
             fit(run)
 
     log = rf"cannot write {folder}/metrics\.jsonl: .*No space.*{on}"
@@ -281,7 +285,7 @@ def test_a_run_without_state_is_left_alone(tmp_path):
     shutil.rmtree(tmp_path / "run" / "state")
     log = (tmp_path / "run" / "metrics.jsonl").read_text()
     with pytest.raises(
-        UserError, match=r"has no saved state: .*, or it was removed; begin another"
+        UserError, match=r"has no saved state: .*, or it was removed; start another"
     ):
         go_on(tmp_path / "run").__enter__()
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == log

@@ -1,0 +1,94 @@
+"""The log of a run: all of its loggers together."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agents.loggers.base import Logger, Start, find
+from agents.loggers.console import Console
+from agents.loggers.jsonl import Jsonl
+from configs import Config, saved
+
+
+class RunLog:
+    """Context: the console, `metrics.jsonl`, and the loggers that --log names.
+
+    position: what `position` returned at `update`. Without a config, as on all ranks but the
+    first, nothing is logged. Errors of the disk name the file.
+    """
+
+    def __init__(
+        self,
+        folder: Path = Path(),
+        config: Config | None = None,
+        update: int = 0,
+        position: Mapping[str, Any] | None = None,
+    ) -> None:
+        # Including those of loggers that are not used now, but may be by a later resume.
+        self._positions = dict(position or {"seconds": 0.0})
+        self._started = time.perf_counter() - self._positions["seconds"]
+        self._loggers: dict[str, Logger] = {}
+        if config is None:
+            return
+        kinds, settings = find(config.log), saved.settings(config)
+        try:
+            for name, kind in {"jsonl": Jsonl, **kinds, "console": Console}.items():
+                start = Start(folder, settings, update, self._positions.get(name))
+                self._loggers[name] = kind(start)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        failure: OSError | None = None
+        for logger in reversed(self._loggers.values()):
+            try:
+                logger.close(failed=kind is not None)
+            except OSError as one:
+                failure = failure or one
+        if failure and kind is None:  # otherwise the first error is the one to report
+            raise failure
+
+    def metrics(self, update: int, prefix: str, values: Mapping[str, float]) -> None:
+        """Log `values` at `update` as `prefix/name`."""
+        seconds = time.perf_counter() - self._started
+        for logger in self._loggers.values():
+            logger.metrics(update, seconds, {f"{prefix}/{name}": v for name, v in values.items()})
+
+    def figure(self, name: str, figure: Any) -> None:
+        """Log a matplotlib figure."""
+        for logger in self._loggers.values():
+            logger.figure(name, figure)
+
+    def scores(self, values: Mapping[str, float]) -> None:
+        """Log the final scores, beside the hyper-parameters."""
+        for logger in self._loggers.values():
+            logger.scores(values)
+
+    def position(self) -> dict[str, Any]:
+        """Return the positions of all loggers, fit for JSON; what is before them is on the disk."""
+        own = {name: logger.position() for name, logger in self._loggers.items()}
+        return {**self._positions, **own, "seconds": time.perf_counter() - self._started}
+
+
+def check_position(position: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a position that was read from a file.
+
+    KeyError, TypeError or ValueError where it is not one. Earlier versions of this code saved the
+    length of metrics.jsonl as "metrics".
+    """
+    checked = dict(position)
+    if "metrics" in checked:
+        checked["jsonl"] = {Jsonl.name: checked.pop("metrics")}
+    checked["seconds"] = float(checked["seconds"])
+    for name in {"jsonl", *checked} - {"seconds"}:
+        if not all(type(length) is int and length >= 0 for length in dict(checked[name]).values()):
+            raise ValueError(f"the log's position in {name} is impossible")
+    return checked

@@ -1,0 +1,78 @@
+"""TensorBoard: scalars, figures, and the HPARAMS tab."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from agents.loggers.base import Logger, Start, naming, synced
+from agents.loggers.console import say
+
+EVENTS = "events.out.tfevents.*"
+
+
+class TensorBoard(Logger):
+    """Event files in a folder within the run's: `name`."""
+
+    def __init__(self, start: Start, name: str = "tensorboard") -> None:
+        self.folder, self._settings = start.folder / name, start.settings
+        self._cut(start.position or {})
+        threading.excepthook = _quiet_about_the_disk
+        # A TensorBoard that is watching has read what was cut off, and has to forget it.
+        purge = start.update + 1 if start.position else None
+        self._writer = SummaryWriter(str(self.folder), purge_step=purge)
+
+    def metrics(self, update: int, seconds: float, values: Mapping[str, float]) -> None:
+        """Log scalars."""
+        with naming(self.folder):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, update)
+
+    def figure(self, name: str, figure: Any) -> None:
+        """Log a matplotlib figure as an image."""
+        with naming(self.folder):
+            self._writer.add_figure(name, figure, close=False)
+
+    def scores(self, values: Mapping[str, float]) -> None:
+        """Log scores and hyper-parameters for the HPARAMS tab.
+
+        They go into the run's own event file; `SummaryWriter.add_hparams` would make another run.
+        """
+        plain = {k: v if type(v) in (int, float) else str(v) for k, v in self._settings.items()}
+        with naming(self.folder):
+            for summary in hparams(plain, dict(values)):
+                self._writer._get_file_writer().add_summary(summary)
+            for name, value in values.items():
+                self._writer.add_scalar(name, value)
+
+    def position(self) -> dict[str, int]:
+        """Return the lengths of the event files."""
+        with naming(self.folder):
+            self._writer.flush()
+        return synced(sorted(self.folder.glob(EVENTS)))
+
+    def close(self, *, failed: bool = False) -> None:
+        """Write what is left, and end the writer's thread."""
+        with naming(self.folder):
+            self._writer.close()
+
+    def _cut(self, kept: Mapping[str, int]) -> None:
+        sizes = {path.name: path.stat().st_size for path in self.folder.glob(EVENTS)}
+        if any(sizes.get(name, 0) < keep for name, keep in kept.items()):
+            say(f"note   {self.folder} has lost events since the state was saved: it now has a gap")
+        for name, size in sizes.items():
+            if not kept.get(name, 0):
+                (self.folder / name).unlink()
+            elif size > kept[name]:
+                os.truncate(self.folder / name, kept[name])
+
+
+def _quiet_about_the_disk(arguments: threading.ExceptHookArgs) -> None:
+    """Leave errors of TensorBoard's writer thread to the main thread, which meets them too."""
+    if not isinstance(arguments.exc_value, OSError):
+        threading.__excepthook__(arguments)

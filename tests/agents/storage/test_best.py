@@ -151,7 +151,7 @@ def test_a_run_whose_best_is_lost_ends_with_the_last_alone(tmp_path, capsys, dam
     assert played(folder, GROWING) == ("last", "best")
     damage(folder / "best")
     assert played(folder, {}) == ("last",)
-    note = "note   the best checkpoint is lost, and chosen from the next ones ("
+    note = "note   the best checkpoint is lost; the next ones replace it ("
     told = capsys.readouterr().out
     assert note + why.format(folder / "best") in told
     assert "train again" not in told

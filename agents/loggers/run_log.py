@@ -75,6 +75,7 @@ class RunLog:
     def position(self) -> dict[str, Any]:
         """Return the positions of all loggers, fit for JSON; what is before them is on the disk."""
         own = {name: logger.position() for name, logger in self._loggers.items()}
+        own = {name: position for name, position in own.items() if position}
         return {**self._positions, **own, "seconds": time.perf_counter() - self._started}
 
 

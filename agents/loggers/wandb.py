@@ -37,8 +37,8 @@ class Wandb(Logger):
                 settings=wandb.Settings(console="off"),
             )
         except wandb.Error as error:
-            fix = "run `wandb login`, set WANDB_MODE=offline, or leave it out"
-            raise UserError(f"--log wandb: {error}: {fix}") from None
+            fix = "run `wandb login`, set WANDB_MODE=offline, or choose another --log"
+            raise UserError(f"--log wandb: {str(error).rstrip('.')}; {fix}") from None
         self._run.define_metric("*", step_metric="update")
         # A logger that joins a run later than its beginning starts behind what is there.
         joins = self._run.step if start.update else 0

@@ -12,6 +12,7 @@ from agents.loggers.base import Logger, Start, find
 from agents.loggers.console import Console
 from agents.loggers.jsonl import Jsonl
 from configs import Config, saved
+from configs.schema import typed
 
 
 class RunLog:
@@ -82,14 +83,14 @@ class RunLog:
 def check_position(position: Mapping[str, Any]) -> dict[str, Any]:
     """Return a position that was read from a file.
 
-    KeyError, TypeError or ValueError where it is not one. Earlier versions of this code saved the
-    length of metrics.jsonl as "metrics".
+    KeyError or ValueError where it is not one. Earlier versions of this code saved the length of
+    metrics.jsonl as "metrics".
     """
     checked = dict(position)
     if "metrics" in checked:
         checked["jsonl"] = {Jsonl.name: checked.pop("metrics")}
-    checked["seconds"] = float(checked["seconds"])
-    for name in {"jsonl", *checked} - {"seconds"}:
-        if not all(type(length) is int and length >= 0 for length in dict(checked[name]).values()):
-            raise ValueError(f"the log's position in {name} is impossible")
+    lengths = dict.fromkeys({"jsonl", *checked} - {"seconds"}, dict[str, int])
+    checked = typed(checked, {"seconds": float, **lengths}, "log")
+    if min((length for name in lengths for length in checked[name].values()), default=0) < 0:
+        raise ValueError("a length of the log is negative")
     return checked

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from agents.loggers.runlog import checked
+from agents.loggers.run_log import check_position
 from agents.model.decision import DecisionModel, Spaces
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from agents.storage.tensor_folder import STATE, save_folder
@@ -96,7 +96,7 @@ class SavedStates:
 def check(metadata: dict[str, Any]) -> None:
     """Check what a run saves beside its trainer's metadata, as a resumed run does."""
     check_run(metadata)
-    checked(metadata["log"])
+    check_position(metadata["log"])
 
 
 LOADERS: dict[str, type[Checkpoints | SavedStates]] = {

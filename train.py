@@ -124,8 +124,8 @@ def due(config: Config, update: int) -> bool:
 
 def report(run: Run, judge: Judge) -> str:
     """Run the final evaluation, write figures and results; return the summary to print."""
-    from agents.loggers.history import read_metrics
     from agents.loggers.console import say
+    from agents.loggers.history import read_metrics
     from agents.report import plots, rows, table
     from agents.runs.folder import RESULTS
     from envs.files import write_json

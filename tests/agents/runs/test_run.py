@@ -192,7 +192,7 @@ def test_a_run_that_is_not_evaluated_leaves_the_mark_of_its_end(tmp_path):
     assert finished(tmp_path / "run")
     left = json.loads((tmp_path / "run" / "results.json").read_text())
     assert left["results"] == {}
-    assert left["protocol"]["checkpoint"] == "last: update 130"
+    assert left["protocols"]["last"]["checkpoint"] == "last (update 130)"
     with pytest.raises(SystemExit, match=r"error: .*run was trained with --eval\.episodes 0"):
         runs.results(tmp_path / "run", [])
 

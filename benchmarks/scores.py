@@ -14,7 +14,7 @@ import tyro
 
 from benchmarks.runs import MEDIUM_REPLAY, calibration, results
 from envs import sources
-from envs.scoring import score
+from envs.scoring import references
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def main() -> None:
                 print(
                     f"| {env} | {backbone} | {seed} | {best:.0f} | {asked['mean']:.0f} ± "
                     f"{asked['std']:.0f} | {asked['score']:.1f} | "
-                    f"{score.normalized(top, data.env):.1f} | {calibration(rows, best)} |",
+                    f"{references.normalized(top, data.env):.1f} | {calibration(rows, best)} |",
                     flush=True,
                 )
             if len(scores) > 1:

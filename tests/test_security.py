@@ -36,7 +36,7 @@ from envs.data import cache
 from envs.data.sampler import PackedSampler
 from envs.data.trajectories import Episode, Trajectories
 from envs.errors import UserError
-from envs.scoring import score
+from envs.scoring.protocol import score_protocol
 from envs.sources import arrays, minari
 from envs.sources.minari import folder, remote
 from envs.worlds.spec import EnvSpec
@@ -395,7 +395,7 @@ def test_an_id_cannot_leave_its_folder(name: str) -> None:
 
 
 def test_what_files_say_is_printed_and_not_obeyed() -> None:
-    entries = score.protocol(
+    entries = score_protocol(
         data="a\x1b[2Jb", env=EnvSpec("E-v0\n\x07", {"a": "\x1b]0;x\x07"}), targets=[1],
         episodes=1, seeds=[0], own=(0.0, 1.0, "b\u202ec"),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from agents.evaluation.protocol import describe_checkpoint, engine_version
 from agents.loggers.console import episode_bar, say
 from configs import legible
 from envs.errors import UserError
-from envs.scoring import score
+from envs.scoring.protocol import score_protocol
 from envs.worlds.spec import EnvSpec
 
 DEFAULT_WINDOW = 20
@@ -168,7 +168,7 @@ def _protocol(
     members: Sequence[Checkpoint], targets: Sequence[float], window: int | None, plan: Plan
 ) -> dict[str, Any]:
     facts = members[0].facts
-    return score.protocol(
+    return score_protocol(
         data=facts["data"],
         env=EnvSpec.from_json(facts),
         targets=targets,

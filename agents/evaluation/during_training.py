@@ -18,7 +18,7 @@ from agents.model.decision import DecisionModel
 from configs import Config, Stepper
 from envs.data.trajectories import Trajectories
 from envs.rollout import TooManyFailed
-from envs.scoring import score
+from envs.scoring.protocol import score_protocol
 
 QUICK_SEEDS = 1_000_000
 """Quick evaluations play other episodes than the report: the best of several is lucky with its
@@ -79,7 +79,7 @@ class Judge:
     def protocol(self, name: str, update: int) -> dict[str, Any]:
         """Return the protocol of `final` for the checkpoint `name` (last or best) of `update`."""
         config, data = self.config, self.data
-        return score.protocol(
+        return score_protocol(
             data=data.name,
             env=data.env,
             targets=self.targets,

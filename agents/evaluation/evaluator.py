@@ -21,7 +21,7 @@ from envs.errors import UserError
 from envs.rollout import Rollout, rollout, too_many
 from envs.rollout.envpool import pool_rollout
 from envs.rollout.processes import worthwhile
-from envs.scoring import score
+from envs.scoring import statistics
 from envs.worlds.make import env_sizes, time_limit
 from envs.worlds.spec import EnvSpec
 
@@ -71,7 +71,7 @@ class Result:
     @property
     def iqm(self) -> float:
         """Interquartile mean of the returns of all episodes that finished."""
-        return score.iqm(self.obtained)
+        return statistics.iqm(self.obtained)
 
     @property
     def mean_length(self) -> float:
@@ -90,24 +90,24 @@ class Result:
     @cached_property
     def mean_interval(self) -> tuple[float, float]:
         """95 % bootstrap interval of the mean return."""
-        return score.nested_interval(self.by_run(self.returns), score.row_means)
+        return statistics.nested_interval(self.by_run(self.returns), statistics.row_means)
 
     @cached_property
     def iqm_interval(self) -> tuple[float, float]:
         """95 % bootstrap interval of the interquartile mean."""
-        return score.nested_interval(self.by_run(self.returns), score.row_iqms)
+        return statistics.nested_interval(self.by_run(self.returns), statistics.row_iqms)
 
     @cached_property
     def success_interval(self) -> tuple[float, float] | None:
         """95 % interval of the share of successes; None where the environment does not say."""
         if self.success is None:
             return None
-        low, high = score.rate_interval(self.success[self.finished])
+        low, high = statistics.rate_interval(self.success[self.finished])
         if self.num_runs == 1:
             return low, high
         # Wilson's interval takes episodes for independent; those of one run are not.
         won = np.where(self.finished, self.success, np.nan)
-        nested = score.nested_interval(self.by_run(won), score.row_means)
+        nested = statistics.nested_interval(self.by_run(won), statistics.row_means)
         return min(low, nested[0]), max(high, nested[1])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from envs.errors import one_line
 
 Protocol = dict[str, Any]
-"""What a score has to be printed with (see envs.scoring.score.protocol)."""
+"""What a score has to be printed with (see envs.scoring.protocol.score_protocol)."""
 
 WIDTH = 100
 """Columns of the terminal that text is written for."""

@@ -10,7 +10,7 @@ import numpy as np
 from agents.evaluation.evaluator import Result
 from agents.evaluation.protocol import intervals
 from agents.report import protocol
-from envs.scoring import score
+from envs.scoring import references
 
 Report = dict[str, Any]
 """{"protocols": {line: protocol}, "results": {line: [one row for each target]}}, and more."""
@@ -54,7 +54,7 @@ def row(result: Result, reference: Mapping[str, Any]) -> dict[str, Any]:
         "max": float(result.obtained.max()),
     }
     normalised = {
-        name: None if low is None else score.scaled(entries[of], low, high)
+        name: None if low is None else references.scaled(entries[of], low, high)
         for name, of in (
             ("score", "mean"),
             ("score_interval_95", "mean_interval_95"),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from envs import sources
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError
-from envs.scoring import score
+from envs.scoring import references
 from envs.worlds.catalog import lookup
 from envs.worlds.make import time_limit
 
@@ -26,7 +26,7 @@ def describe(data: Trajectories) -> dict[str, Any]:
     except UserError as error:
         defect = str(error)
     top = float(np.sort(returns)[-max(1, round(0.1 * len(returns))) :].mean())
-    reference = score.reference(data.env, data.reference)
+    reference = references.reference(data.env, data.reference)
     no_score = "no reference returns for this environment" if reference is None else _cut(data)
     return {
         "name": data.name,
@@ -48,9 +48,9 @@ def describe(data: Trajectories) -> dict[str, Any]:
             "random": reference[0],
             "expert": reference[1],
             "source": reference[2],
-            "best_score": float(score.scaled(returns.max(), *reference[:2])),
-            "mean_score": float(score.scaled(returns.mean(), *reference[:2])),
-            "top_tenth_score": float(score.scaled(top, *reference[:2])),
+            "best_score": float(references.scaled(returns.max(), *reference[:2])),
+            "mean_score": float(references.scaled(returns.mean(), *reference[:2])),
+            "top_tenth_score": float(references.scaled(top, *reference[:2])),
         },
         "no_score": no_score,
         "constant_observations": np.flatnonzero(np.ptp(data.obs, axis=0) == 0).tolist(),

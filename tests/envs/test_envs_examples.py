@@ -18,7 +18,7 @@ import pytest
         "envs.data.trajectories",
         "envs.data.sampler",
         "envs.rollout.queue",
-        "envs.scoring.score",
+        "envs.scoring.statistics",
         "envs.data.combine",
         "envs.sources.names",
     ],

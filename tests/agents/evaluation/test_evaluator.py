@@ -14,7 +14,7 @@ from agents.report import rows, table
 from agents.storage import checkpoint
 from configs import ModelConfig
 from envs.errors import UserError
-from envs.scoring import score
+from envs.scoring.protocol import score_protocol
 from envs.worlds.spec import EnvSpec
 
 OBS = 3
@@ -81,7 +81,7 @@ def test_arguments_and_keys_reach_the_environment():
 
 def reported(**kwargs: Any) -> tuple[str, dict[str, Any]]:
     env = EnvSpec("Line-v0", kwargs)
-    protocol = score.protocol(data="a/b-v0", env=env, targets=[5, 2], episodes=3, seeds=[10])
+    protocol = score_protocol(data="a/b-v0", env=env, targets=[5, 2], episodes=3, seeds=[10])
     results = {"last": evaluate(env=env)}
     report = rows.as_json(results, {"last": protocol})
     return table.text(report), report
@@ -105,7 +105,7 @@ def test_and_nothing_of_it_where_there_is_none():
 
 
 def test_the_data_sets_own_reference_returns_make_the_score():
-    protocol = score.protocol(
+    protocol = score_protocol(
         data="a/b-v0",
         env="Hopper-v5",
         targets=[5, 2],

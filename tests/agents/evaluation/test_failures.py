@@ -22,7 +22,8 @@ from benchmarks.runs import calibration
 from configs import ModelConfig
 from envs.errors import UserError
 from envs.rollout import envpool, rollout
-from envs.scoring import score
+from envs.scoring import statistics
+from envs.scoring.protocol import score_protocol
 from envs.sources import minari
 from envs.worlds.spec import EnvSpec
 
@@ -109,7 +110,7 @@ def test_pooled_runs_keep_their_failures_apart():
 
 def reported() -> tuple[dict[str, list[Result]], report.Report]:
     results = {"last": evaluate((11,)), "best": evaluate(())}
-    protocol = score.protocol(
+    protocol = score_protocol(
         data="a/b-v0", env="Brittle-v0", targets=[5, 2], episodes=4, seeds=[10], runs=["a"]
     )
     return results, report.as_json(results, dict.fromkeys(results, protocol))
@@ -168,13 +169,13 @@ def test_the_best_and_the_worst_are_of_those_that_finished():
 
 def test_an_interval_with_gaps_is_that_of_the_scores_there_are():
     nan = np.nan
-    full = score.nested_interval([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], score.row_means)
+    full = statistics.nested_interval([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], statistics.row_means)
     gaps = [[nan, 1.0, 2.0, 3.0], [4.0, 5.0, nan, 6.0]]
-    assert score.nested_interval(gaps, score.row_means) == full
-    low, high = score.nested_interval([[0.0, nan, nan], [1.0, 1.0, 1.0]], score.row_means)
+    assert statistics.nested_interval(gaps, statistics.row_means) == full
+    low, high = statistics.nested_interval([[0.0, nan, nan], [1.0, 1.0, 1.0]], statistics.row_means)
     assert (low, high) == (0.0, 1.0)
-    with pytest.raises(ValueError, match="a run without scores"):
-        score.nested_interval([[1.0], [nan]])
+    with pytest.raises(ValueError, match="one score of every run"):
+        statistics.nested_interval([[1.0], [nan]])
 
 
 def test_a_run_goes_on_and_its_reports_count(tmp_path, monkeypatch, capsys):

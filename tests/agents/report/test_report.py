@@ -16,7 +16,8 @@ from agents.evaluation.compare import Line
 from agents.evaluation.evaluator import Result
 from agents.report import page as html
 from agents.report import plots, rows, table, write
-from envs.scoring import score
+from envs.scoring import references, statistics
+from envs.scoring.protocol import score_protocol
 from tests.support.models import tiny_model
 
 
@@ -25,14 +26,14 @@ def result(target=3.0, returns=(1.0, 2.0, 3.0, 4.0), **more):
     return Result(target, values, np.arange(1, len(values) + 1), **more)
 
 
-HOPPER = score.protocol(data="a/b-v0", env="Hopper-v5", targets=[1], episodes=4, seeds=[0])
+HOPPER = score_protocol(data="a/b-v0", env="Hopper-v5", targets=[1], episodes=4, seeds=[0])
 
 
 def line(tmp_path, name="last", data="a/<b>-v0", setting="", own=None, **more):
     facts = {"data": data, "env_id": "Hopper-v5", "env_kwargs": {}}
     member = Checkpoint("last", tmp_path / "run-a", tiny_model(), facts, {"seed": 3})
     results = [result(1.0, **more), result(3.0, **more)]
-    protocol = score.protocol(
+    protocol = score_protocol(
         data=data, env="Hopper-v5", targets=[1, 3], episodes=4, seeds=[10], own=own
     )
     protocol |= {"runs": ["run-a"]}
@@ -77,14 +78,14 @@ def test_an_interval_over_runs_is_as_wide_as_their_difference():
 
 def test_row_statistics_are_those_of_single_rows():
     values = np.random.default_rng(0).normal(size=(5, 11))
-    assert score.row_iqms(values) == pytest.approx([score.iqm(row) for row in values])
-    assert score.row_means(values) == pytest.approx([row.mean() for row in values])
+    assert statistics.row_iqms(values) == pytest.approx([statistics.iqm(row) for row in values])
+    assert statistics.row_means(values) == pytest.approx([row.mean() for row in values])
 
 
 def test_a_row_has_raw_and_normalised_statistics_and_every_episode():
     row = rows.row(result(), HOPPER)
     assert (row["mean"], row["iqm"], row["min"], row["max"]) == (2.5, 2.5, 1.0, 4.0)
-    assert row["score"] == pytest.approx(score.normalized(2.5, "Hopper-v5"))
+    assert row["score"] == pytest.approx(references.normalized(2.5, "Hopper-v5"))
     low, high = row["score_interval_95"]
     assert low < row["score"] < high
     assert row["returns"] == [1, 2, 3, 4]
@@ -251,13 +252,13 @@ def test_a_page_says_whose_score_it_is(tmp_path):
 
 def test_each_interval_is_computed_once_for_a_whole_report(tmp_path, monkeypatch):
     computed = []
-    interval = score.nested_interval
+    interval = statistics.nested_interval
 
     def counted(values, statistic):
         computed.append(statistic)
         return interval(values, statistic)
 
-    monkeypatch.setattr(score, "nested_interval", counted)
+    monkeypatch.setattr(statistics, "nested_interval", counted)
     lines = [line(tmp_path), line(tmp_path, "best")]
     for place in (1, 2):  # after each line, as evaluate.py does
         write.write_results(lines[:place], tmp_path / "out")

@@ -44,7 +44,7 @@ def test_urls_and_scores_are_those_of_the_package(package: Any) -> None:
 
 
 def test_a_score_is_that_of_the_package(package: Any) -> None:
-    from envs.scoring.score import normalized
+    from envs.scoring.references import normalized
 
     ours = normalized(1500.0, "Hopper-v4")
     assert ours == pytest.approx(100 * package.get_normalized_score("hopper-medium-v2", 1500.0))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from envs.scoring.score import normalized
+from envs.scoring.references import normalized
 from envs.sources.d4rl.table import ENTRIES, Entry
 from envs.worlds.catalog import lookup
 from envs.worlds.make import env_sizes, make_env, make_raw

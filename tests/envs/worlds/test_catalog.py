@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from envs.scoring.score import normalized
+from envs.scoring.references import normalized
 from envs.worlds.catalog import lookup
 
 

@@ -16,7 +16,7 @@ from envs.errors import UserError
 def configure(threads: int) -> None:
     """Set threads, matmul precision and allocation for training on this machine."""
     torch.set_num_threads(threads)
-    # oneDNN instead of MKL for float32 products: 2-3 times faster on CPUs that are not Intel's; on
+    # oneDNN instead of MKL for float32 products: 2-3 times as fast on CPUs that are not Intel's. On
     # a GPU (and on CPUs with AMX) products use TF32 or bfloat16 with float32 sums.
     torch.set_float32_matmul_precision("medium")
     _keep_large_buffers()
@@ -25,7 +25,7 @@ def configure(threads: int) -> None:
 
 
 def be_deterministic() -> None:
-    """Take deterministic algorithms alone, from here on; an operation that has none is an error."""
+    """Use deterministic algorithms only; an operation that has none raises RuntimeError."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True)
 
@@ -33,15 +33,15 @@ def be_deterministic() -> None:
 def before_opengl() -> None:
     """Load triton, which torch's compiler and optimisers import, before OpenGL.
 
-    Mesa's renderers without a graphics card (OSMesa; EGL too) bring LLVM along, and so does triton:
-    loaded second, it ends the process (segmentation fault).
+    Mesa's renderers for machines without a graphics card (OSMesa, EGL) contain LLVM, and so does
+    triton: loaded second, it ends the process with a segmentation fault.
     """
     with suppress(ImportError):
         importlib.import_module("triton")
 
 
 def _keep_large_buffers() -> None:
-    """Let glibc reuse large buffers: page faults of fresh ones cost five times the arithmetic."""
+    """Let glibc reuse large buffers: page faults of new ones cost five times the arithmetic."""
     if not sys.platform.startswith("linux"):
         return
     try:
@@ -49,7 +49,7 @@ def _keep_large_buffers() -> None:
     except (OSError, AttributeError):  # musl has none
         return
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-    mallopt(M_MMAP_MAX, 0)  # a threshold would not do: glibc takes 32 MiB at most
+    mallopt(M_MMAP_MAX, 0)  # a threshold does not suffice: glibc allows 32 MiB at most
     mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 

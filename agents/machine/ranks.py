@@ -1,9 +1,9 @@
 """Training by several processes, one for each device, as `torchrun train.py` starts them.
 
-Every rank draws the same batches and takes rows of its own from each (see Sampler.shard), so that
-the gradients of all ranks sum to that of one process: the number of ranks changes rounding, and
-what dropout draws. That is DistributedDataParallel with one bucket that is never rebuilt: with
-three ranks or more a rebuilt one would sum in another order after a restart.
+Every rank draws the same batches and takes its own rows from each (see Sampler.shard), so that the
+gradients of all ranks sum to those of a single process: the number of ranks changes only rounding
+and the random numbers of dropout. This is DistributedDataParallel with one bucket that is never
+rebuilt: with three or more ranks, a rebuilt bucket would sum in another order after a restart.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ if TYPE_CHECKING:
     from agents.machine.signals import Stop
 
 TIMEOUT = timedelta(hours=2)
-"""How long a rank waits for another, which may download; torchrun notices dead ones at once."""
+"""How long a rank waits for another, which may be downloading; torchrun notices dead ranks."""
 _LOOK = 10
-"""Updates between looks at whether to stop, on a GPU, which each of them waits for."""
+"""On a GPU, updates between checks whether to stop, since each check waits for the GPU."""
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 
 
 class LostRanks(UserError):
-    """Another rank has ended, or cannot be reached."""
+    """Another rank has ended or cannot be reached."""
 
 
 class Ranks:
-    """The processes of one training, as one of them sees them: ALONE, or within `join`."""
+    """The processes of one training run, as seen by one of them: ALONE, or from `join`."""
 
     def __init__(self, rank: int = 0, size: int = 1, seed: int = 0) -> None:
         self.rank, self.size, self._seed = rank, size, seed
         self.stop: Stop | None = None
-        """Where a signal to this rank is noted."""
+        """Where signals to this rank are noted."""
         self._asked: Tensor | None = None
 
     @property
     def writer(self) -> bool:
-        """Whether this is the rank that writes files and tells."""
+        """Whether this is the rank that writes files and prints."""
         return self.rank == 0
 
     @contextmanager
     def first(self) -> Iterator[None]:
-        """Context that the first rank of each machine passes before its others."""
+        """Context that the first rank of each machine completes before the others enter it."""
         waits = self.size > 1 and int(os.environ["LOCAL_RANK"]) > 0
         if waits:
             self.gather(None)
@@ -63,9 +63,10 @@ class Ranks:
             self.gather(None)
 
     def seed(self, update: int) -> None:
-        """Give torch random numbers (dropout) for an update that no other rank or update has.
+        """Seed torch (for dropout) differently for each update and rank.
 
-        They depend on the run's seed, update, rank and number of ranks alone: nothing to be saved.
+        The seed depends on the run's seed, the update, the rank and the number of ranks alone, so
+        that there is nothing to save.
         """
         if self.size > 1:
             mixed = np.random.SeedSequence([self._seed, update, self.rank, self.size])
@@ -91,13 +92,13 @@ class Ranks:
         return loss[0]
 
     def stopping(self, update: int) -> bool:
-        """Whether a rank was asked to stop: the same answer on all of them, after an update."""
+        """Whether any rank was asked to stop; after an update, all ranks get the same answer."""
         if self._asked is None or (self._asked.is_cuda and update % _LOOK):
             return False
         return bool(self._asked)
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the values of all ranks, which are fit for JSON, in order."""
+        """Return the values of all ranks in order; they have to be fit for JSON."""
         if self.size == 1:
             return [value]
         # Not all_gather_object, which unpickles.
@@ -110,15 +111,15 @@ class Ranks:
         self._talk(lambda: dist.all_reduce(texts))
         return [json.loads(bytes(t[:n].tolist())) for t, n in zip(texts, sizes, strict=True)]
 
-    def send(self, tensors: Mapping[str, Tensor], facts: Any) -> tuple[dict[str, Tensor], Any]:
-        """Return the tensors, in the CPU's memory, and facts (fit for JSON) that rank 0 gives."""
+    def send(self, tensors: Mapping[str, Tensor], values: Any) -> tuple[dict[str, Tensor], Any]:
+        """Return the tensors, in CPU memory, and the values (fit for JSON) that rank 0 passes."""
         if self.size == 1:
-            return dict(tensors), facts
+            return dict(tensors), values
         kinds = {
             name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
             for name, tensor in tensors.items()
         }
-        facts, kinds = self.gather((facts, kinds) if self.writer else None)[0]
+        values, kinds = self.gather((values, kinds) if self.writer else None)[0]
         received: dict[str, Tensor] = {}
         for name, (shape, dtype) in kinds.items():
             received[name] = torch.empty(shape, dtype=getattr(torch, dtype))
@@ -126,20 +127,20 @@ class Ranks:
                 received[name].copy_(tensors[name])
             raw = received[name].reshape(-1).view(torch.uint8)
             self._talk(lambda raw=raw: dist.broadcast(raw, src=0))
-        return received, facts
+        return received, values
 
     def _talk(self, message: Any) -> None:
         try:
             message()
         except RuntimeError as error:  # all errors of torch.distributed
             if self.stop is not None:
-                self.stop.check()  # they may have stopped sooner
+                self.stop.check()  # the others may have stopped already
             # "[.../pair.cc:553] Connection closed by peer [127.0.0.1]:57068. This is ..."
             reason = str(error).strip().splitlines()[0].split("] ", 1)[-1].split(". ")[0]
             raise LostRanks(
                 f"rank {self.rank} of {self.size} has lost the others ({reason}): one has failed "
-                "or was killed; torchrun --max-restarts 3 begins them all again, from the last "
-                "saved state with --resume-if-there"
+                "or was killed; torchrun --max-restarts 3 restarts all of them, with "
+                "--resume-if-there from the last saved state"
             ) from None
 
 
@@ -150,22 +151,22 @@ ALONE = Ranks()
 def join(device: str, *, seed: int, resumes: bool) -> Iterator[tuple[Ranks, torch.device]]:
     """Context: the ranks that torchrun has started, or this process alone; and its device.
 
-    seed: that of the run, the same on all ranks.
-    resumes: whether train.py, begun again, goes on with its run. Raises UserError where torchrun
-    is to begin it again, and it does not.
+    seed: the seed of the run, the same on all ranks.
+    resumes: whether train.py resumes its run when it is restarted. Raises UserError where torchrun
+    would restart it and it does not resume.
     """
     if any(name not in os.environ for name in _TORCHRUN) or os.environ["WORLD_SIZE"] == "1":
         yield ALONE, runtime.select_device(device)
         return
     if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) and not resumes:
         raise UserError(
-            "torchrun --max-restarts begins train.py again: add --run-dir RUN --resume-if-there, "
-            "so that it goes on with its run"
+            "torchrun --max-restarts restarts train.py: add --run-dir RUN --resume-if-there, so "
+            "that it resumes its run"
         )
     chosen, backend = choose(device, *(int(os.environ[name]) for name in _TORCHRUN[2:4]))
     store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
-    # torchrun keeps one store for all attempts: the last one's addresses are still in it, and are
-    # those of processes that are gone.
+    # torchrun keeps one store for all attempts, in which there still are the addresses of the last
+    # attempt's processes, which are gone.
     attempt = f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {size}"
     prefix = dist.PrefixStore  # pyright: ignore[reportPrivateImportUsage]
     store = prefix(f"minrnn attempt {attempt}", store)
@@ -175,7 +176,7 @@ def join(device: str, *, seed: int, resumes: bool) -> Iterator[tuple[Ranks, torc
 
 
 def choose(device: str, rank: int, ranks: int) -> tuple[torch.device, str]:
-    """Return the device of a rank of this machine, of so many, and torch's name of the backend."""
+    """Return the device of the local rank `rank` of `ranks`, and torch's name of the backend."""
     chosen = runtime.select_device(device)
     if chosen.type != "cuda":
         return chosen, "gloo"
@@ -183,6 +184,6 @@ def choose(device: str, rank: int, ranks: int) -> tuple[torch.device, str]:
     if chosen.index is None or device == "auto":
         chosen = torch.device("cuda", rank % count)
     torch.cuda.set_device(chosen)
-    # NCCL wants a GPU for each rank.
+    # NCCL needs a GPU for each rank.
     own = ranks <= count and device in ("auto", "cuda")
     return chosen, "cpu:gloo,cuda:nccl" if own else "gloo"

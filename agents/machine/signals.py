@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: a run that is asked to stop first saves what it has."""
+"""SIGTERM and Ctrl-C: a run that is asked to stop saves its state first."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Context: while it lasts, signals are only noted, and `check` raises Stopped.
+    """Context: signals are only noted, and `check` raises Stopped.
 
-    A second Ctrl-C, a second later or more, is a KeyboardInterrupt at once. Outside the main thread
-    signals cannot be listened to, and nothing is noted.
+    A second Ctrl-C, at least a second later, is a KeyboardInterrupt at once. Outside the main
+    thread signals cannot be handled, and nothing is noted.
     """
 
-    _SAME = 1.0  # seconds: a shell and what it runs (timeout, torchrun) may both pass on a signal
+    _SAME = 1.0  # seconds; a shell and its command (timeout, torchrun) may both pass a signal on
 
     def __init__(self) -> None:
         self._number, self._since, self._at_once = 0, 0.0, False
@@ -45,21 +45,21 @@ class Stop:
 
     @property
     def asked(self) -> bool:
-        """Whether the run is to stop."""
+        """Whether the run was asked to stop."""
         return bool(self._number)
 
     def check(self) -> None:
-        """Raise Stopped where the run is to stop."""
+        """Raise Stopped if the run was asked to stop."""
         if self._number:
             raise Stopped(self._number)
 
     def now(self) -> NoReturn:
-        """Raise Stopped: by the signal that came to this process, or else to another rank."""
+        """Raise Stopped, for the signal to this process or, if there was none, to another rank."""
         raise Stopped(self._number or signal.SIGTERM)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Context for what can be done again from the saved state: a signal breaks it off."""
+        """Context for work that can be repeated from the saved state: a signal ends it at once."""
         self._at_once = True
         try:
             self.check()

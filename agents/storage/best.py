@@ -1,7 +1,7 @@
-"""The best checkpoint of a run: `best/` is what the newest state calls so, wherever a kill strikes.
+"""The best checkpoint of a run: `best/` is the one that the newest state names, even after a kill.
 
-A better one waits as NEXT until the state that speaks of it is saved. Else a run that is killed in
-between, and goes on where rounding differs, could call weights the best that it never chose.
+A better checkpoint waits as NEXT until the state that names it is saved. Otherwise a run that is
+killed in between, and resumed where rounding differs, could have a best that it never chose.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ BEST, NEXT = "best", ".next-best"
 
 
 def settle(folder: Path, update: int) -> None:
-    """Let the checkpoint that waits in a run's folder be `best/` if it is of `update`, or go."""
+    """Rename the checkpoint that waits in a run's folder to `best/` if it is of `update`.
+
+    Otherwise remove it.
+    """
     waiting = folder / NEXT
     if not waiting.is_dir():
         return
@@ -32,7 +35,7 @@ def settle(folder: Path, update: int) -> None:
 
 
 def lost(folder: Path, update: int) -> str:
-    """Say why `best/` in a run's folder cannot be had as that of `update`; "" where it can."""
+    """Return why `best/` in a run's folder cannot be loaded as that of `update`; "" if it can."""
     try:
         found = load_checkpoint(folder / BEST)[1]["update"]
     except CannotLoad as error:

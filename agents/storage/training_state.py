@@ -30,7 +30,7 @@ Metadata = dict[str, Any]
 
 
 class OtherData(UserError):
-    """A sound state of a run on other data, from which there is no way on."""
+    """A sound state of a run on other data, which cannot be resumed on these."""
 
 
 def capture(trainer: Trainer) -> tuple[dict[str, Tensor], Metadata]:
@@ -133,20 +133,20 @@ class States:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
-    def save(self, name: str, tensors: dict[str, Tensor], facts: Metadata) -> None:
-        """Write a state, then remove those that are older than the last; and any later ones.
+    def save(self, name: str, tensors: dict[str, Tensor], metadata: Metadata) -> None:
+        """Write a state, then remove those older than the last `keep` updates, and any later ones.
 
-        Its name is its update, with something behind it (-evaluated) or not; of several states of
-        one update the last stays. A later one was damaged, for otherwise it would have been gone on
-        from.
+        A state is named after its update, with or without a suffix (-evaluated); of several states
+        of one update the last stays. A later state was damaged: otherwise the run would have been
+        resumed from it.
         """
-        save_folder(self.folder / name, tensors, facts, STATE)
+        save_folder(self.folder / name, tensors, metadata, STATE)
         names = self._names()
         last = {_update(other): other for other in names if other <= name}
         kept = [*last.values()][-self.keep :]
         for other in names:
             if other not in kept:
-                # The one beside it first: alone, it would be taken for the state.
+                # The old copy beside it first: left alone, it would be taken for the state.
                 remove_folder(old_name(self.folder / other))
                 remove_folder(self.folder / other)
 
@@ -154,28 +154,29 @@ class States:
         self,
         trainer: Trainer,
         tell: Callable[[str], object],
-        check: Callable[[Metadata], object] = lambda facts: None,
+        check: Callable[[Metadata], object] = lambda metadata: None,
     ) -> Metadata | None:
-        """Bring a trainer to the newest state that is sound; return its facts.
+        """Restore a trainer from the newest sound state; return its metadata.
 
-        None where none was saved yet. `check` raises where facts beside the trainer's cannot be;
-        see `sound`. Tells of states that are not sound. Raises UserError where none is, where
-        `check` says OtherData, and where a newer version of this code wrote one.
+        Returns None where no state was saved yet. `check` raises an error where the run's own
+        metadata is impossible. `tell` gets a line about each damaged state. Raises UserError where
+        no state is sound, where `check` raises OtherData, and where a newer version of this code
+        wrote a state.
         """
         names = self._names()
         for name in reversed(names):
             try:
-                tensors, facts = load_folder(self.folder / name, STATE, expected(trainer))
+                tensors, metadata = load_folder(self.folder / name, STATE, expected(trainer))
                 with refused(self.folder / name, STATE):
-                    check(facts)
-                    restore(trainer, tensors, facts)
-                return facts
+                    check(metadata)
+                    restore(trainer, tensors, metadata)
+                return metadata
             except (NewerVersion, OtherData):
                 raise
             except CannotLoad as error:
                 if name == names[0]:
                     raise
-                tell(f"note   {one_line(error.what)}; the one before it is gone on from")
+                tell(f"note   {one_line(error.what)}; resuming from the one before it")
         return None
 
     def _names(self) -> list[str]:

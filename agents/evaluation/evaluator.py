@@ -18,9 +18,9 @@ from agents.machine.ranks import ALONE, Ranks
 from agents.model.decision import DecisionModel
 from configs import Stepper
 from envs.errors import UserError
-from envs.rollout import Rollout, rollout, too_many
+from envs.rollout import Rollout, check_failures, rollout
 from envs.rollout.envpool import pool_rollout
-from envs.rollout.processes import worthwhile
+from envs.rollout.processes import choose_num_procs
 from envs.scoring import statistics
 from envs.worlds.make import env_sizes, time_limit
 from envs.worlds.spec import EnvSpec
@@ -185,7 +185,7 @@ def evaluate(
         if num_procs is None:
             limit = time_limit(spec) or 0
             alike = policy.engine.name in engines.SAME_FOR_ANY_ROWS
-            num_procs = worthwhile(len(seeds) * limit) if alike else 1
+            num_procs = choose_num_procs(len(seeds) * limit) if alike else 1
         shared: dict[str, Any] = {"num_envs": num_envs, "progress": progress}
         with exact_matmul():
             if ranks.size > 1 and not seeds[mine]:
@@ -194,7 +194,7 @@ def evaluate(
                 played = pool_rollout(spec, policy, seeds[mine], **shared)
             else:
                 more = {"num_procs": num_procs, "record": record}
-                more |= {"forgiving": True, "part_of": len(seeds)}
+                more |= {"tolerant": True, "queue_size": len(seeds)}
                 played = rollout(spec, policy, seeds[mine], **shared, **more)
     finally:
         model.train(was_training)
@@ -218,7 +218,7 @@ def _result(
     """Return the part of a rollout that one target was asked in."""
     failures = {i - part.start: played.failures[i] for i in part if i in played.failures}
     if failures:
-        too_many(f"{env_id}, asked for {target:g},", failures, len(part))
+        check_failures(f"{env_id}, asked for {target:g},", failures, len(part))
     here = slice(part.start, part.stop)
     return Result(
         target,

@@ -30,7 +30,7 @@ def load_data(config: Config) -> Trajectories:
     if config.eval.episodes:
         sources.check_env(data)
         if config.eval.stepper == "envpool":
-            envpool.check(data.env)
+            envpool.check_supported(data.env)
     return data
 
 

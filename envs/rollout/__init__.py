@@ -1,5 +1,5 @@
-"""Rollouts: play every episode of a queue, without bias, over many environments at once."""
+"""Rollouts: run every episode of a queue, without bias, in many environments at once."""
 
-from envs.rollout.queue import Progress, Rollout, TooManyFailed, rollout, too_many
+from envs.rollout.queue import Progress, Rollout, TooManyFailed, check_failures, rollout
 
-__all__ = ["Progress", "Rollout", "TooManyFailed", "rollout", "too_many"]
+__all__ = ["Progress", "Rollout", "TooManyFailed", "check_failures", "rollout"]

@@ -1,8 +1,8 @@
-"""envpool steps environments in C++ threads: for the evaluations during training, never for scores.
+"""envpool steps environments in C++ threads: for evaluations during training, never for scores.
 
-Its MuJoCo is another build than gymnasium's, and other starts belong to its seeds, so that a score
-from here could not be repeated elsewhere. To choose a checkpoint it is as good, where `check` finds
-both to be the same environment.
+It has its own build of MuJoCo and other initial states for a seed, so a score measured with it
+could not be repeated elsewhere. To choose a checkpoint it is as good as gymnasium, where
+`check_supported` finds both environments to be the same.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from envs.errors import UserError
-from envs.rollout.loop import Actor, not_finite
-from envs.rollout.queue import Progress, Rollout, too_many
+from envs.rollout.loop import Actor, action_error
+from envs.rollout.queue import Progress, Rollout, check_failures
 from envs.worlds.make import make_env, time_limit
 from envs.worlds.spec import EnvSpec
 
@@ -29,9 +29,9 @@ SHARED = (
     "reset_noise_scale",
     "exclude_current_positions_from_observation",
 )
-"""Arguments of an environment that mean the same in both."""
+"""Arguments of an environment that have the same meaning in both."""
 TOLERANCE = 1e-4
-"""Of `apart`: far above rounding, far below any other reward or model."""
+"""Of `largest_difference`: far above rounding, far below another reward or model."""
 
 
 def pool_rollout(
@@ -43,14 +43,14 @@ def pool_rollout(
     num_threads: int = 0,
     progress: Progress | None = None,
 ) -> Rollout:
-    """Play a queue of episodes as envs.rollout.queue.rollout does, with environments of envpool's.
+    """Run a queue of episodes as envs.rollout.queue.rollout does, in environments of envpool.
 
-    Each episode has an environment of its own (2 ms, 0.6 MB), seeded with its seed, of which
-    num_envs are stepped at once. When an episode ends, its row goes to the next of the queue; when
-    that is dry the rows shrink. So every episode counts and is played to its end, envpool's own
-    resets never happen, and what is played depends neither on num_envs nor on num_threads (0: one
-    for each core). Rewards have the precision of float32. An episode that terminates in the step
-    that the time limit cuts is not `terminated`, which in gymnasium it is, too.
+    Each episode has its own environment (2 ms, 0.6 MB), seeded with its seed; num_envs of them are
+    stepped at once. When an episode ends, its row goes to the next of the queue; when the queue is
+    empty, the actor gets fewer rows. So every episode counts and runs to its end, envpool never
+    resets an environment itself, and results depend neither on num_envs nor on num_threads (0: one
+    for each core). Rewards have the precision of float32. Unlike in gymnasium, an episode that
+    terminates in the last step of the time limit is not `terminated`.
     An episode with an observation or a reward that is not finite has failed (Rollout.failures).
     Raises UserError where envpool is missing, or does not have the environment or its arguments.
     """
@@ -61,10 +61,10 @@ def pool_rollout(
     pool = _make(spec, seeds, num_threads)
     space, total = pool.action_space, len(seeds)
     returns, lengths = np.zeros(total), np.zeros(total, np.int64)
-    fell, failures = np.zeros(total, np.bool_), dict[int, str]()
+    terminated, failures = np.zeros(total, np.bool_), dict[int, str]()
     starts = np.array(pool.reset()[0], np.float64)
     begun, done = min(num_envs, total), 0
-    rows = np.arange(begun)  # the place in the queue of each row
+    rows = np.arange(begun)  # each row's place in the queue
     obs, reward, resets = starts[rows], np.zeros(begun), np.ones(begun, np.bool_)
     while len(rows):
         # Fresh arrays at every step: an actor may keep what it was given.
@@ -73,32 +73,32 @@ def pool_rollout(
             raise UserError(f"the actor returned actions of shape {actions.shape}, not {shape}")
         if not np.isfinite(actions).all():
             i = int(rows[~np.isfinite(actions).all(axis=1)][0])
-            raise not_finite(i, seeds[i], int(lengths[i]))
-        obs, reward, terminated, cut, _ = pool.step(actions, rows)
+            raise action_error(i, seeds[i], int(lengths[i]))
+        obs, reward, fell, truncated, _ = pool.step(actions, rows)
         obs, reward = np.array(obs, np.float64), np.array(reward, np.float64)
         resets = np.zeros(len(rows), np.bool_)
         returns[rows] += reward
         lengths[rows] += 1
-        unsound = ~(np.isfinite(obs).all(axis=1) & np.isfinite(reward))
-        for i in rows[unsound]:
-            failures[int(i)] = f"seed {seeds[i]}, step {lengths[i] - 1}: it gave what is not finite"
+        invalid = ~(np.isfinite(obs).all(axis=1) & np.isfinite(reward))
+        for i in rows[invalid]:
+            failures[int(i)] = f"seed {seeds[i]}, step {lengths[i] - 1}: not finite"
             returns[i] = np.nan
-        if unsound.any():
-            too_many(spec.env_id, failures, total)
-        ended = np.flatnonzero(terminated | cut | unsound)
+        if invalid.any():
+            check_failures(spec.env_id, failures, total)
+        ended = np.flatnonzero(fell | truncated | invalid)
         if not len(ended):
             continue
-        fell[rows[ended]] = (terminated & ~unsound)[ended]
+        terminated[rows[ended]] = (fell & ~invalid)[ended]
         for _ in ended:
             done += 1
             if progress is not None:
                 progress(done, total)
-        fresh, over = np.split(ended, [min(len(ended), total - begun)])
+        fresh, last = np.split(ended, [min(len(ended), total - begun)])
         rows[fresh] = np.arange(begun, begun + len(fresh))
         begun += len(fresh)
         obs[fresh], reward[fresh], resets[fresh] = starts[rows[fresh]], 0.0, True
-        if len(over):
-            keep = np.delete(np.arange(len(rows)), over)
+        if len(last):
+            keep = np.delete(np.arange(len(rows)), last)
             rows, obs, reward, resets = rows[keep], obs[keep], reward[keep], resets[keep]
             hook = getattr(actor, "keep", None)
             if hook is not None and len(rows):
@@ -106,7 +106,7 @@ def pool_rollout(
     return Rollout(
         returns,
         lengths,
-        fell,
+        terminated,
         failures=failures,
         env=spec,
         action_low=np.asarray(space.low, np.float32),
@@ -114,10 +114,10 @@ def pool_rollout(
     )
 
 
-def check(env: EnvSpec | str) -> None:
-    """Raise UserError where envpool is missing or cannot stand in for gymnasium here."""
+def check_supported(env: EnvSpec | str) -> None:
+    """Raise UserError where envpool is missing, or its environment differs from gymnasium's."""
     spec = EnvSpec.of(env)
-    difference = apart(spec)
+    difference = largest_difference(spec)
     if difference > TOLERANCE:
         raise _refusal(
             f"envpool's {spec.env_id} is not gymnasium's: in a trial they differ by "
@@ -125,14 +125,16 @@ def check(env: EnvSpec | str) -> None:
         )
 
 
-def apart(env: EnvSpec | str, *, seeds: Sequence[int] = range(4), steps: int = 50) -> float:
+def largest_difference(
+    env: EnvSpec | str, *, seeds: Sequence[int] = range(4), steps: int = 50
+) -> float:
     """Return the largest difference from gymnasium, of observations and rewards (x) over 1 + |x|.
 
-    Both start where envpool's seeds say, and take the same random actions, until an episode ends:
-    small ones, as what is left of rounding errors grows fast where HalfCheetah tumbles. The result
-    is infinite where an episode ends in one alone. Raises UserError where gymnasium cannot be put
-    into envpool's state: its observation must be positions, of which the first may be missing, and
-    velocities.
+    Both start in envpool's initial states and take the same random actions until an episode ends.
+    The actions are small, because rounding errors grow fast where HalfCheetah tumbles. The result
+    is infinite where an episode ends in only one of them. Raises UserError where gymnasium cannot
+    be put into envpool's state: observations must be positions, of which the first may be missing,
+    and velocities.
     """
     spec = EnvSpec.of(env)
     pool = _make(spec, seeds, 1)
@@ -163,7 +165,7 @@ def apart(env: EnvSpec | str, *, seeds: Sequence[int] = range(4), steps: int = 5
 
 
 def _walker(env_id: str, env: Any, pool: Any) -> Any:
-    # What has MuJoCo's state, if all of it but the first positions is observed.
+    # The environment with MuJoCo's state, if all of it but the first positions is observed.
     walker, sizes = env.unwrapped, (env.observation_space.shape, env.action_space.shape)
     model: Any = getattr(walker, "model", None)
     if sizes == (pool.observation_space.shape, pool.action_space.shape) and hasattr(model, "nq"):

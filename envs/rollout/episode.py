@@ -1,4 +1,4 @@
-"""What a rollout plays: its world, the rows of its batch, and what came of each episode."""
+"""One episode of a rollout: the settings it is run with, the slot it runs in, and its outcome."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.data.trajectories import Episode
-from envs.worlds.fast_mujoco import Direct, direct
+from envs.worlds.fast_mujoco import FastWalker, fast_path
 from envs.worlds.make import EnvLike, make_env
 
 
-class Unsound(Exception):
-    """What an environment gave is not what it has to be."""
+class InvalidOutput(Exception):
+    """An environment returned an observation or a reward that cannot be used."""
 
 
 @dataclass
-class Played:
-    """What came of one episode."""
+class Outcome:
+    """The outcome of one episode."""
 
     index: int
     """Its place in the queue."""
     total: float = 0.0
-    """Sum of the rewards; NaN where it failed."""
+    """Sum of the rewards; NaN where the episode failed."""
     length: int = 0
     terminated: bool = False
     success: bool | None = None
     episode: Episode | None = None
     failure: str | None = None
-    """In one line, where its environment raised an error or gave what is no finite number."""
+    """One line, where the environment raised an error or returned numbers that are not finite."""
 
 
 @dataclass(frozen=True)
-class World:
-    """What is played, and how: all that a process has to know, beside the actor."""
+class Settings:
+    """What every process of a rollout has to know beside the actor."""
 
     env: EnvLike
     seeds: list[int]
     record: bool
-    forgiving: bool = False
-    """An environment that fails costs its episode; otherwise its error is raised."""
+    tolerant: bool = False
+    """Whether an environment's error fails its episode alone; otherwise the error is raised."""
 
-    def make(self) -> gym.Env[Any, Any] | Direct:
+    def make(self) -> gym.Env[Any, Any] | FastWalker:
         """Make an environment."""
-        return direct(make_env(self.env))
+        return fast_path(make_env(self.env))
 
 
 @dataclass(slots=True)
-class Row:
-    """One environment and the episode that it is in."""
+class Slot:
+    """One environment and the episode that runs in it."""
 
-    env: gym.Env[Any, Any] | Direct
+    env: gym.Env[Any, Any] | FastWalker
     lost: bool = False
-    """Its environment has failed and is closed, and none could be made in its place."""
+    """The environment has failed and is closed, and no other could be made in its place."""
     index: int = -1
     total: float = 0.0
     length: int = 0
@@ -73,22 +73,22 @@ class Row:
         return obs
 
     def add(self, obs: Any, action: NDArray[Any], reward: float) -> None:
-        """Record a step. Raises Unsound where the observation is no array."""
+        """Record a step. Raises InvalidOutput where the observation is not an array."""
         self.obs.append(_copied(obs))
         self.actions.append(np.array(action))
         self.rewards.append(reward)
 
-    def end(self, terminated: bool, seed: int, record: bool) -> Played:
-        """Return what came of the episode."""
-        played = Played(self.index, self.total, self.length, terminated, self.success)
+    def end(self, terminated: bool, seed: int, record: bool) -> Outcome:
+        """Return the outcome of the episode."""
+        outcome = Outcome(self.index, self.total, self.length, terminated, self.success)
         if record:
             steps = np.stack(self.obs), np.stack(self.actions), np.array(self.rewards)
-            played.episode = Episode(*steps, terminated, seed)
-        return played
+            outcome.episode = Episode(*steps, terminated, seed)
+        return outcome
 
 
 def _copied(obs: Any) -> NDArray[Any]:
     try:
         return np.array(obs)
-    except (TypeError, ValueError):  # rows of several lengths
-        raise Unsound("the environment's observation is no array of numbers") from None
+    except (TypeError, ValueError):  # nested sequences of unequal lengths
+        raise InvalidOutput("the environment's observation is not an array of numbers") from None

@@ -1,4 +1,4 @@
-"""Play the episodes of a queue, each once, in the rows of a batch: the loop of steps."""
+"""The loop of a rollout: step all environments at once until the queue of episodes is empty."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import UserError
-from envs.rollout.episode import Played, Row, Unsound, World
-from envs.rollout.slots import Table
-from envs.worlds.fast_mujoco import Direct
+from envs.rollout.episode import InvalidOutput, Outcome, Settings, Slot
+from envs.rollout.slots import Slots
+from envs.worlds.fast_mujoco import FastWalker
 from envs.worlds.spec import EnvSpec
 
 
 class Actor(Protocol):
-    """What acts in K environments at once.
+    """Chooses the actions of K environments at once.
 
-    An actor that holds state for each row may have a method `keep(rows)`, rows (M,) i64: it is
-    called when some rows have finished, as the queue has run dry, or are lost, with the places of
-    the rows that live on; the next call then has M rows, in that order.
+    An actor that holds state for each row may have a method `keep(rows)`, rows (M,) i64. It is
+    called when rows have finished because the queue is empty, or have been lost. `rows` are the
+    places of those that continue; the next call then has M rows, in that order.
     """
 
     def __call__(
@@ -41,106 +41,109 @@ class Actor(Protocol):
         ...
 
 
-def play(
-    world: World,
+def run_episodes(
+    settings: Settings,
     actor: Actor,
     num_envs: int,
     take: Callable[[], int | None],
-    finished: Callable[[Played], None],
-    pause: Callable[[], None] | None = None,
+    finished: Callable[[Outcome], None],
+    after_step: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    """Play episodes of a queue until it is dry; return what a Rollout has to know of their world.
+    """Run episodes until the queue is empty; return the fields of Rollout about the environment.
 
-    take() returns the place in the queue of the next episode, None when it is dry. finished is
-    called after each episode, pause between steps. Episodes are left in the queue where every
-    environment has failed and none could be made anew.
+    take() returns the place in the queue of the next episode, None when it is empty. finished is
+    called after each episode. Episodes remain in the queue where every environment has failed and
+    none could be made again.
     """
-    rows: list[Row] = []
+    slots: list[Slot] = []
     try:
         for _ in range(num_envs):
-            rows.append(Row(world.make()))
-        facts = _facts(world, rows[0].env)
-        _play(Table(world, rows, take, finished), actor, pause)
-        return facts
+            slots.append(Slot(settings.make()))
+        fields = _env_fields(settings, slots[0].env)
+        _loop(Slots(settings, slots, take, finished), actor, after_step)
+        return fields
     finally:
-        for row in rows:
-            if row.lost:
+        for slot in slots:
+            if slot.lost:
                 continue
-            with contextlib.suppress(Exception) if world.forgiving else contextlib.nullcontext():
-                row.env.close()
+            with contextlib.suppress(Exception) if settings.tolerant else contextlib.nullcontext():
+                slot.env.close()
 
 
-def _play(table: Table, actor: Actor, pause: Callable[[], None] | None) -> None:
-    world, record = table.world, table.world.record
-    space = table.rows[0].env.action_space
+def _loop(running: Slots, actor: Actor, after_step: Callable[[], None] | None) -> None:
+    settings, record = running.settings, running.settings.record
+    space = running.slots[0].env.action_space
     action_dim = space.shape[0] if isinstance(space, gym.spaces.Box) else -1
-    obs, _ = table.settle()
-    index = np.array([row.index for row in table.rows])
-    while table.rows:
-        rows, seen = table.rows, table.obs
-        # Fresh arrays at every step: an actor may keep what it was given.
-        reward, resets = np.array(table.gains), np.array(table.resets, np.bool_)
+    obs, _ = running.settle()
+    index = np.array([slot.index for slot in running.slots])
+    while running.slots:
+        slots, seen = running.slots, running.obs
+        # Fresh arrays at every step: an actor may keep those it was given.
+        reward, resets = np.array(running.rewards), np.array(running.resets, np.bool_)
         if resets.any():
-            index = np.array([row.index for row in rows])
+            index = np.array([slot.index for slot in slots])
         actions = np.asarray(actor(obs, reward, resets, index))
-        _check_actions(actions, (len(rows), action_dim), rows, world.seeds)
-        table.resets = [False] * len(rows)
-        for k, row in enumerate(rows):
+        _check_actions(actions, (len(slots), action_dim), slots, settings.seeds)
+        running.resets = [False] * len(slots)
+        for k, slot in enumerate(slots):
             try:
-                seen[k], gain, terminated, cut, info = row.env.step(actions[k])
-                table.gains[k] = gain = float(gain)
+                seen[k], gain, terminated, truncated, info = slot.env.step(actions[k])
+                running.rewards[k] = gain = float(gain)
                 if not math.isfinite(gain):
-                    raise Unsound(f"the environment's reward is {gain}")
+                    raise InvalidOutput(f"the environment's reward is {gain}")
                 if info:
                     reached = info.get("success", info.get("is_success"))
                     if reached is not None:
-                        row.success = bool(row.success or reached)
-                over = bool(terminated or cut)
-                row.total += gain
-                row.length += 1
+                        slot.success = bool(slot.success or reached)
+                ended = bool(terminated or truncated)
+                slot.total += gain
+                slot.length += 1
                 if record:
-                    row.add(seen[k], actions[k], gain)
+                    slot.add(seen[k], actions[k], gain)
             except UserError:
                 raise
             except Exception as error:
-                table.fail(k, error)
-                table.begin(k)
+                running.fail(k, error)
+                running.begin(k)
                 continue
-            if over:
-                table.end(k, bool(terminated))
-                table.begin(k)
-        obs, keep = table.settle()
+            if ended:
+                running.end(k, bool(terminated))
+                running.begin(k)
+        obs, keep = running.settle()
         if keep is not None:
             index = index[keep]
             hook = getattr(actor, "keep", None)
             if hook is not None and len(keep):
                 hook(keep)
-        if pause is not None:
-            pause()
+        if after_step is not None:
+            after_step()
 
 
-def _facts(world: World, env: gym.Env[Any, Any] | Direct) -> dict[str, Any]:
+def _env_fields(settings: Settings, env: gym.Env[Any, Any] | FastWalker) -> dict[str, Any]:
     made, space = env.spec, env.action_space
-    named = world.env if not callable(world.env) else made.id if made is not None else ""
+    if not callable(settings.env):
+        spec = EnvSpec.of(settings.env)
+    else:
+        spec = EnvSpec(made.id if made is not None else "")
     return {
-        "env": EnvSpec.of(named),
+        "env": spec,
         "action_low": np.asarray(getattr(space, "low", ()), np.float32),
         "action_high": np.asarray(getattr(space, "high", ()), np.float32),
     }
 
 
 def _check_actions(
-    actions: NDArray[Any], shape: tuple[int, int], rows: list[Row], seeds: list[int]
+    actions: NDArray[Any], shape: tuple[int, int], slots: list[Slot], seeds: list[int]
 ) -> None:
     if actions.ndim != 2 or len(actions) != shape[0] or (shape[1] >= 0 and actions.shape != shape):
         raise UserError(f"the actor returned actions of shape {actions.shape}, not {shape}")
     if not np.isfinite(actions).all():
-        row = rows[np.flatnonzero(~np.isfinite(actions).all(axis=1))[0]]
-        raise not_finite(row.index, seeds[row.index], row.length)
+        slot = slots[np.flatnonzero(~np.isfinite(actions).all(axis=1))[0]]
+        raise action_error(slot.index, seeds[slot.index], slot.length)
 
 
-def not_finite(index: int, seed: int, step: int) -> UserError:
-    """Return the error for an action that is no number: which episode of the queue, which step."""
+def action_error(index: int, seed: int, step: int) -> UserError:
+    """Return the error for an action that is not finite in a step of an episode of the queue."""
     return UserError(
         f"episode {index} (seed {seed}), step {step}: the actor's action is not finite; its "
         f"training has diverged, try a lower learning rate or an earlier checkpoint"

@@ -1,7 +1,7 @@
-"""A rollout spread over processes: each plays episodes of one queue in environments of its own.
+"""A rollout over several processes: each runs episodes of one queue in its own environments.
 
-The results are those of one process, for an episode depends on its seed and its actor alone. The
-processes are started afresh (spawn): a forked child would inherit locks of threads that it has not.
+The results are those of one process, because an episode depends on its seed and the actor alone.
+Processes are spawned: a forked child would inherit locks held by threads that it does not have.
 """
 
 from __future__ import annotations
@@ -21,57 +21,57 @@ import gymnasium as gym
 from gymnasium.envs import registration
 
 from envs.errors import UserError
-from envs.rollout.episode import Played, World
-from envs.rollout.loop import Actor, play
+from envs.rollout.episode import Outcome, Settings
+from envs.rollout.loop import Actor, run_episodes
 from envs.worlds.make import registered
 from envs.worlds.spec import EnvSpec
 
 _CONTEXT = get_context("spawn")
 _LISTEN = 0.05
-"""Seconds between looks at what the other processes sent."""
+"""Seconds between two looks for messages of the other processes."""
 _PATIENCE = 5.0
-"""Seconds in which a process has to end."""
+"""Seconds that a terminated process is given to end."""
 _STEPS = 50_000
-"""Steps in MuJoCo that take longer than a process takes to start (docs/acting.md has figures)."""
+"""MuJoCo steps that take longer than the start of a process (docs/acting.md has figures)."""
 
 
-def worthwhile(steps: int) -> int:
-    """Return how many processes play so many steps soonest, with the cores that there are."""
+def choose_num_procs(steps: int) -> int:
+    """Return the number of processes that run this many steps soonest on this machine's cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(cores or 1, steps // _STEPS))
 
 
-def spread(
-    world: World,
+def run_in_processes(
+    settings: Settings,
     actor: Actor,
     num_envs: int,
     num_procs: int,
-    finished: Callable[[Played], None],
+    finished: Callable[[Outcome], None],
 ) -> dict[str, Any]:
-    """Play every episode in `num_procs` processes, this one among them; return what `play` does.
+    """Run every episode in `num_procs` processes, this one included; return as `run_episodes` does.
 
-    This one plays while the others start, and all end with the last episode. Errors of the others
-    are raised here, a dead one as UserError. Whatever happens, none of them is left behind.
+    This process runs episodes while the others start; all end with the last episode. Errors of the
+    others are raised here, and a process that dies as UserError. None is left behind on any error.
     """
-    spec = None if callable(world.env) else registered(EnvSpec.of(world.env).env_id)
+    spec = None if callable(settings.env) else registered(EnvSpec.of(settings.env).env_id)
     try:
-        payload = pickle.dumps((world, spec, actor))
+        payload = pickle.dumps((settings, spec, actor))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise _cannot_be_sent(error) from None
     place = _CONTEXT.Value("q", 0)
-    total = len(world.seeds)
+    total = len(settings.seeds)
     own, *shares = (num_envs // num_procs + (i < num_envs % num_procs) for i in range(num_procs))
-    others: list[_Other] = []
+    others: list[_Worker] = []
     try:
         for share in shares:
             with _ctrl_c_waits():
-                others.append(_Other(payload, share, place))
+                others.append(_Worker(payload, share, place))
         listener = _Listener(others, total, finished)
         take = _taker(place, total, meanwhile=listener.wait)
-        facts = play(world, actor, own, take, listener.finished, listener)
+        fields = run_episodes(settings, actor, own, take, listener.finished, listener)
         while listener.left and listener.talking:
             listener.wait(None)
-        return facts
+        return fields
     finally:
         for other in others:
             other.process.terminate()
@@ -79,17 +79,17 @@ def spread(
             other.end()
 
 
-class _Other:
-    """Another process, started, and the pipe to it.
+class _Worker:
+    """Another process and the pipe to it.
 
-    What it is started with is small, for that is written before it is known to live; a thread sends
-    the rest, which fails, and does not block, where the process is dead.
+    Its start arguments are small, because they are written before the process is known to be alive.
+    A thread sends the rest; where the process is dead, that fails instead of blocking.
     """
 
     def __init__(self, payload: bytes, num_envs: int, place: Any) -> None:
         self.pipe, there = _CONTEXT.Pipe()
         args = num_envs, place, there
-        self.process = _CONTEXT.Process(target=_play_here, args=args, daemon=True)
+        self.process = _CONTEXT.Process(target=_worker_main, args=args, daemon=True)
         with _one_thread_each():
             self.process.start()
         there.close()
@@ -97,13 +97,13 @@ class _Other:
         self._sender.start()
 
     def _send(self, payload: bytes) -> None:
-        with suppress(OSError):  # the listener finds it dead
+        with suppress(OSError):  # the listener reports the dead process
             self.pipe.send_bytes(payload)
 
     def end(self) -> None:
-        """Wait for a process that was terminated, and let go of all that belongs to it."""
+        """Wait for the terminated process, and release its resources."""
         self.process.join(_PATIENCE)
-        if self.process.is_alive():  # stopped, or deaf to this
+        if self.process.is_alive():  # suspended, or ignoring SIGTERM
             self.process.kill()
             self.process.join()
         self._sender.join()
@@ -112,10 +112,10 @@ class _Other:
 
 
 class _Listener:
-    """Hear of the others' episodes and errors, now and then."""
+    """Receives the outcomes and errors of the other processes."""
 
     def __init__(
-        self, others: Sequence[_Other], left: int, finished: Callable[[Played], None]
+        self, others: Sequence[_Worker], left: int, finished: Callable[[Outcome], None]
     ) -> None:
         self.left, self._finished = left, finished
         self.talking = {other.pipe: other.process for other in others}
@@ -126,20 +126,20 @@ class _Listener:
             self.wait()
             self._next = time.perf_counter() + _LISTEN
 
-    def finished(self, played: Played) -> None:
-        """Count an episode, whoever played it."""
+    def finished(self, outcome: Outcome) -> None:
+        """Count an episode of any process."""
         self.left -= 1
-        self._finished(played)
+        self._finished(outcome)
 
     def wait(self, timeout: float | None = 0) -> None:
-        """Take in all that they have sent; wait for something with `timeout` None."""
+        """Receive all messages; with `timeout` None, wait for at least one."""
         while self.left and (pipes := connection.wait(list(self.talking), timeout)):
             for pipe in pipes:
                 assert isinstance(pipe, connection.Connection)
-                self._hear(pipe)
+                self._receive(pipe)
             timeout = 0
 
-    def _hear(self, pipe: connection.Connection) -> None:
+    def _receive(self, pipe: connection.Connection) -> None:
         try:
             message = pipe.recv()
         except (EOFError, OSError):
@@ -157,13 +157,13 @@ def _died(process: Any) -> UserError:
     code = process.exitcode
     if code is not None and code < 0:
         return UserError(
-            f"a process of the rollout was killed by signal {-code}, for lack of memory perhaps: "
+            f"a process of the rollout was killed by signal {-code}, perhaps for lack of memory; "
             f"use fewer processes (--num-procs, num_procs)"
         )
     return UserError(
-        f"a process of the rollout died (exit code {code}; it may have said why, above): a script "
-        f'has to be a file that keeps what it does behind `if __name__ == "__main__":`, as each '
-        f"process loads it again; or use one process (--num-procs 1, num_procs=1)"
+        f"a process of the rollout died (exit code {code}; its error may be printed above). A "
+        f'script has to be a file with its code behind `if __name__ == "__main__":`, because each '
+        f"process imports it; or use one process (--num-procs 1, num_procs=1)"
     )
 
 
@@ -174,20 +174,21 @@ def _cannot_be_sent(error: Exception) -> UserError:
     )
 
 
-def _play_here(num_envs: int, place: Any, pipe: connection.Connection) -> None:
-    """Play in a process of its own; send each episode, an error if there is one, and None."""
+def _worker_main(num_envs: int, place: Any, pipe: connection.Connection) -> None:
+    """Run episodes in another process; send each outcome, then None or an error."""
     try:
-        world, spec, actor = _received(pipe)
+        settings, spec, actor = _received(pipe)
         if spec is not None:
-            gym.registry.setdefault(spec.id, spec)  # what its script has registered, perhaps
-        play(world, actor, num_envs, _taker(place, len(world.seeds)), pipe.send)
+            gym.registry.setdefault(spec.id, spec)  # the script may have registered it
+        take = _taker(place, len(settings.seeds))
+        run_episodes(settings, actor, num_envs, take, pipe.send)
         pipe.send(None)
     except BaseException as error:
-        with suppress(OSError):  # nobody is there to hear it
+        with suppress(OSError):  # the first process is gone
             _send_error(pipe, error)
 
 
-def _received(pipe: connection.Connection) -> tuple[World, registration.EnvSpec | None, Actor]:
+def _received(pipe: connection.Connection) -> tuple[Settings, registration.EnvSpec | None, Actor]:
     payload = pipe.recv_bytes()
     try:
         return pickle.loads(payload)
@@ -213,7 +214,7 @@ def _taker(
 
     def take() -> int | None:
         while not lock.acquire(timeout=_LISTEN):
-            meanwhile()  # who holds it may have died with it
+            meanwhile()  # a dead process may hold it
         try:
             index = place.value
             place.value = min(index + 1, total)
@@ -226,8 +227,8 @@ def _taker(
 
 @contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
-    # Ctrl-C is for this process alone, which ends the others. Here it is only late: any thread may
-    # receive it, and the handler is then the main thread's to call.
+    # Ctrl-C is for this process alone, which ends the others; a new process inherits that SIGINT
+    # is blocked. Another thread may still receive it here: the handler is then called late.
     main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT) if main else None
     came: list[Any] = []
@@ -245,7 +246,6 @@ def _ctrl_c_waits() -> Iterator[None]:
 
 @contextmanager
 def _blocked() -> Iterator[None]:
-    # A new process inherits which signals wait.
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -258,8 +258,8 @@ def _blocked() -> Iterator[None]:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    # Libraries read this when they are loaded: processes with a thread for each core each would be
-    # in one another's way.
+    # Libraries read this when they are loaded; with a thread for each core in every process, the
+    # processes would slow each other down.
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:

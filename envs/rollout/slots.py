@@ -1,4 +1,4 @@
-"""The rows of a rollout's batch and the queue that they play; an episode that fails ends alone."""
+"""The slots of a rollout, and the queue of episodes that they work through."""
 
 from __future__ import annotations
 
@@ -11,104 +11,108 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import UserError, one_line
-from envs.rollout.episode import Played, Row, Unsound, World
+from envs.rollout.episode import InvalidOutput, Outcome, Settings, Slot
 
 
-class Table:
-    """The rows that play, and the queue that they take their episodes from."""
+class Slots:
+    """The slots that still run, and the queue that they take their episodes from."""
 
     def __init__(
         self,
-        world: World,
-        rows: list[Row],
+        settings: Settings,
+        slots: list[Slot],
         take: Callable[[], int | None],
-        finished: Callable[[Played], None],
+        finished: Callable[[Outcome], None],
     ) -> None:
-        self.world, self._take, self._finished = world, take, finished
-        self.rows = rows
-        self.obs: list[Any] = [None] * len(rows)
-        self.gains, self.resets = [0.0] * len(rows), [False] * len(rows)
+        self.settings, self._take, self._finished = settings, take, finished
+        self.slots = slots
+        self.obs: list[Any] = [None] * len(slots)
+        self.rewards, self.resets = [0.0] * len(slots), [False] * len(slots)
         self._shape: tuple[int, ...] | None = None
-        self._over: list[int] = []
-        for k in range(len(rows)):
+        self._done: list[int] = []
+        for k in range(len(slots)):
             self.begin(k)
 
     def begin(self, k: int) -> None:
-        """Start the next episode of the queue in row k, or note that it plays no more."""
-        row, world = self.rows[k], self.world
-        while not row.lost and (i := self._take()) is not None:
+        """Start the next episode of the queue in slot k; without one, the slot is done."""
+        slot, settings = self.slots[k], self.settings
+        while not slot.lost and (i := self._take()) is not None:
             try:
-                self.obs[k] = row.begin(i, world.seeds[i], world.record)
+                self.obs[k] = slot.begin(i, settings.seeds[i], settings.record)
                 self._check(k)
             except UserError:
                 raise
             except Exception as error:
                 self.fail(k, error)
                 continue
-            self.gains[k], self.resets[k] = 0.0, True
+            self.rewards[k], self.resets[k] = 0.0, True
             return
-        self._over.append(k)
+        self._done.append(k)
 
     def end(self, k: int, terminated: bool) -> None:
-        """Tell of the episode of row k, which is over."""
-        row = self.rows[k]
+        """Report the outcome of slot k's episode, which has ended."""
+        slot = self.slots[k]
         try:
             self._check(k)
-        except Unsound as error:
+        except InvalidOutput as error:
             self.fail(k, error)
             return
-        self._finished(row.end(terminated, self.world.seeds[row.index], self.world.record))
+        seed = self.settings.seeds[slot.index]
+        self._finished(slot.end(terminated, seed, self.settings.record))
 
     def fail(self, k: int, error: Exception) -> None:
-        """Tell of the episode of row k, which `error` has ended, and take a new environment.
+        """Report that slot k's episode failed with `error`, and make a new environment for it.
 
-        Where none can be made, the row is lost: the others play what is left of the queue.
+        Where that is impossible, the slot is lost and the others run the rest of the queue.
         """
-        row = self.rows[k]
-        seed = self.world.seeds[row.index]
-        if not self.world.forgiving:
-            if not isinstance(error, Unsound):
+        slot = self.slots[k]
+        seed = self.settings.seeds[slot.index]
+        if not self.settings.tolerant:
+            if not isinstance(error, InvalidOutput):
                 raise error
             raise UserError(
-                f"episode {row.index} (seed {seed}), step {row.length}: {error}; leave that seed "
-                f"out, or mend the environment"
+                f"episode {slot.index} (seed {seed}), step {slot.length}: {error}; leave that seed "
+                f"out, or repair the environment"
             )
         with contextlib.suppress(Exception):
-            row.env.close()
-        what = _told(error)
+            slot.env.close()
+        reason = _first_line(error)
         try:
-            row.env = self.world.make()
+            slot.env = self.settings.make()
         except Exception as another:
-            row.lost = True
-            what += f"; then it could not be made anew: {_told(another)}"
-        failure = one_line(f"seed {seed}, step {row.length}: {what}")
-        self._finished(Played(row.index, math.nan, row.length, failure=failure))
+            slot.lost = True
+            reason += f"; then it could not be made again: {_first_line(another)}"
+        failure = one_line(f"seed {seed}, step {slot.length}: {reason}")
+        self._finished(Outcome(slot.index, math.nan, slot.length, failure=failure))
 
     def settle(self) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
-        """Return the observations (K, O) of the rows that play on, and their places if not all."""
+        """Drop the slots that are done; return the observations (K, O) of the others.
+
+        Also returns the places of the K slots among those before, None where all are left.
+        """
         while True:
-            live = list(range(len(self.rows)))
-            if self._over:
-                live = [k for k in live if k not in self._over]
-            obs = self._stack([self.obs[k] for k in live] if self._over else self.obs)
+            live = list(range(len(self.slots)))
+            if self._done:
+                live = [k for k in live if k not in self._done]
+            obs = self._stack([self.obs[k] for k in live] if self._done else self.obs)
             if obs is not None:
                 break
             for k in live:
                 try:
                     self._check(k)
-                except Unsound as error:
+                except InvalidOutput as error:
                     self.fail(k, error)
                     self.begin(k)
-        if not self._over:
+        if not self._done:
             return obs, None
-        self._over = []
-        self.rows, self.obs = [self.rows[k] for k in live], [self.obs[k] for k in live]
-        self.gains = [self.gains[k] for k in live]
+        self._done = []
+        self.slots, self.obs = [self.slots[k] for k in live], [self.obs[k] for k in live]
+        self.rewards = [self.rewards[k] for k in live]
         self.resets = [self.resets[k] for k in live]
         return obs, np.array(live, np.int64)
 
     def _stack(self, obs: list[Any]) -> NDArray[np.float64] | None:
-        # Of all rows at once, as it is done at every step; None where one is not sound.
+        # All slots at once, because this runs at every step; None where one is invalid.
         try:
             stacked = np.array(obs, np.float64)
         except (TypeError, ValueError):
@@ -121,14 +125,15 @@ class Table:
         try:
             obs = np.array(self.obs[k], np.float64)
         except (TypeError, ValueError):
-            raise Unsound("the environment's observation is no array of numbers") from None
+            text = "the environment's observation is not an array of numbers"
+            raise InvalidOutput(text) from None
         self._shape = obs.shape if self._shape is None else self._shape
         if obs.shape != self._shape:
-            raise Unsound(f"the environment's observation is {obs.shape}, not {self._shape}")
+            raise InvalidOutput(f"the environment's observation is {obs.shape}, not {self._shape}")
         if not np.isfinite(obs).all():
-            raise Unsound("the environment's observation is not finite")
+            raise InvalidOutput("the environment's observation is not finite")
 
 
-def _told(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return type(error).__name__ + (f": {lines[0]}" if lines else "")

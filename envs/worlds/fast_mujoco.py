@@ -1,9 +1,9 @@
-"""Gymnasium's MuJoCo walkers without detours: bit for bit the same steps, with half the Python.
+"""A fast path for gymnasium's MuJoCo walkers: bit for bit the same steps, with half the Python.
 
-Of a step of HalfCheetah-v5 gymnasium spends a quarter outside of MuJoCo, of Hopper-v5 a third. Here
-arrays are looked up once, nothing is computed twice, and nothing that a rollout does not read. It
-is used where it is the same: known classes, known wrappers, and a trial in which every number of
-both is compared, so that another version of gymnasium is no danger.
+gymnasium spends a quarter of a step of HalfCheetah-v5 outside of MuJoCo, and a third of Hopper-v5.
+The fast path looks arrays up once and computes nothing twice, and nothing that a rollout does not
+read. It is used where it gives the same results: for known classes and wrappers, after a trial that
+compares every number with gymnasium's, so that another version of gymnasium cannot go unnoticed.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _MODULES = {
     "HalfCheetahEnv": "half_cheetah_v5",
 }
 _TRIAL = 60
-"""Steps, with random actions: enough to fall."""
-_NOTHING: dict[str, Any] = {}
-_same: dict[str, bool] = {}
+"""Steps of the trial, with random actions: enough to fall."""
+_NO_INFO: dict[str, Any] = {}
+_same: dict[str, bool] = {}  # the trial's result for each kind of environment
 
 
-def direct(env: gym.Env[Any, Any]) -> Direct | gym.Env[Any, Any]:
-    """Return the environment with fast steps, or itself where there are none for it.
+def fast_path(env: gym.Env[Any, Any]) -> FastWalker | gym.Env[Any, Any]:
+    """Return the environment with fast steps, or the environment itself if it has no fast path.
 
-    A trial is run once for each kind of environment; reset it with a seed before its first use.
+    A trial is run once for each kind of environment: reset it with a seed before its first use.
     """
     try:
-        fast = Direct(env)
-    except _Unknown:
+        fast = FastWalker(env)
+    except _NoFastPath:
         return env
     kind = repr(env.spec)
     if kind not in _same:
@@ -44,12 +44,12 @@ def direct(env: gym.Env[Any, Any]) -> Direct | gym.Env[Any, Any]:
     return fast if _same[kind] else env
 
 
-class _Unknown(Exception):
-    """This environment is none that is known."""
+class _NoFastPath(Exception):
+    """The environment has no fast path."""
 
 
-class Direct:
-    """A walker whose steps have no info; the rest is the environment's."""
+class FastWalker:
+    """A walker with fast steps, whose info is empty."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         chain: Any = env
@@ -57,17 +57,17 @@ class Direct:
         kind = type(walker).__name__
         known = kind in _MODULES and type(walker).__module__.endswith(f"mujoco.{_MODULES[kind]}")
         if not known or walker.render_mode is not None or env.spec is None:
-            raise _Unknown
+            raise _NoFastPath
         if type(chain) is not TimeLimit or type(chain.env) is not OrderEnforcing:
-            raise _Unknown
+            raise _NoFastPath
         if chain.env.env is not walker:
-            raise _Unknown
+            raise _NoFastPath
         self._mj_step: Any = importlib.import_module("mujoco").mj_step
         self.env, self.action_space, self.spec = env, env.action_space, env.spec
         try:
             self._look_up(env, walker, kind)
         except AttributeError:
-            raise _Unknown from None
+            raise _NoFastPath from None
 
     def _look_up(self, env: Any, walker: Any, kind: str) -> None:
         self._limit: int = env._max_episode_steps
@@ -84,7 +84,7 @@ class Direct:
         self._falls = kind != "HalfCheetahEnv"
         self._elapsed = 0
         if self._falls:
-            self._alive, self._ends = walker._healthy_reward, walker._terminate_when_unhealthy
+            self._alive, self._stops = walker._healthy_reward, walker._terminate_when_unhealthy
             self._heights, self._angles = walker._healthy_z_range, walker._healthy_angle_range
             self._states = walker._healthy_state_range if kind == "HopperEnv" else None
             self._rest = self._qpos[2:]
@@ -97,7 +97,7 @@ class Direct:
     def step(self, action: NDArray[np.floating]) -> Step:
         """See `gymnasium.Env.step`; the info is empty."""
         qpos, qvel = self._qpos, self._qvel
-        before = qpos.item(0)  # Python's floats are doubles, too, and four times as fast
+        before = qpos.item(0)  # Python floats are doubles too, and four times as fast
         self._ctrl[:] = action
         self._mj_step(self._model, self._data, self._skip)
         reward = self._forward * ((qpos.item(0) - before) / self._dt)
@@ -108,12 +108,12 @@ class Direct:
             np.minimum(np.maximum(qvel, -10.0), 10.0, out=obs[self._split :])
             healthy = self._healthy()
             reward += healthy * self._alive
-            terminated = not healthy and self._ends
+            terminated = not healthy and self._stops
         else:
             obs[self._split :] = qvel
         reward -= float(self._cost * np.add.reduce(np.square(action)))
         self._elapsed += 1
-        return obs, reward, terminated, self._elapsed >= self._limit, _NOTHING
+        return obs, reward, terminated, self._elapsed >= self._limit, _NO_INFO
 
     def close(self) -> None:
         """See `gymnasium.Env.close`."""
@@ -127,7 +127,7 @@ class Direct:
             return True
         low, high = self._states
         rest, qvel = self._rest, self._qvel
-        # Where the squares sum up to less than that of a bound, no number is beyond one.
+        # If the sum of squares is below that of the nearest bound, no number is beyond a bound.
         nearest = min(-low, high)
         if nearest > 0 and rest.dot(rest) + qvel.dot(qvel) < 0.99 * nearest * nearest:
             return True
@@ -135,8 +135,8 @@ class Direct:
         return bool(((low < state) & (state < high)).all())
 
 
-def _trial(fast: Direct) -> bool:
-    # Both step the same environment, from the same start, one after the other.
+def _trial(fast: FastWalker) -> bool:
+    # Both step the same environment from the same state, one after the other.
     space = fast.action_space
     assert isinstance(space, gym.spaces.Box)
     rng = np.random.default_rng(0)
@@ -145,7 +145,7 @@ def _trial(fast: Direct) -> bool:
     for env in (fast.env, fast):
         steps = [env.reset(seed=0)[0].tobytes()]
         for action in actions:
-            obs, reward, terminated, cut, _ = env.step(action)
-            steps += [obs.tobytes(), float(reward), bool(terminated), bool(cut)]
+            obs, reward, terminated, truncated, _ = env.step(action)
+            steps += [obs.tobytes(), float(reward), bool(terminated), bool(truncated)]
         found.append(steps)
     return found[0] == found[1]

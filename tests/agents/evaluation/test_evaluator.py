@@ -145,7 +145,7 @@ def test_a_checkpoint_remembers_the_environment(tmp_path):
 @pytest.mark.parametrize(("engine", "procs"), [("numba", 3), ("eager", 1)])
 def test_processes_of_its_own_choice_cannot_change_a_score(monkeypatch, engine, procs):
     taken = []
-    monkeypatch.setattr(evaluator, "worthwhile", lambda steps: 3)
+    monkeypatch.setattr(evaluator, "choose_num_procs", lambda steps: 3)
     play = evaluator.rollout
 
     def alone(*given: Any, num_procs: int, **more: Any) -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 from envs.errors import UserError
 from envs.rollout import rollout
-from envs.rollout.envpool import apart, check, pool_rollout
+from envs.rollout.envpool import check_supported, largest_difference, pool_rollout
 from envs.worlds.make import make_env
 from envs.worlds.spec import EnvSpec
 
@@ -121,7 +121,7 @@ def test_a_time_limit_cuts_and_does_not_terminate(envpool):
 @pytest.mark.parametrize("kwargs", [{}, {"frame_skip": 2, "ctrl_cost_weight": 1}], ids=str)
 def test_from_the_same_state_steps_are_gymnasiums(envpool, env_id, kwargs):
     """Rewards come as float32, and contacts let rounding errors grow; nothing else differs."""
-    assert apart(EnvSpec(env_id, kwargs), seeds=range(10), steps=50) < 1e-5
+    assert largest_difference(EnvSpec(env_id, kwargs), seeds=range(10), steps=50) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_from_the_same_state_steps_are_gymnasiums(envpool, env_id, kwargs):
     ids=str,
 )
 def test_arguments_mean_the_same(envpool, kwargs):
-    assert apart(EnvSpec("Hopper-v5", kwargs), steps=100) < 1e-5
+    assert largest_difference(EnvSpec("Hopper-v5", kwargs), steps=100) < 1e-5
 
 
 @pytest.mark.parametrize("change", [{"healthy_reward": 1.01}, {"frame_skip": 5}], ids=str)
@@ -143,11 +143,11 @@ def test_a_trial_tells_other_environments_apart(envpool, monkeypatch, change):
     monkeypatch.setattr(
         "envs.rollout.envpool.make_env", lambda env: make_env(replace(env, kwargs=change))
     )
-    assert apart("Walker2d-v5") > 1e-3
+    assert largest_difference("Walker2d-v5") > 1e-3
     with pytest.raises(
         UserError, match=r"Walker2d-v5 is not gymnasium's.*--eval.stepper gymnasium"
     ):
-        check("Walker2d-v5")
+        check_supported("Walker2d-v5")
 
 
 @pytest.mark.parametrize("env_id", WALKERS)
@@ -193,14 +193,14 @@ def test_returns_have_gymnasiums_mean(envpool, env_id):
 @pytest.mark.filterwarnings("ignore:.*precision lowered")  # envpool's spaces of other environments
 def test_what_envpool_cannot_stand_in_for_is_refused(envpool, env, words):
     with pytest.raises(UserError, match=f"{words}.*: use --eval.stepper gymnasium") as refused:
-        check(env)
+        check_supported(env)
     assert "\n" not in str(refused.value)
 
 
 def test_without_envpool_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "envpool", None)
     with pytest.raises(UserError, match=r'pip install -e "\.\[envpool\]"'):
-        check("Hopper-v5")
+        check_supported("Hopper-v5")
 
 
 def test_actions_that_are_wrong_are_refused(envpool):

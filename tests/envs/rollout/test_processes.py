@@ -17,8 +17,8 @@ import pytest
 
 from envs.errors import UserError
 from envs.rollout import rollout
-from envs.rollout.processes import _ctrl_c_waits, _Listener, _taker, worthwhile
-from envs.rollout.queue import Played, _collect
+from envs.rollout.processes import _ctrl_c_waits, _Listener, _taker, choose_num_procs
+from envs.rollout.queue import Outcome, _collect
 from envs.worlds.spec import EnvSpec
 from tests.support.toys import ACTION, Walk, register_goals
 
@@ -162,7 +162,7 @@ def test_results_are_those_of_one_process_in_the_same_order(tmp_path):
     [
         ("fails", ValueError, "on purpose"),
         ("diverges", UserError, r"episode \d+ \(seed \d+\), step \d+: .*not finite"),
-        ("dies", UserError, r"killed by signal 9, for lack of memory perhaps: use fewer processes"),
+        ("dies", UserError, r"killed by signal 9, perhaps for lack of memory; use fewer processes"),
     ],
 )
 def test_what_goes_wrong_in_another_process_is_raised_here(how, error, text):
@@ -268,10 +268,10 @@ def test_there_are_no_more_processes_than_environments():
 def test_all_that_the_others_sent_is_heard_at_once():
     # With one episode at each look, thousands of short ones would wait in the pipe, and then block.
     here, there = multiprocessing.Pipe(duplex=False)
-    heard: list[Played] = []
+    heard: list[Outcome] = []
     listener = _Listener([SimpleNamespace(pipe=here, process=None)], 6, heard.append)  # type: ignore[list-item]
     for index in range(5):
-        there.send(Played(index))
+        there.send(Outcome(index))
     listener()
     assert [played.index for played in heard] == [0, 1, 2, 3, 4]
     there.send(None)
@@ -292,9 +292,9 @@ def test_a_queue_held_by_a_dead_process_does_not_hold_this_one():
 
 def test_a_lost_episode_does_not_shift_the_others():
     with pytest.raises(AssertionError, match="lost"):
-        _collect([Played(0), None, Played(2)])
+        _collect([Outcome(0), None, Outcome(2)])
 
 
 def test_processes_are_taken_where_the_queue_is_long_and_there_are_cores(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    assert [worthwhile(steps) for steps in (0, 90_000, 120_000, 10**7)] == [1, 1, 2, 4]
+    assert [choose_num_procs(steps) for steps in (0, 90_000, 120_000, 10**7)] == [1, 1, 2, 4]

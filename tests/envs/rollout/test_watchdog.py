@@ -12,19 +12,20 @@ from envs.errors import UserError
 from envs.rollout import rollout
 from tests.support.toys import ACTION, Memory, Walk
 
+RAGGED = "InvalidOutput: the environment's observation is not an array of numbers"
 FAULTS = {
     "reset raises": "step 0: RuntimeError: on purpose",
-    "reset gives ragged": "step 0: Unsound: the environment's observation is no array of numbers",
-    "reset gives nan": "step 0: Unsound: the environment's observation is not finite",
+    "reset gives ragged": f"step 0: {RAGGED}",
+    "reset gives nan": "step 0: InvalidOutput: the environment's observation is not finite",
     "raises": "step 2: RuntimeError: on purpose",
     "says nothing": "step 2: RuntimeError",
-    "obs nan": "step 3: Unsound: the environment's observation is not finite",
-    "last obs nan": "Unsound: the environment's observation is not finite",
-    "reward inf": "step 2: Unsound: the environment's reward is inf",
+    "obs nan": "step 3: InvalidOutput: the environment's observation is not finite",
+    "last obs nan": "InvalidOutput: the environment's observation is not finite",
+    "reward inf": "step 2: InvalidOutput: the environment's reward is inf",
     "reward none": "step 2: TypeError: float",
-    "shape": "step 3: Unsound: the environment's observation is",
-    "ragged": "step 3: Unsound: the environment's observation is no array of numbers",
-    "no obs": "step 3: Unsound: the environment's observation is",
+    "shape": "step 3: InvalidOutput: the environment's observation is",
+    "ragged": f"step 3: {RAGGED}",
+    "no obs": "step 3: InvalidOutput: the environment's observation is",
     "four values": "step 2: ValueError: not enough values",
 }
 
@@ -111,7 +112,7 @@ def test_a_failure_costs_its_episode_alone(fault: str, num_envs: int) -> None:
         Memory(),
         SEEDS,
         **options,
-        forgiving=True,
+        tolerant=True,
         progress=lambda *counts: done.append(counts),
     )
     assert list(result.failures) == BAD
@@ -133,7 +134,7 @@ def test_a_failure_costs_its_episode_alone(fault: str, num_envs: int) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_where_every_episode_is_needed_the_error_is_raised(fault: str, record: bool) -> None:
     kind, message = (RuntimeError, TypeError, ValueError), None
-    if "Unsound" in FAULTS[fault]:
+    if "InvalidOutput" in FAULTS[fault]:
         kind, message = UserError, r"episode 4 \(seed 15\), step \d: the environment"
     with pytest.raises(kind, match=message):
         rollout(partial(Faulty, fault), Memory(), SEEDS, num_envs=1, record=record)
@@ -141,10 +142,10 @@ def test_where_every_episode_is_needed_the_error_is_raised(fault: str, record: b
 
 def test_more_than_half_is_too_many_and_half_is_not() -> None:
     broken = partial(Faulty, "raises", every=2)
-    assert len(rollout(broken, Memory(), range(10), num_envs=3, forgiving=True).failures) == 5
+    assert len(rollout(broken, Memory(), range(10), num_envs=3, tolerant=True).failures) == 5
     message = r"6 of 11 episodes of the environment failed, one of them at seed 0, step 2: Runtime"
     with pytest.raises(UserError, match=message):
-        rollout(broken, Memory(), range(11), num_envs=3, forgiving=True)
+        rollout(broken, Memory(), range(11), num_envs=3, tolerant=True)
 
 
 class Scarce(Faulty):
@@ -159,7 +160,7 @@ class Scarce(Faulty):
         super().__init__(fault)
 
 
-NOT_ANEW = "step 2: RuntimeError: on purpose; then it could not be made anew: OSError: no display"
+NOT_ANEW = "step 2: RuntimeError: on purpose; then it could not be made again: OSError: no display"
 
 
 @pytest.mark.parametrize(("num_envs", "anew"), [(4, 0), (4, 1), (2, 2), (18, 0)])
@@ -168,7 +169,7 @@ def test_where_none_can_be_made_anew_the_others_play_on(
 ) -> None:
     monkeypatch.setattr(Scarce, "left", num_envs + anew)
     well = rollout(partial(Faulty, "none"), Memory(), SEEDS, num_envs=num_envs)
-    result = rollout(Scarce, Memory(), SEEDS, num_envs=num_envs, forgiving=True)
+    result = rollout(Scarce, Memory(), SEEDS, num_envs=num_envs, tolerant=True)
     assert list(result.failures) == BAD
     told = [NOT_ANEW in text for text in result.failures.values()]
     assert told == [i >= anew for i in range(3)]
@@ -178,7 +179,7 @@ def test_where_none_can_be_made_anew_the_others_play_on(
 
 def test_the_last_episode_may_cost_the_last_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scarce, "left", 1)
-    result = rollout(Scarce, Memory(), range(11, 16), num_envs=1, forgiving=True)
+    result = rollout(Scarce, Memory(), range(11, 16), num_envs=1, tolerant=True)
     assert result.failures == {4: f"seed 15, {NOT_ANEW}"}
     assert not np.isnan(result.returns[:4]).any()
 
@@ -186,9 +187,9 @@ def test_the_last_episode_may_cost_the_last_environment(monkeypatch: pytest.Monk
 def test_where_no_environment_is_left_one_line_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scarce, "left", 2)
     # Places 4 and 9 fail, and 10 others were begun before the second of them.
-    message = rf"^8 of 18 episodes of the environment were not played, .*seed 20, {NOT_ANEW}: mend"
+    message = rf"^8 of 18 episodes of the environment were not run: .*seed 20, {NOT_ANEW}; repair"
     with pytest.raises(UserError, match=message):
-        rollout(Scarce, Memory(), SEEDS, num_envs=2, forgiving=True)
+        rollout(Scarce, Memory(), SEEDS, num_envs=2, tolerant=True)
 
 
 def test_an_error_of_the_actor_is_no_failure_of_the_environment() -> None:
@@ -200,7 +201,7 @@ def test_an_error_of_the_actor_is_no_failure_of_the_environment() -> None:
 
     for actor, error in ((diverges, UserError), (raises, RuntimeError)):
         with pytest.raises(error, match="actor"):
-            rollout(Walk, actor, range(4), forgiving=True)
+            rollout(Walk, actor, range(4), tolerant=True)
 
 
 def test_ctrl_c_in_an_environment_ends_the_rollout() -> None:
@@ -209,7 +210,7 @@ def test_ctrl_c_in_an_environment_ends_the_rollout() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rollout(Interrupted, Memory(), range(4), forgiving=True)
+        rollout(Interrupted, Memory(), range(4), tolerant=True)
 
 
 def still(obs: Any, *_: Any) -> Any:
@@ -218,9 +219,7 @@ def still(obs: Any, *_: Any) -> Any:
 
 def test_processes_tell_of_the_same_failures() -> None:
     one, two = (
-        rollout(
-            partial(Faulty, "raises"), still, range(60), num_envs=4, num_procs=n, forgiving=True
-        )
+        rollout(partial(Faulty, "raises"), still, range(60), num_envs=4, num_procs=n, tolerant=True)
         for n in (1, 2)
     )
     assert one.failures == two.failures
@@ -242,5 +241,5 @@ class ScarceHere(Faulty):
 
 def test_processes_that_have_no_environment_left_end() -> None:
     ScarceHere.made = False
-    with pytest.raises(UserError, match="episodes of the environment were not played"):
-        rollout(ScarceHere, still, range(1, 500), num_envs=2, num_procs=2, forgiving=True)
+    with pytest.raises(UserError, match="episodes of the environment were not run"):
+        rollout(ScarceHere, still, range(1, 500), num_envs=2, num_procs=2, tolerant=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from envs.worlds import fast_mujoco as module
-from envs.worlds.fast_mujoco import Direct, direct
+from envs.worlds.fast_mujoco import FastWalker, fast_path
 from envs.worlds.make import make_env
 from envs.worlds.spec import EnvSpec
 
@@ -33,8 +33,8 @@ def no_trial_yet(monkeypatch):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_number_of_an_episode_is_gymnasiums(env_id, kwargs, dtype):
     slow, fast = (make_env(EnvSpec(env_id, kwargs)) for _ in range(2))
-    fast = direct(fast)
-    assert isinstance(fast, Direct)
+    fast = fast_path(fast)
+    assert isinstance(fast, FastWalker)
     rng, space = np.random.default_rng(1), slow.action_space
     assert isinstance(space, gym.spaces.Box)
     for seed in (3, 4):
@@ -51,7 +51,7 @@ def test_every_number_of_an_episode_is_gymnasiums(env_id, kwargs, dtype):
 
 
 def test_a_state_out_of_range_ends_the_episode_in_both():
-    slow, fast = make_env("Hopper-v5"), direct(make_env("Hopper-v5"))
+    slow, fast = make_env("Hopper-v5"), fast_path(make_env("Hopper-v5"))
     for env in (slow, fast):
         env.reset(seed=0)
         walker: Any = slow.unwrapped if env is slow else fast.env.unwrapped
@@ -73,7 +73,7 @@ def test_a_state_out_of_range_ends_the_episode_in_both():
 )
 def test_what_is_not_known_is_left_alone(env_id, kwargs):
     env = make_env(EnvSpec(env_id, kwargs))
-    assert direct(env) is env
+    assert fast_path(env) is env
     env.close()
 
 
@@ -83,14 +83,14 @@ def test_another_gymnasium_is_noticed(monkeypatch):
     env = make_env("Hopper-v5")
     cost = HopperEnv.control_cost
     monkeypatch.setattr(HopperEnv, "control_cost", lambda self, action: 2 * cost(self, action))
-    assert direct(env) is env
+    assert fast_path(env) is env
     monkeypatch.setattr(module, "_same", {})
     monkeypatch.setattr(HopperEnv, "control_cost", cost)
-    assert isinstance(direct(env), Direct)
+    assert isinstance(fast_path(env), FastWalker)
     env.close()
 
 
 def test_other_wrappers_are_left_in_place():
     env = gym.wrappers.ClipAction(make_env("Hopper-v5"))
-    assert direct(env) is env
+    assert fast_path(env) is env
     env.close()

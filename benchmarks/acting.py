@@ -33,7 +33,8 @@ import tyro
 
 from agents.acting import engines
 from agents.acting.policy import Policy
-from agents.model.decision import DecisionModel, Spaces
+from agents.model.decision import DecisionModel
+from agents.model.normaliser import Spaces
 from agents.storage.checkpoint import load_checkpoint
 from benchmarks import timing
 from benchmarks.timing import Measuring, Timing

@@ -26,7 +26,10 @@ from torch import Tensor
 
 import minrnn
 from agents.evaluation.evaluator import exact_matmul
-from agents.model.decision import DecisionModel, Spaces
+from agents.model.decision import DecisionModel
+from agents.model.inputs import Inputs
+from agents.model.normaliser import Spaces
+from agents.training.objectives import ReturnConditioned
 from agents.training.trainer import to_tensors
 from benchmarks.timing import Measuring, finish, interleaved, start, table
 from benchmarks.train_step import ACTION, OBS, OneBatch, contestant
@@ -165,7 +168,8 @@ def kept_bytes(model: DecisionModel, sampler: OneBatch) -> float:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        loss = model.loss(**to_tensors(sampler.batch, torch.device("cpu")))
+        batch = to_tensors(sampler.batch, torch.device("cpu"))
+        loss, _ = ReturnConditioned(model).loss(batch)
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     total = sum(storage.nbytes() for place, storage in kept.items() if place not in own)
     assert loss.isfinite()
@@ -229,7 +233,7 @@ class Actor:
     def step(self) -> tuple[Tensor, minrnn.State]:
         """Return the action and the state after it."""
         now = torch.full((self.batch,), self.time)
-        return self.model.step(*self.inputs, now, self.resets, self.state)
+        return self.model.step(Inputs(*self.inputs, now, self.resets), self.state)
 
 
 def draw(report: dict[str, Any], options: Options) -> Figure:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import minrnn
 from agents.machine import device
-from agents.training.trainer import param_groups
+from agents.training.optimiser import param_groups
 from benchmarks.memory_data import TASKS, Task
 
 WARMUP = 0.05  # of the updates

@@ -25,8 +25,11 @@ import torch
 import tyro
 from torch import nn
 
-from agents.model.decision import DecisionModel, Spaces
-from agents.training.trainer import Trainer, param_groups, to_tensors
+from agents.model.decision import DecisionModel
+from agents.model.normaliser import Spaces
+from agents.training.objectives import ReturnConditioned
+from agents.training.optimiser import param_groups
+from agents.training.trainer import Trainer, to_tensors
 from benchmarks.timing import Measuring, aims, finish, interleaved, optional, parse_shape, start
 from benchmarks.timing import table as print_table
 from configs import DataConfig, ModelConfig, OptimConfig
@@ -214,7 +217,7 @@ def contestant(
     )
     spaces = Spaces([0.0] * OBS, [1.0] * OBS, [-1.0] * ACTION, [1.0] * ACTION, 3000.0, 0.0, 3000.0)
     built = DecisionModel(model, spaces)
-    trainer = Trainer(built, sampler, optim, torch.device("cpu"))  # pyright: ignore[reportArgumentType]
+    trainer = Trainer(ReturnConditioned(built), sampler, optim, torch.device("cpu"))  # pyright: ignore[reportArgumentType]
     updates = trainer.fit()
     return Contestant(lambda: next(updates), built, tokens_per_step)
 
@@ -260,13 +263,13 @@ def peer_step(model: nn.Module, sampler: OneBatch, precision: str) -> Callable[[
         low = precision == "bfloat16"
         with torch.autocast("cpu", torch.bfloat16) if low else contextlib.nullcontext():
             predicted = model(
-                states=batch["obs"],
-                actions=batch["action"],
-                returns_to_go=batch["rtg"] / 3000,
-                timesteps=batch["timestep"],
+                states=batch.obs,
+                actions=batch.action,
+                returns_to_go=batch.rtg / 3000,
+                timesteps=batch.timestep,
             ).action_preds
-            error = (predicted - batch["action"]).square().mean(-1)
-            loss = (error * batch["mask"]).sum() / batch["mask"].sum()
+            error = (predicted - batch.action).square().mean(-1)
+            loss = (error * batch.mask).sum() / batch.mask.sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.clip)

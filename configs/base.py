@@ -71,6 +71,11 @@ class ModelConfig:
     tokens: Tokens = "fused"
     """`fused` has one token for each step, the sum of return and observation. `interleaved` has
     three, as the Decision Transformer has: return, observation, action."""
+    inputs: tuple[str, ...] = ()
+    """Optional inputs that the agent reads beside return, observation and time: prev_reward."""
+    head: str = "tanh"
+    """What predicts the action: tanh (squared error), or tanh_gaussian (log-likelihood of a
+    squashed Gaussian; acts by its mean, and samples on request)."""
     prev_action: bool = False
     """Let the agent see its previous action. It made no difference in our trials."""
     rtg_scales: int = 6
@@ -138,6 +143,10 @@ class DataConfig:
 class OptimConfig:
     """AdamW with warm-up and cosine decay. Gates, biases and norms have no weight decay."""
 
+    objective: str = "return_conditioned"
+    """What is minimised, by its name in the registry: return_conditioned."""
+    objective_options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Options of the objective, as in --optim.objective-options discount 0.99."""
     updates: int = 4000
     """Number of gradient steps."""
     lr: float = 1e-3

@@ -49,7 +49,7 @@ def read(folder: Path) -> Config:
 
 def settings(config: Config) -> dict[str, Any]:
     """Return the options that change the results and their values, by names such as data.length."""
-    values = flat(to_dict(config), whole=("cell",))
+    values = flat(to_dict(config), whole=("cell", "objective_options"))
     return {name: value for name, value in values.items() if not name.startswith(FREE)}
 
 

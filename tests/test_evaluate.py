@@ -14,7 +14,8 @@ import evaluate
 from agents.acting import engines
 from agents.evaluation import checkpoints, evaluator, latency
 from agents.machine import device
-from agents.model.decision import DecisionModel, Spaces
+from agents.model.decision import DecisionModel
+from agents.model.normaliser import Spaces
 from agents.report.media import rendering, video
 from agents.storage.checkpoint import save_checkpoint
 from configs import ModelConfig

@@ -27,6 +27,7 @@ from agents.report import protocol, write
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from agents.storage.tensor_folder import SUMS
 from agents.storage.training_state import States, capture
+from agents.training.objectives import ReturnConditioned
 from agents.training.trainer import Trainer
 from configs import Config, OptimConfig, cli
 from configs.base import to_dict
@@ -230,7 +231,9 @@ def loaded_as_sums_of_a_state(path: Path) -> None:
 def loaded_as_part_of_a_state(path: Path, name: str) -> None:
     states = States(path.parent / "state", 2)
     sampler = PackedSampler(tiny_data(), 4, 8, seed=0)
-    trainer = Trainer(tiny_model(), sampler, OptimConfig(updates=3), torch.device("cpu"))
+    trainer = Trainer(
+        ReturnConditioned(tiny_model()), sampler, OptimConfig(updates=3), torch.device("cpu")
+    )
     states.save("0", *capture(trainer))
     replaced(path, states.folder / "0" / name, lambda: states.restore(trainer, pytest.fail))
 

@@ -72,7 +72,7 @@ def onnx_bytes(model: DecisionModel, facts: Mapping[str, Any]) -> bytes:
             warnings.simplefilter("ignore")
             exported = torch.onnx.export(
                 program,
-                input_names=step_graph.INPUTS,
+                input_names=step_graph.input_names(model),
                 output_names=step_graph.OUTPUTS,
                 opset_version=OPSET,
                 dynamo=True,
@@ -112,7 +112,8 @@ def _facts(model: DecisionModel, facts: Mapping[str, Any]) -> dict[str, Any]:
         "obs_dim": model.obs_dim,
         "action_dim": model.action_dim,
         "state_size": model.stack.state_size,
+        "optional": step_graph.optional_inputs(model),
         "max_steps": model.config.timestep_embedding or None,
-        "return_range": [float(model.rtg_low), float(model.rtg_high)],
+        "return_range": [float(model.normaliser.rtg_low), float(model.normaliser.rtg_high)],
         **{name: facts[name] for name in FACTS if name in facts},
     }

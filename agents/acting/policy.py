@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from agents.acting import engines
-from agents.acting.engines.eager import Window
+from agents.acting.engines.eager import Eager, Window
 from agents.model.decision import DecisionModel
+from agents.model.inputs import EpisodeInputs
 
 Array = np.ndarray
 
@@ -37,55 +38,58 @@ class Policy:
         window: int | None = None,
         device: torch.device | str = "cpu",
         engine: str = "auto",
+        sample: int | None = None,
     ) -> None:
-        if window is None:
+        """sample: a seed; actions are then drawn from the head's distribution, by plain torch."""
+        device = torch.device(device)
+        self._made_of = model, window, device, sample
+        if window is None and sample is None:
             self.engine = engines.make(model, engine, device)
         else:
-            self.engine = Window(model.to(device).eval(), torch.device(device), window)
-        self.targets = np.asarray(targets, dtype=np.float64)
-        self._made_of = model, window, torch.device(device)
-        self._low = model.action_low.cpu().numpy()
-        self._high = model.action_high.cpu().numpy()
-        self._begin(0)
+            model = model.to(device).eval()
+            draws = None if sample is None else torch.Generator(device).manual_seed(sample)
+            if window is None:
+                self.engine = Eager(model, device, draws)
+            else:
+                self.engine = Window(model, device, window, draws)
+        self._low = model.head.action_low.cpu().numpy()
+        self._high = model.head.action_high.cpu().numpy()
+        self._inputs = EpisodeInputs(targets, model.action_dim, model.config.inputs)
+        self.start(0)
+
+    @property
+    def targets(self) -> Array:
+        """The target return of each episode."""
+        return self._inputs.targets
 
     def __call__(self, obs: Array, reward: Array, resets: Array, episode: Array) -> Array:
         """Return the actions (K, A) for obs (K, O).
 
         reward (K,) is what the previous action earned, resets (K,) marks rows that start an
-        episode, episode (K,) is each row's place in the queue.
+        episode, episode (K,) is the index of each row's episode in the queue.
         """
-        if len(self._rtg) != len(obs):
-            self._begin(len(obs))
-        self._rtg -= reward
-        self._timestep += 1
-        if resets.any():
-            np.copyto(self._rtg, self.targets[episode], where=resets)
-            self._timestep[resets] = 0
-            self._action[resets] = 0
-        action = self.engine.step(
-            np.array(obs, dtype=np.float32, order="C"),
-            self._rtg.astype(np.float32),
-            self._action,
-            self._timestep,
-            np.ascontiguousarray(resets, dtype=np.bool_),
-        )
-        self._action = np.clip(action, self._low, self._high)
-        return self._action.copy()
+        if self._rows != len(obs):
+            self.start(len(obs))
+        action = self.engine.step(self._inputs.observe(obs, reward, resets, episode))
+        action = np.clip(action, self._low, self._high)
+        self._inputs.acted(action)
+        return action.copy()
+
+    def start(self, rows: int) -> None:
+        """Begin with so many environments, every state empty."""
+        self._rows = rows
+        self.engine.start(rows)
+        self._inputs.start(rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what it is made of: in another process it begins anew, with the same engine."""
-        model, window, device = self._made_of
-        engine = "auto" if window is not None else self.engine.name
-        made = functools.partial(Policy, window=window, device=device, engine=engine)
+        """Pickle its arguments: in another process it starts afresh, with the same engine."""
+        model, window, device, sample = self._made_of
+        engine = "auto" if window is not None or sample is not None else self.engine.name
+        made = functools.partial(Policy, window=window, device=device, engine=engine, sample=sample)
         return made, (model, self.targets)
 
     def keep(self, rows: Array) -> None:
-        """Go on with the given rows alone (an index array): the others have no episode left."""
+        """Continue with the given rows only (an index array): the others have no episode left."""
         self.engine.keep(rows)
-        self._rtg, self._timestep = self._rtg[rows], self._timestep[rows]
-        self._action = self._action[rows]
-
-    def _begin(self, rows: int) -> None:
-        self.engine.start(rows)
-        self._rtg, self._timestep = np.zeros(rows), np.zeros(rows, dtype=np.int64)
-        self._action = np.zeros((rows, len(self._low)), dtype=np.float32)
+        self._inputs.keep(rows)
+        self._rows = len(rows)

@@ -1,8 +1,9 @@
 """The model's step as a graph without side effects: what is exported, and compiled.
 
 Inputs, in this order: obs (B, O), rtg (B, 1) in units of reward, prev_action (B, A), timestep (B,)
-int64, resets (B,) bool, state (B, S), packed as `minrnn.Stack.pack` does it; all float32 where
-nothing else is said. Outputs: action (B, A), within the bounds, and next_state (B, S). B is open.
+int64, resets (B,) bool, state (B, S), packed as `minrnn.Stack.pack` does it, then the optional
+inputs that the model reads; all float32 where nothing else is said. Outputs: action (B, A), within
+the bounds, and next_state (B, S). B is open.
 """
 
 from __future__ import annotations
@@ -10,19 +11,30 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from agents.model.decision import DecisionModel
+from agents.model.inputs import REQUIRED, Inputs
 from envs.errors import UserError
 from minrnn import SequenceMixer, State
 from minrnn.block import Block
 from minrnn.cells.base import MinimalCell
 
-INPUTS = ("obs", "rtg", "prev_action", "timestep", "resets", "state")
+STATE = "state"
 OUTPUTS = ("action", "next_state")
+
+
+def optional_inputs(model: DecisionModel) -> dict[str, int]:
+    """Return the widths of the optional inputs that a model reads, by name, in their order."""
+    return {name: layer.in_features for name, layer in model.tokens.embed.optional.items()}
+
+
+def input_names(model: DecisionModel) -> tuple[str, ...]:
+    """Return the names of the graph's inputs in their order."""
+    return (*REQUIRED, STATE, *optional_inputs(model))
 
 
 class Step(nn.Module):
@@ -44,26 +56,22 @@ class Step(nn.Module):
         timestep: Tensor,
         resets: Tensor,
         state: Tensor,
+        *optional: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Return the actions and the next state."""
         model = self.model
-        parts = model.tokens.parts(
-            (obs - model.obs_mean) / model.obs_std,
-            rtg.clamp(model.rtg_low, model.rtg_high) / model.return_scale,
-            prev_action,
-            timestep,
-            resets,
-        )
+        inputs = Inputs(obs, rtg, prev_action, timestep, resets)
+        names = optional_inputs(model)
+        inputs = inputs._replace(**dict(zip(names, optional, strict=True)))
+        parts = model.tokens.parts(model.normaliser(inputs))
         flags = [flag for _, flag in parts]
         x = model.embed_norm(_joined([token for token, _ in parts]))
         states = list(cast("Sequence[State]", model.stack.unpack(state)))
         last = len(states) - 1
         for i, block in enumerate(cast("Sequence[Block]", model.stack.blocks)):
             x, states[i] = _through(block, x, states[i], flags, read=i == last)
-        squashed = torch.tanh(model.head(model.stack.norm(x)))
-        middle, half = model._action_range()
-        action = torch.maximum(middle + half * squashed, model.action_low)
-        return torch.minimum(action, model.action_high), model.stack.pack(tuple(states))
+        action = torch.maximum(model.head.act(model.stack.norm(x)), model.head.action_low)
+        return torch.minimum(action, model.head.action_high), model.stack.pack(tuple(states))
 
 
 def _through(
@@ -122,12 +130,13 @@ def trace(model: DecisionModel) -> torch.export.ExportedProgram:
     """
     step = Step(copy.deepcopy(model).cpu().float()).eval().requires_grad_(False)
     batch = torch.export.Dim("B", min=1)
+    shapes: dict[str, Any] = {name: {0: batch} for name in (*REQUIRED, STATE)}
+    if optional := optional_inputs(model):
+        shapes["optional"] = tuple({0: batch} for _ in optional)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # torch's own, about what it will deprecate
-            program = torch.export.export(
-                step, example(model, 2), dynamic_shapes={name: {0: batch} for name in INPUTS}
-            )
+            program = torch.export.export(step, example(model, 2), dynamic_shapes=shapes)
     except Exception as error:  # torch has dozens of kinds, without a base class
         raise cannot_export(model, error) from error
     for node in program.graph.nodes:
@@ -156,4 +165,5 @@ def example(model: DecisionModel, rows: int) -> tuple[Tensor, ...]:
         torch.zeros(rows, dtype=torch.int64),
         torch.ones(rows, dtype=torch.bool),
         torch.zeros(rows, model.stack.state_size),
+        *(torch.zeros(rows, width) for width in optional_inputs(model).values()),
     )

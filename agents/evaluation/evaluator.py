@@ -266,7 +266,7 @@ def exact_matmul():
 
 def beyond_data(model: DecisionModel, targets: Sequence[float]) -> str | None:
     """Say which targets lie outside the returns-to-go of the data, and what is asked instead."""
-    low, high = float(model.rtg_low), float(model.rtg_high)
+    low, high = float(model.normaliser.rtg_low), float(model.normaliser.rtg_high)
     slack = 1e-3 * max(abs(low), abs(high))  # targets are rounded
     outside = [target for target in targets if not low - slack <= target <= high + slack]
     if not outside:

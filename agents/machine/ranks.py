@@ -72,24 +72,26 @@ class Ranks:
             mixed = np.random.SeedSequence([self._seed, update, self.rank, self.size])
             torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0]))
 
-    def sum(self, model: nn.Module, loss: Tensor) -> Tensor:
-        """Replace the model's gradients by their sum over all ranks; return that of the losses.
+    def sum(self, module: nn.Module, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Replace a module's gradients by their sum over all ranks; return the metrics' sums.
 
-        Each rank's loss is the mean over its real steps, times its share of those of the batch.
+        Each rank's metrics are means over its real steps, times its share of those of the batch.
         """
         if self.size == 1:
-            return loss
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            return metrics
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
         asked = self.stop is not None and self.stop.asked
-        # One message for all: gradients, loss, and whether to stop.
-        flat = torch.cat([*(g.flatten() for g in gradients), loss.reshape(1), loss.new_zeros(1)])
+        # One message for all: gradients, metrics, and whether to stop.
+        values = [value.reshape(1) for value in metrics.values()]
+        flat = torch.cat([*(g.flatten() for g in gradients), *values, values[0].new_zeros(1)])
         flat[-1] = float(asked)
         self._talk(lambda: dist.all_reduce(flat))
-        *parts, loss, asked = flat.split([*(g.numel() for g in gradients), 1, 1])
-        for gradient, part in zip(gradients, parts, strict=True):
+        *parts, asked = flat.split([*(g.numel() for g in gradients), *[1] * len(values), 1])
+        for gradient, part in zip(gradients, parts, strict=False):
             gradient.copy_(part.view_as(gradient))
         self._asked = asked if self._asked is None else self._asked + asked
-        return loss[0]
+        sums = parts[len(gradients) :]
+        return {name: value[0] for name, value in zip(metrics, sums, strict=True)}
 
     def stopping(self, update: int) -> bool:
         """Whether any rank was asked to stop; after an update, all ranks get the same answer."""

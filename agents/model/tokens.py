@@ -1,4 +1,4 @@
-"""Tokenisers: how (return-to-go, observation, previous action) becomes a sequence.
+"""Tokenisers: how a model's inputs become a sequence of tokens.
 
 Both have one interface. ``parts`` gives the tokens of an environment step, one after the other;
 ``forward`` turns rows of environment steps into rows of tokens; ``readout`` picks, for each
@@ -9,8 +9,12 @@ previous action's token included) is invisible.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
+
+from agents.model.inputs import Inputs
 
 
 class Embeddings(nn.Module):
@@ -25,16 +29,40 @@ class Embeddings(nn.Module):
         prev_action: bool,
         timesteps: int,
         rtg_scales: int,
+        inputs: Sequence[str] = (),
     ) -> None:
+        """`inputs`: names of the optional inputs that are read."""
         super().__init__()
         self.rtg = ReturnEmbedding(dim, rtg_scales)
         self.obs = nn.Linear(obs_dim, dim)
         self.action = nn.Linear(action_dim, dim) if prev_action else None
         self.timestep = nn.Embedding(timesteps, dim) if timesteps else None
+        self.optional = nn.ModuleDict({name: OPTIONAL_EMBEDDINGS[name](dim) for name in inputs})
 
     def time(self, timestep: Tensor) -> Tensor | float:
         """Return the embedding of `timestep` (...) as (..., D), or 0 where there is none."""
         return 0.0 if self.timestep is None else self.timestep(timestep)
+
+    def observation(self, inputs: Inputs[Tensor]) -> Tensor:
+        """Return the embedding of the observation and of the optional inputs, (..., D)."""
+        token = self.obs(inputs.obs)
+        for name, embedding in self.optional.items():
+            token = token + embedding(getattr(inputs, name))
+        return token
+
+
+class SymlogLinear(nn.Linear):
+    """A linear layer of sign(x) log(1 + |x|), for values of any scale (arXiv:2301.04104)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., D) for x (..., in_features)."""
+        return super().forward(torch.sign(x) * torch.log1p(x.abs()))
+
+
+OPTIONAL_EMBEDDINGS: dict[str, Callable[[int], nn.Linear]] = {
+    "prev_reward": lambda dim: SymlogLinear(1, dim),
+}
+"""The embedding of each optional input, from the width D."""
 
 
 class ReturnEmbedding(nn.Module):
@@ -61,7 +89,7 @@ class ReturnEmbedding(nn.Module):
 
 
 class Tokeniser(nn.Module):
-    """What both share. Inputs are (..., O), (..., 1), (..., A), (...), (...) for any shape."""
+    """Base of both tokenisers. Inputs are normalised, of any leading shape (...)."""
 
     tokens_per_step: int
 
@@ -69,17 +97,13 @@ class Tokeniser(nn.Module):
         super().__init__()
         self.embed = embed
 
-    def parts(
-        self, obs: Tensor, rtg: Tensor, prev_action: Tensor, timestep: Tensor, resets: Tensor
-    ) -> list[tuple[Tensor, Tensor | None]]:
+    def parts(self, inputs: Inputs[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
         """Return the tokens of a step in order, each (..., D) with its resets, None for none."""
         raise NotImplementedError
 
-    def forward(
-        self, obs: Tensor, rtg: Tensor, prev_action: Tensor, timestep: Tensor, resets: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Inputs[Tensor]) -> tuple[Tensor, Tensor]:
         """Return tokens (B, L, D) and their resets (B, L), L = tokens_per_step · T."""
-        parts = self.parts(obs, rtg, prev_action, timestep, resets)
+        parts, resets = self.parts(inputs), inputs.resets
         if len(parts) == 1:
             return parts[0][0], resets
         tokens = torch.stack([token for token, _ in parts], dim=2)
@@ -96,16 +120,15 @@ class FusedTokens(Tokeniser):
 
     tokens_per_step = 1
 
-    def parts(
-        self, obs: Tensor, rtg: Tensor, prev_action: Tensor, timestep: Tensor, resets: Tensor
-    ) -> list[tuple[Tensor, Tensor | None]]:
+    def parts(self, inputs: Inputs[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
         """Return the one token and its resets."""
-        token = self.embed.obs(obs) + self.embed.rtg(rtg) + self.embed.time(timestep)
-        if self.embed.action is not None:
+        embed, timestep = self.embed, inputs.timestep
+        token = embed.observation(inputs) + embed.rtg(inputs.rtg) + embed.time(timestep)
+        if embed.action is not None:
             # The first step of an episode has no previous action: no token part, bias included.
             start = (timestep == 0).unsqueeze(-1)
-            token = token + self.embed.action(prev_action).masked_fill(start, 0)
-        return [(token, resets)]
+            token = token + embed.action(inputs.prev_action).masked_fill(start, 0)
+        return [(token, inputs.resets)]
 
 
 class InterleavedTokens(Tokeniser):
@@ -119,20 +142,19 @@ class InterleavedTokens(Tokeniser):
         super().__init__(embed)
         self.tokens_per_step = 2 if embed.action is None else 3
 
-    def parts(
-        self, obs: Tensor, rtg: Tensor, prev_action: Tensor, timestep: Tensor, resets: Tensor
-    ) -> list[tuple[Tensor, Tensor | None]]:
+    def parts(self, inputs: Inputs[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
         """Return the tokens and their resets."""
-        time = self.embed.time(timestep)
-        asked, seen = self.embed.rtg(rtg) + time, self.embed.obs(obs) + time
-        if self.embed.action is None:
+        embed, timestep, resets = self.embed, inputs.timestep, inputs.resets
+        time = embed.time(timestep)
+        asked, seen = embed.rtg(inputs.rtg) + time, embed.observation(inputs) + time
+        if embed.action is None:
             return [(asked, resets), (seen, None)]
         # The action of step t - 1 carries that step's time. In front of a reset it is cleared.
-        before = self.embed.time((timestep - 1).clamp(min=0))
+        before = embed.time((timestep - 1).clamp(min=0))
         # A row that starts in mid-episode starts with the action before it: nothing to clear in
         # front of it, so its reset moves to the action's token and the action stays visible.
         inside = resets & (timestep > 0)
-        taken = self.embed.action(prev_action) + before
+        taken = embed.action(inputs.prev_action) + before
         return [(taken, inside), (asked, resets & ~inside), (seen, None)]
 
 

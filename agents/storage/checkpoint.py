@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from agents.model.decision import DecisionModel, Spaces
+from agents.model.decision import DecisionModel
+from agents.model.normaliser import Spaces
 from agents.storage.metadata import check_metadata
 from agents.storage.tensor_folder import (
     AGENT,
@@ -26,6 +27,11 @@ from agents.storage.tensor_folder import (
 
 LARGEST_SIDE = 10_000_000
 """Numbers in an observation, or in an action."""
+_TENSOR = {
+    name: f"{'head' if name.startswith('action') else 'normaliser'}.{name}"
+    for name in Spaces._fields
+}
+"""The tensors that hold what the model was built from, by their names in Spaces."""
 MARGIN = 64_000_000
 """Bytes that a model may take beyond its file, in tables and in the state of one environment."""
 
@@ -47,7 +53,7 @@ def load_checkpoint(folder: Path) -> tuple[DecisionModel, dict[str, Any]]:
     tensors, metadata = load_folder(folder, AGENT, _expected)
     with refused(folder, AGENT):
         metadata = check_metadata(metadata)
-        stored: dict[str, Any] = {name: tensors[name].tolist() for name in Spaces._fields}
+        stored: dict[str, Any] = {name: tensors[_TENSOR[name]].tolist() for name in Spaces._fields}
         with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and replaced
             model = DecisionModel(metadata.pop("model"), Spaces(**stored))
         model.load_state_dict(tensors)
@@ -58,7 +64,8 @@ def _expected(metadata: dict[str, Any], found: Layout) -> Layout:
     """Return the layout of the model that the metadata describes, which is built without memory."""
     config = check_metadata(metadata)["model"]
     shapes: list[tuple[int, ...]] = [
-        found[name][0] if name in found else () for name in ("obs_mean", "action_low")
+        found[name][0] if name in found else ()
+        for name in (_TENSOR["obs_mean"], _TENSOR["action_low"])
     ]
     if any(len(shape) != 1 or not 0 < shape[0] <= LARGEST_SIDE for shape in shapes):
         raise ValueError("it has no sizes of observation and action")

@@ -46,12 +46,12 @@ class FolderFormat(NamedTuple):
     """What the names of the model's tensors begin with."""
 
 
-AGENT = FolderFormat("checkpoint", "agent.json", "model.safetensors", 2, 1_000_000, ("",))
+AGENT = FolderFormat("checkpoint", "agent.json", "model.safetensors", 3, 1_000_000, ("",))
 STATE = FolderFormat(
     "training state",
     "state.json",
     "state.safetensors",
-    2,
+    3,
     16_000_000,
     ("model.", "average.module.", "optimizer."),
 )
@@ -64,6 +64,8 @@ RENAMES: dict[int, dict[str, str]] = {
         "rtg_high": "normaliser.rtg_high",
         "action_low": "head.action_low",
         "action_high": "head.action_high",
+        "head.weight": "head.mean.weight",
+        "head.bias": "head.mean.bias",
     },
 }
 """By the format that changed them: the old and the new names of the model's tensors, or the parts
@@ -209,6 +211,11 @@ def _renamed(name: str, kind: FolderFormat, version: int) -> str:
                 if f"{name}.".startswith(f"{start}{old}."):
                     name = start + new + name.removeprefix(start + old)
                     break
+    if version < 3 <= kind.version and kind is STATE:
+        # The optimiser's names are the objective's since, and metrics have their own.
+        name = {"losses": "pending.loss", "norms": "pending.grad_norm"}.get(name, name)
+        if name.startswith("optimizer.") and not name.startswith("optimizer.model."):
+            name = name.replace("optimizer.", "optimizer.model.", 1)
     return name
 
 

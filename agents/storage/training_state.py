@@ -21,6 +21,7 @@ from agents.storage.tensor_folder import (
     refused,
     save_folder,
 )
+from agents.training.optimiser import state_layout
 from agents.training.trainer import Trainer
 from configs.schema import fits, typed
 from envs.errors import UserError, one_line
@@ -33,17 +34,20 @@ class OtherData(UserError):
     """A sound state of a run on other data, which cannot be resumed on these."""
 
 
+PENDING = "pending."
+"""How the names of the tensors begin that hold metrics since the last line of the log."""
+
+
 def capture(trainer: Trainer) -> tuple[dict[str, Tensor], Metadata]:
     """Return the tensors and facts that `restore` needs, after a check that they are finite."""
     trainer.check()
     tensors = {**_weights(trainer), **_moments(trainer), **_generators(trainer.device)}
-    if trainer.losses:
-        tensors["losses"] = torch.stack(trainer.losses)
-        tensors["norms"] = torch.stack(trainer.norms)
+    for name, values in trainer.pending.items():
+        tensors[f"pending.{name}"] = torch.stack(values)
     facts = {
         "update": trainer.update,
         "sampler": trainer.sampler.state_dict(),
-        "seconds": time.perf_counter() - trainer.since if trainer.losses else 0.0,
+        "seconds": time.perf_counter() - trainer.since if trainer.pending else 0.0,
     }
     return tensors, facts
 
@@ -66,7 +70,7 @@ def restore(trainer: Trainer, tensors: dict[str, Tensor], facts: Metadata) -> No
         for name, own in _weights(trainer).items():
             own.copy_(tensors[name])
     trainer.optimizer.state.clear()
-    for name, parameter in trainer.model.named_parameters():
+    for name, parameter in trainer.objective.named_parameters():
         prefix = f"optimizer.{name}."
         kept = {key: value for key, value in tensors.items() if key.startswith(prefix)}
         if kept:  # a parameter that nothing depends on has none
@@ -76,8 +80,10 @@ def restore(trainer: Trainer, tensors: dict[str, Tensor], facts: Metadata) -> No
     torch.set_rng_state(tensors["generator.cpu"])
     if trainer.device.type == "cuda" and "generator.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["generator.cuda"], trainer.device)
-    for name, own in (("losses", trainer.losses), ("norms", trainer.norms)):
-        own[:] = tensors[name].to(trainer.device).unbind() if name in tensors else []
+    trainer.pending.clear()
+    for name, values in tensors.items():
+        if name.startswith(PENDING):
+            trainer.pending[name.removeprefix(PENDING)] = [*values.to(trainer.device).unbind()]
     trainer.update = update
     trainer.since = time.perf_counter() - seconds
     trainer.mark_checked()
@@ -87,17 +93,17 @@ def expected(trainer: Trainer) -> Callable[[Metadata, Layout], Layout]:
     """Return the check of a state's header against the run: what `load_folder` takes."""
     weights = {name: value.to("meta") for name, value in _weights(trainer).items()}
     moments: dict[str, Tensor] = {}
-    for name, parameter in trainer.model.named_parameters():
-        moments[f"optimizer.{name}.step"] = torch.empty((), dtype=torch.float32, device="meta")
-        for moment in ("exp_avg", "exp_avg_sq"):
-            moments[f"optimizer.{name}.{moment}"] = parameter.detach().to("meta")
+    for name, parameter in trainer.objective.named_parameters():
+        for moment, value in state_layout(trainer.optimizer, parameter).items():
+            moments[f"optimizer.{name}.{moment}"] = value
     cpu = torch.get_rng_state().to("meta")
     cuda = torch.empty(16, dtype=torch.uint8, device="meta")
 
     def wanted(facts: Metadata, found: Layout) -> Layout:
         # As many as there were updates since the last line of the log.
-        pending = torch.empty(found.get("losses", ((0,),))[0], device="meta")
-        either = {**moments, "generator.cuda": cuda, "losses": pending, "norms": pending}
+        shape = found.get(f"{PENDING}loss", ((0,),))[0]
+        pending = {name: torch.empty(shape, device="meta") for name in found if _is_pending(name)}
+        either = {**moments, "generator.cuda": cuda, **pending}
         there = {name: value for name, value in either.items() if name in found}
         return layout({**weights, "generator.cpu": cpu, **there})
 
@@ -190,8 +196,12 @@ def _update(name: str) -> str:
     return name.split("-")[0]
 
 
+def _is_pending(name: str) -> bool:
+    return name.startswith(PENDING) and name.removeprefix(PENDING).isidentifier()
+
+
 def _weights(trainer: Trainer) -> dict[str, Tensor]:
-    found = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
+    found = trainer.objective.state_dict()
     if trainer.average is not None:
         average = trainer.average.state_dict()
         found |= {f"average.{name}": value for name, value in average.items()}
@@ -201,7 +211,7 @@ def _weights(trainer: Trainer) -> dict[str, Tensor]:
 def _moments(trainer: Trainer) -> dict[str, Tensor]:
     return {
         f"optimizer.{name}.{key}": value
-        for name, parameter in trainer.model.named_parameters()
+        for name, parameter in trainer.objective.named_parameters()
         for key, value in trainer.optimizer.state.get(parameter, {}).items()
     }
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 import configs
 from agents.machine.ranks import ALONE, Ranks
-from agents.model.decision import DecisionModel, Spaces
+from agents.model.decision import DecisionModel
+from agents.model.normaliser import Spaces
+from agents.training import objectives
 from agents.training.trainer import Trainer
 from configs import Config
 from envs import sources
@@ -53,10 +57,14 @@ def build(
 ) -> Trainer:
     """Return the trainer of a resolved configuration: weights, batches and dropout of its seed."""
     torch.manual_seed(config.seed)
-    model = build_model(config, data)
+    model, optim = build_model(config, data), config.optim
+    objective = objectives.make(optim.objective, model, optim.objective_options)
     kind = PackedSampler if config.data.rows == "packed" else WindowSampler
-    sampler = kind(data, config.data.batch_size, config.data.length, seed=config.seed)
-    return Trainer(model, sampler, config.optim, device, ranks)
+    fields = {*objective.batch_fields, *config.model.inputs}
+    size = config.data.batch_size, config.data.length
+    more: Any = {"fields": sorted(fields)} if fields else {}
+    sampler = kind(data, *size, seed=config.seed, **more)
+    return Trainer(objective, sampler, optim, device, ranks)
 
 
 def build_model(config: Config, data: Trajectories) -> DecisionModel:
@@ -79,7 +87,7 @@ def build_model(config: Config, data: Trajectories) -> DecisionModel:
 
 def describe(config: Config, data: Trajectories, trainer: Trainer) -> str:
     """Say what is about to be trained, in three lines."""
-    parameters = sum(p.numel() for p in trainer.model.parameters())
+    parameters = sum(p.numel() for p in trainer.objective.parameters() if p.requires_grad)
     m, d, o = config.model, config.data, config.optim
     shared = f", shared by {trainer.ranks.size} processes," if trainer.ranks.size > 1 else ""
     return (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from agents.model.decision import DecisionModel, Spaces
+from agents.model.decision import DecisionModel
+from agents.model.normaliser import Spaces
 from configs import ModelConfig
 from envs.data.trajectories import Episode, Trajectories
 

@@ -15,9 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from agents.machine import ranks as distributed
 from agents.machine.ranks import ALONE, Ranks
+from agents.training.objectives import ReturnConditioned
 from agents.training.trainer import Trainer, to_tensors
 from configs import OptimConfig
-from envs.data.sampler import PackedSampler, WindowSampler
+from envs.data.sampler import Batch, PackedSampler, WindowSampler
 from tests.support.models import tiny_data, tiny_model
 
 KINDS = {"windows": WindowSampler, "packed": PackedSampler}
@@ -57,8 +58,8 @@ class Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, **batch):
-        return self.model.loss(**batch)
+    def forward(self, *batch):
+        return ReturnConditioned(self.model).loss(Batch(*batch))[0]
 
 
 def peer_gradients(ranks: Ranks) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,13 +69,15 @@ def peer_gradients(ranks: Ranks) -> tuple[torch.Tensor, torch.Tensor]:
         return PackedSampler(tiny_data(), 8, 12, seed=1)
 
     model = tiny_model()
-    trainer = Trainer(model, sampler(), OptimConfig(clip=0.0), torch.device("cpu"), ranks)
+    trainer = Trainer(
+        ReturnConditioned(model), sampler(), OptimConfig(clip=0.0), torch.device("cpu"), ranks
+    )
     next(trainer.fit())
     ours = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     peer, rows = tiny_model(), sampler()
     rows.shard(ranks.rank, ranks.size)
     wrapped = DistributedDataParallel(Loss(peer))
-    wrapped(**to_tensors(rows.sample(), torch.device("cpu"))).backward()
+    wrapped(*to_tensors(rows.sample(), torch.device("cpu"))).backward()
     theirs = torch.cat([p.grad.flatten() for p in peer.parameters() if p.grad is not None])
     return theirs, ours
 
@@ -87,7 +90,7 @@ def main(folder: Path) -> None:
             trainer = trained(kind, ranks, ema=0.9)
             for name, tensor in trainer.acting_model.state_dict().items():
                 found[f"{kind}.{name}"] = tensor
-            found[f"{kind}.losses"] = torch.stack(trainer.losses)
+            found[f"{kind}.losses"] = torch.stack(trainer.pending["loss"])
         found["theirs"], found["ours"] = peer_gradients(ranks)
         ranks.seed(5)
         found["random"] = torch.rand(3)

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from agents.loggers.run_log import check_position
-from agents.model.decision import DecisionModel, Spaces
+from agents.model.decision import DecisionModel
+from agents.model.normaliser import Spaces
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from agents.storage.tensor_folder import STATE, save_folder
 from agents.storage.training_state import States, capture, check_run
+from agents.training.objectives import ReturnConditioned
 from agents.training.trainer import Trainer
 from configs import ModelConfig, OptimConfig
 from envs.data.sampler import PackedSampler, WindowSampler
@@ -68,7 +70,9 @@ class SavedStates:
             torch.manual_seed(0)
             optim = OptimConfig(updates=23, warmup=4, ema=0.9)
             batches = sampler(tiny_data(), 4, 8)
-            self.trainers[name] = Trainer(tiny_model(), batches, optim, torch.device("cpu"))
+            self.trainers[name] = Trainer(
+                ReturnConditioned(tiny_model()), batches, optim, torch.device("cpu")
+            )
 
     def save(self, folder: Path) -> None:
         """Write the state of each after some updates."""

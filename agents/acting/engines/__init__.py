@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.model.decision import DecisionModel
+from agents.model.inputs import Inputs
 from envs.errors import UserError
 
 Floats = NDArray[np.float32]
@@ -27,10 +28,7 @@ SAME_FOR_ANY_ROWS = ("numba",)
 
 
 class Engine(Protocol):
-    """Act in K environments at once, with a recurrent state for each; weights are those of `make`.
-
-    All arrays are contiguous, float32 but for `timestep` and `resets`.
-    """
+    """Act in K environments at once, each with a state of its own, by the weights of `make`."""
 
     name: str
 
@@ -38,18 +36,10 @@ class Engine(Protocol):
         """Begin with K = rows environments, every state empty."""
         ...
 
-    def step(
-        self,
-        obs: Floats,
-        rtg: Floats,
-        prev_action: Floats,
-        timestep: NDArray[np.int64],
-        resets: NDArray[np.bool_],
-    ) -> Floats:
+    def step(self, inputs: Inputs[NDArray[Any]]) -> Floats:
         """Return the model's actions (K, A), in a buffer that the next call may overwrite.
 
-        obs (K, O), rtg (K,) in units of reward, prev_action (K, A), timestep (K,), resets (K,):
-        the state of a row is cleared before it reads its observation.
+        inputs: contiguous arrays (K, ...), as agents.model.inputs describes them.
         """
         ...
 

@@ -23,6 +23,7 @@ from agents.acting import step_graph
 from agents.acting.engines import Floats
 from agents.acting.engines.packed import PackedEngine, Sizes
 from agents.model.decision import DecisionModel
+from agents.model.inputs import REQUIRED
 from envs.errors import UserError
 
 
@@ -53,7 +54,9 @@ class Compiled(PackedEngine):
         super().__init__(sizes)
 
     def _bind(self, state: Floats) -> None:
-        self._tensors = [torch.from_numpy(part) for part in self._inputs]
+        # In the order of the graph's inputs: the state, then the optional ones.
+        parts = [torch.from_numpy(part) for part in self._inputs.values()]
+        self._before, self._behind = parts[: len(REQUIRED)], parts[len(REQUIRED) :]
         self._state: Tensor = torch.from_numpy(state)
 
     def _states(self) -> Floats:
@@ -63,7 +66,7 @@ class Compiled(PackedEngine):
     def _run(self) -> Floats:
         if not len(self._state):
             return np.empty((0, self._sizes.action_dim), np.float32)
-        action, self._state = self._call([*self._tensors, self._state])
+        action, self._state = self._call([*self._before, self._state, *self._behind])
         return action.numpy()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from torch import Tensor
 import minrnn
 from agents.acting.engines import Floats
 from agents.model.decision import DecisionModel
+from agents.model.inputs import Inputs
 
 
 def why_not(model: DecisionModel, device: torch.device) -> str | None:
@@ -22,8 +25,14 @@ class Eager:
 
     name = "eager"
 
-    def __init__(self, model: DecisionModel, device: torch.device) -> None:
-        self.model, self.device = model, device
+    def __init__(
+        self,
+        model: DecisionModel,
+        device: torch.device,
+        sample: torch.Generator | None = None,
+    ) -> None:
+        """sample: draw actions from the head's distribution with this generator, on `device`."""
+        self.model, self.device, self._sample = model, device, sample
         self._state: minrnn.State | None = None
 
     def start(self, rows: int) -> None:
@@ -32,18 +41,10 @@ class Eager:
         self._state = None
 
     @torch.inference_mode()
-    def step(
-        self,
-        obs: Floats,
-        rtg: Floats,
-        prev_action: Floats,
-        timestep: NDArray[np.int64],
-        resets: NDArray[np.bool_],
-    ) -> Floats:
+    def step(self, inputs: Inputs[NDArray[Any]]) -> Floats:
         """See `Engine.step`."""
-        given = (obs, rtg[:, None], prev_action, timestep, resets)
-        inputs = [torch.from_numpy(part).to(self.device) for part in given]
-        return self._act(inputs).cpu().numpy()
+        tensors = inputs.map(lambda part: torch.from_numpy(part).to(self.device))
+        return self._act(tensors).cpu().numpy()
 
     @torch.inference_mode()
     def keep(self, rows: NDArray[np.int64]) -> None:
@@ -52,9 +53,13 @@ class Eager:
             index = torch.as_tensor(rows, device=self.device)
             self._state = minrnn.select_rows(self._state, index)
 
-    def _act(self, inputs: list[Tensor]) -> Tensor:
-        action, self._state = self.model.step(*inputs, state=self._state)
-        return action
+    def _act(self, inputs: Inputs[Tensor]) -> Tensor:
+        y, self._state = self.model.features(inputs.map(lambda x: x.unsqueeze(1)), self._state)
+        return self._action(y).squeeze(1)
+
+    def _action(self, y: Tensor) -> Tensor:
+        head = self.model.head
+        return head.act(y) if self._sample is None else head.sample(y, self._sample)
 
 
 class Window(Eager):
@@ -62,23 +67,44 @@ class Window(Eager):
 
     name = "window"
 
-    def __init__(self, model: DecisionModel, device: torch.device, window: int) -> None:
-        super().__init__(model, device)
+    def __init__(
+        self,
+        model: DecisionModel,
+        device: torch.device,
+        window: int,
+        sample: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(model, device, sample)
         self.window = window
+        self._history: Inputs[Tensor] | None = None
 
-    def _act(self, inputs: list[Tensor]) -> Tensor:
-        # What is carried is the inputs of the last steps; copies, for the caller has the arrays.
-        newest = [part.unsqueeze(1).clone() for part in inputs]
-        if isinstance(self._state, list):
-            newest = [torch.cat(pair, 1) for pair in zip(self._state, newest, strict=True)]  # type: ignore[arg-type]
-        history = [part[:, -self.window :] for part in newest]
-        self._state = [*history]
-        obs, rtg, prev_action, timestep, resets = history
+    def start(self, rows: int) -> None:
+        """See `Engine.start`."""
+        del rows
+        self._history = None
+
+    @torch.inference_mode()
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """See `Engine.keep`."""
+        index = torch.as_tensor(rows, device=self.device)
+        if self._history is not None:
+            self._history = self._history.map(lambda part: part[index])
+
+    def _act(self, inputs: Inputs[Tensor]) -> Tensor:
+        # The inputs of the last steps are carried; copies, for the caller has the arrays.
+        newest = inputs.map(lambda part: part.unsqueeze(1).clone())
+        if self._history is not None:
+            older: Any = self._history._asdict()
+            joined = {
+                n: torch.cat([older[n], x], 1) for n, x in newest._asdict().items() if x is not None
+            }
+            newest = newest._replace(**joined)
+        self._history = newest.map(lambda part: part[:, -self.window :])
         # The window opens with an empty state; a reset inside hides what is left of older episodes.
-        resets = resets.clone()
+        resets = self._history.resets.clone()
         resets[:, 0] = True
-        actions, _ = self.model(obs, rtg, prev_action, timestep, resets)
-        return actions[:, -1]
+        y, _ = self.model.features(self._history._replace(resets=resets))
+        return self._action(y)[:, -1]
 
 
 def make(model: DecisionModel, device: torch.device) -> Eager:

@@ -13,7 +13,7 @@ import torch
 from agents.acting import export
 from agents.acting.engines import Floats
 from agents.acting.engines.packed import PackedEngine, Sizes
-from agents.acting.step_graph import INPUTS, OUTPUTS
+from agents.acting.step_graph import OUTPUTS, STATE
 from agents.model.decision import DecisionModel
 from envs.errors import UserError
 
@@ -48,14 +48,14 @@ class Onnx(PackedEngine):
         self._buffers = np.ascontiguousarray(state), np.empty_like(state)
         self._action = np.empty((len(state), self._sizes.action_dim), np.float32)
         share = self._runtime.OrtValue.ortvalue_from_numpy  # of a CPU's memory: no copy
-        fixed = {n: share(part) for n, part in zip(INPUTS[:-1], self._inputs, strict=True)}
+        fixed = {name: share(part) for name, part in self._inputs.items()}
         action, states = share(self._action), [share(part) for part in self._buffers]
         self._bindings: list[Any] = []
         for turn in (0, 1):
             binding = self._session.io_binding()
             for name, value in fixed.items():
                 binding.bind_ortvalue_input(name, value)
-            binding.bind_ortvalue_input(INPUTS[-1], states[turn])
+            binding.bind_ortvalue_input(STATE, states[turn])
             binding.bind_ortvalue_output(OUTPUTS[0], action)
             binding.bind_ortvalue_output(OUTPUTS[1], states[1 - turn])
             self._bindings.append(binding)
@@ -97,7 +97,7 @@ def load(path: Path) -> tuple[Onnx, dict[str, Any]]:
     try:
         facts = json.loads(session.get_modelmeta().custom_metadata_map[export.KEY])
         newer = facts["format"] > export.FORMAT
-        sizes = Sizes(**{name: facts[name] for name in Sizes._fields})
+        sizes = Sizes(**{name: facts[name] for name in Sizes._fields if name in facts})
     except (KeyError, TypeError, ValueError, RecursionError):
         raise UserError(f"{path} was not made by this project's export; {again}") from None
     if newer:

@@ -3,13 +3,15 @@ states."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.acting import step_graph
 from agents.acting.engines import Floats, check_times
 from agents.model.decision import DecisionModel
+from agents.model.inputs import Inputs
 
 
 class Sizes(NamedTuple):
@@ -19,12 +21,15 @@ class Sizes(NamedTuple):
     action_dim: int
     state_size: int
     max_steps: int | None
+    optional: dict[str, int] = {}  # noqa: RUF012 (never changed)
+    """The widths of the optional inputs that it reads, by name."""
 
     @classmethod
     def of(cls, model: DecisionModel) -> Sizes:
         """Return those of a model."""
         limit = model.config.timestep_embedding or None
-        return cls(model.obs_dim, model.action_dim, model.stack.state_size, limit)
+        optional = step_graph.optional_inputs(model)
+        return cls(model.obs_dim, model.action_dim, model.stack.state_size, limit, optional)
 
 
 class PackedEngine:
@@ -43,23 +48,16 @@ class PackedEngine:
         self._fresh = True
         self._fit(np.zeros((rows, self._sizes.state_size), np.float32))
 
-    def step(
-        self,
-        obs: Floats,
-        rtg: Floats,
-        prev_action: Floats,
-        timestep: NDArray[np.int64],
-        resets: NDArray[np.bool_],
-    ) -> Floats:
+    def step(self, inputs: Inputs[NDArray[Any]]) -> Floats:
         """See `Engine.step`. Raises UserError beyond the time steps that the model has learned."""
-        if obs.shape != self._obs.shape:
-            raise ValueError(f"expected observations {self._obs.shape}, not {obs.shape}")
-        check_times(timestep, self._sizes.max_steps)
-        self._obs[...] = obs
-        self._rtg[:, 0] = rtg
-        self._prev_action[...] = prev_action
-        self._timestep[...] = timestep
-        self._resets[...] = True if self._fresh else resets
+        own = self._inputs
+        if inputs.obs.shape != own["obs"].shape:
+            raise ValueError(f"expected observations {own['obs'].shape}, not {inputs.obs.shape}")
+        check_times(inputs.timestep, self._sizes.max_steps)
+        for name, buffer in own.items():
+            buffer[...] = getattr(inputs, name)
+        if self._fresh:
+            own["resets"][:] = True
         self._fresh = False
         return self._run()
 
@@ -70,12 +68,15 @@ class PackedEngine:
     def _fit(self, state: Floats) -> None:
         # New buffers, for the rows of a state (K, S) that is the engine's from here on.
         rows, sizes = len(state), self._sizes
-        self._obs = np.zeros((rows, sizes.obs_dim), np.float32)
-        self._rtg = np.zeros((rows, 1), np.float32)
-        self._prev_action = np.zeros((rows, sizes.action_dim), np.float32)
-        self._timestep = np.zeros(rows, np.int64)
-        self._resets = np.zeros(rows, np.bool_)
-        self._inputs = (self._obs, self._rtg, self._prev_action, self._timestep, self._resets)
+        self._inputs: dict[str, NDArray[Any]] = {
+            "obs": np.zeros((rows, sizes.obs_dim), np.float32),
+            "rtg": np.zeros((rows, 1), np.float32),
+            "prev_action": np.zeros((rows, sizes.action_dim), np.float32),
+            "timestep": np.zeros(rows, np.int64),
+            "resets": np.zeros(rows, np.bool_),
+        }
+        for name, width in sizes.optional.items():
+            self._inputs[name] = np.zeros((rows, width), np.float32)
         self._bind(state)
 
     def _bind(self, state: Floats) -> None:

@@ -41,8 +41,11 @@ class View:
     ) -> None:
         self.policy, self.live, self.title = policy, live, title
         self.target, self.fps = target, fps
-        self.mean, self.std = model.obs_mean.cpu().numpy(), model.obs_std.cpu().numpy()
-        self.low, self.high = model.action_low.cpu().numpy(), model.action_high.cpu().numpy()
+        normaliser = model.normaliser
+        self.mean, self.std = normaliser.obs_mean.cpu().numpy(), normaliser.obs_std.cpu().numpy()
+        self.low, self.high = (
+            end.cpu().numpy() for end in (model.head.action_low, model.head.action_high)
+        )
         self.total, self.step, self.started = 0.0, 0, time.perf_counter()
 
     def __call__(

@@ -11,7 +11,9 @@ import torch
 
 from agents.acting import engines
 from agents.acting.policy import Policy
-from agents.model.decision import DecisionModel, Spaces
+from agents.model.decision import DecisionModel
+from agents.model.inputs import Inputs
+from agents.model.normaliser import Spaces
 from configs import ModelConfig
 from envs.errors import UserError
 
@@ -39,7 +41,7 @@ def model(**options: Any) -> DecisionModel:
     return made.eval()
 
 
-def inputs(rows: int, steps: int, seed: int = 0) -> Iterator[list[Any]]:
+def inputs(rows: int, steps: int, seed: int = 0) -> Iterator[Inputs[Any]]:
     """What a rollout gives: resets at the start and here and there, time since the last one."""
     rng = np.random.default_rng(seed)
     timestep = np.zeros(rows, np.int64)
@@ -48,9 +50,9 @@ def inputs(rows: int, steps: int, seed: int = 0) -> Iterator[list[Any]]:
         timestep = np.where(resets, 0, timestep + 1)
         obs, action = rng.normal(size=(rows, OBS)), rng.uniform(-1, 1, (rows, ACTION))
         action[resets] = 0
-        rtg = rng.uniform(-100, 300, rows)  # beyond the data, too
+        rtg = rng.uniform(-100, 300, (rows, 1))  # beyond the data, too
         arrays = [part.astype(np.float32) for part in (obs, rtg, action)]
-        yield [*arrays, timestep, resets]
+        yield Inputs(*arrays, timestep, resets)
 
 
 def assert_same(made: DecisionModel, name: str, rows: int, steps: int) -> None:
@@ -58,7 +60,7 @@ def assert_same(made: DecisionModel, name: str, rows: int, steps: int) -> None:
     fast.start(rows)
     eager.start(rows)
     for given in inputs(rows, steps):
-        np.testing.assert_allclose(fast.step(*given), eager.step(*given), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(fast.step(given), eager.step(given), rtol=0, atol=1e-5)
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -102,10 +104,12 @@ def test_they_agree_to_the_end_of_a_long_episode(name, rows, backbone):
     fast.start(rows)
     eager.start(rows)
     acted = [np.zeros((rows, ACTION), np.float32)] * 2
-    for t, (obs, rtg, _, _, _) in enumerate(inputs(rows, 1000)):
+    for t, (obs, rtg, _, _, _) in enumerate(row[:5] for row in inputs(rows, 1000)):
         rest = np.full(rows, t), np.full(rows, t == 0)
         both = zip((fast, eager), acted, strict=True)
-        acted = [engine.step(obs, rtg - t / 10, last, *rest).copy() for engine, last in both]
+        acted = [
+            engine.step(Inputs(obs, rtg - t / 10, last, *rest)).copy() for engine, last in both
+        ]
         np.testing.assert_allclose(*acted, rtol=0, atol=1e-5)
 
 
@@ -121,13 +125,13 @@ def test_rows_that_are_kept_go_on_and_others_leave_nothing(name):
         count = 70 if rows is None else len(rows)
         for i, given in enumerate(inputs(count, 4)):
             if rows is not None and i == 0:
-                given[4][:] = False
-            np.testing.assert_allclose(fast.step(*given), eager.step(*given), rtol=0, atol=1e-5)
+                given.resets[:] = False
+            np.testing.assert_allclose(fast.step(given), eager.step(given), rtol=0, atol=1e-5)
     fast.start(2)
     fresh = engines.make(made, name)
     fresh.start(2)
     for given in inputs(2, 3):
-        np.testing.assert_array_equal(fast.step(*given), fresh.step(*given))
+        np.testing.assert_array_equal(fast.step(given), fresh.step(given))
 
 
 @pytest.mark.parametrize("tokens", ["fused", "interleaved"])
@@ -138,8 +142,8 @@ def test_with_numba_what_a_row_does_does_not_depend_on_the_rows_beside_it(tokens
     many.start(37)
     one.start(1)
     for given in inputs(37, 30):
-        alone = one.step(*(part[35:36] for part in given))
-        np.testing.assert_array_equal(many.step(*given)[35:36], alone)
+        alone = one.step(given.map(lambda part: part[35:36]))
+        np.testing.assert_array_equal(many.step(given)[35:36], alone)
 
 
 @pytest.mark.parametrize("name", HERE)
@@ -151,11 +155,11 @@ def test_a_reset_hides_all_that_was_there(name):
     used.start(2)
     fresh.start(2)
     spoilt, *steps = inputs(2, 4)
-    spoilt[0][0] = np.nan
-    assert np.isnan(used.step(*spoilt)[0]).all()
-    steps[0][4][:], steps[0][3][:] = True, 0
+    spoilt.obs[0] = np.nan
+    assert np.isnan(used.step(spoilt)[0]).all()
+    steps[0].resets[:], steps[0].timestep[:] = True, 0
     for given in steps:
-        np.testing.assert_array_equal(used.step(*given), fresh.step(*given))
+        np.testing.assert_array_equal(used.step(given), fresh.step(given))
 
 
 @pytest.mark.parametrize("options", [{"conv": 4}, {"backbone": "gru"}, {"backbone": "mingru,s4d"}])
@@ -207,7 +211,7 @@ def test_a_step_of_another_number_of_rows_is_refused():
     engine = engines.make(model(), "numba")
     engine.start(3)
     with pytest.raises(ValueError, match=r"expected observations \(3, 5\)"):
-        engine.step(*next(inputs(2, 1)))
+        engine.step(next(inputs(2, 1)))
 
 
 @pytest.mark.parametrize("engine", HERE)

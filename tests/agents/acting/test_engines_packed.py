@@ -15,6 +15,7 @@ from agents.acting import engines
 from agents.acting.engines import compiled, onnx
 from agents.acting.engines.eager import Eager
 from agents.acting.engines.packed import PackedEngine
+from agents.model.inputs import Inputs
 from envs.errors import UserError
 from tests.support.models import tiny_model
 
@@ -46,15 +47,15 @@ def moments(rows: int, steps: int, seed: int = 0):
     for t in range(steps):
         resets = rng.random(rows) < (1.0 if t == 0 else 0.02)
         timestep = np.where(resets, 0, timestep + 1)
-        obs, rtg = rng.normal(size=(rows, OBS)), rng.uniform(-10, 80, rows)
+        obs, rtg = rng.normal(size=(rows, OBS)), rng.uniform(-10, 80, (rows, 1))
         action = np.where(resets[:, None], 0, rng.uniform(-1, 1, (rows, 2)))
-        yield [*(part.astype(np.float32) for part in (obs, rtg, action)), timestep, resets]
+        yield Inputs(*(part.astype(np.float32) for part in (obs, rtg, action)), timestep, resets)
 
 
-def assert_same(engine: PackedEngine, eager: Eager, given: list[Any]) -> None:
+def assert_same(engine: PackedEngine, eager: Eager, given: Inputs[Any]) -> None:
     kept = copy.deepcopy(given)
-    np.testing.assert_allclose(engine.step(*given), eager.step(*given), rtol=0, atol=1e-5)
-    for before, after in zip(kept, given, strict=True):
+    np.testing.assert_allclose(engine.step(given), eager.step(given), rtol=0, atol=1e-5)
+    for before, after in zip(kept[:5], given[:5], strict=True):
         np.testing.assert_array_equal(before, after)
 
 
@@ -79,38 +80,37 @@ def test_rows_that_are_kept_go_on(acting):
             eager.keep(rows)
         for given in moments(len(rows), 3):
             if len(rows) < 6:
-                given[4][:] = False
+                given.resets[:] = False
             assert_same(engine, eager, given)
 
 
 def test_a_start_forgets_and_so_does_a_reset_nan_included(acting):
     engine, _ = acting
     spoilt, *steps = moments(2, 4)
-    spoilt[0][0] = np.nan
+    spoilt.obs[0] = np.nan
     engine.start(2)
-    assert np.isnan(engine.step(*spoilt)[0]).all()
-    used = [engine.step(*given).copy() for given in _restarted(steps)]
+    assert np.isnan(engine.step(spoilt)[0]).all()
+    used = [engine.step(given).copy() for given in _restarted(steps)]
     engine.start(2)
-    fresh = [engine.step(*given).copy() for given in _restarted(steps)]
+    fresh = [engine.step(given).copy() for given in _restarted(steps)]
     np.testing.assert_array_equal(used, fresh)
     assert np.isfinite(fresh).all()
 
 
-def _restarted(steps: list[list[Any]]) -> list[list[Any]]:
-    return [[*given[:3], np.full(2, t), np.full(2, t == 0)] for t, given in enumerate(steps)]
+def _restarted(steps: list[Inputs[Any]]) -> list[Inputs[Any]]:
+    return [Inputs(*given[:3], np.full(2, t), np.full(2, t == 0)) for t, given in enumerate(steps)]
 
 
 def test_no_rows_and_wrong_rows_and_late_steps(acting):
     engine, _ = acting
     engine.start(0)
-    assert engine.step(*(part[:0] for part in next(moments(1, 1)))).shape == (0, 2)
+    assert engine.step(next(moments(1, 1)).map(lambda part: part[:0])).shape == (0, 2)
     engine.start(3)
     with pytest.raises(ValueError, match=r"expected observations \(3, 4\)"):
-        engine.step(*next(moments(2, 1)))
-    late = next(moments(3, 1))
-    late[3] = np.full(3, 1000)
+        engine.step(next(moments(2, 1)))
+    late = next(moments(3, 1))._replace(timestep=np.full(3, 1000))
     with pytest.raises(UserError, match=r"step 1000 .* beyond the 1000 .*timestep-embedding"):
-        engine.step(*late)
+        engine.step(late)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -17,7 +17,10 @@ import minrnn
 from agents.acting import export, step_graph
 from agents.acting.engines import onnx as onnx_engine
 from agents.acting.policy import Policy
-from agents.model.decision import DecisionModel, Spaces
+from agents.model.decision import DecisionModel
+from agents.model.inputs import REQUIRED, Inputs
+from agents.model.normaliser import Spaces
+from agents.training.objectives import ReturnConditioned
 from agents.training.trainer import Trainer
 from configs import ModelConfig, OptimConfig
 from envs.data.sampler import WindowSampler
@@ -62,7 +65,7 @@ def moments(rows: int, steps: int):
         numbers = rng.normal(size=(rows, 3)), rng.uniform(-100, 300, (rows, 1))
         action = np.where(resets[:, None], 0, rng.uniform(-1, 1, (rows, 2)))
         floats = [part.astype(np.float32) for part in (*numbers, action)]
-        yield [torch.from_numpy(part) for part in (*floats, timestep, resets)]
+        yield Inputs(*(torch.from_numpy(part) for part in (*floats, timestep, resets)))
 
 
 @torch.inference_mode()
@@ -70,8 +73,8 @@ def assert_same(model: DecisionModel, step: Any, rows: int, steps: int) -> None:
     """Compare actions and states. step: (obs, rtg, ..., state) -> (action, state), of tensors."""
     state, packed = None, torch.zeros(rows, model.stack.state_size)
     for inputs in moments(rows, steps):
-        action, state = model.step(*inputs, state=state)
-        got, packed = step(*inputs, packed)
+        action, state = model.step(inputs, state)
+        got, packed = step(*inputs[:5], packed)
         torch.testing.assert_close(got, action, rtol=0, atol=1e-5)
     torch.testing.assert_close(packed, model.stack.pack(state), rtol=1e-4, atol=1e-4)
 
@@ -84,7 +87,9 @@ def in_onnx_runtime(content: bytes) -> Any:
     session = runtime.InferenceSession(content, options)
 
     def step(*inputs: torch.Tensor) -> list[torch.Tensor]:
-        feed = {name: x.numpy() for name, x in zip(step_graph.INPUTS, inputs, strict=True)}
+        feed = {
+            name: x.numpy() for name, x in zip((*REQUIRED, step_graph.STATE), inputs, strict=True)
+        }
         return [torch.from_numpy(x) for x in session.run(None, feed)]
 
     return step
@@ -201,9 +206,9 @@ def test_a_loaded_file_acts(exported):
     state = None
     with torch.inference_mode():
         for inputs in moments(2, 10):
-            action, state = model.step(*inputs, state=state)
-            obs, rtg, *rest = (part.numpy() for part in inputs)
-            np.testing.assert_allclose(engine.step(obs, rtg[:, 0], *rest), action, atol=1e-5)
+            action, state = model.step(inputs, state)
+            given = inputs.map(lambda part: part.numpy())
+            np.testing.assert_allclose(engine.step(given), action, atol=1e-5)
 
 
 def test_without_the_packages_it_says_what_to_install(monkeypatch, tmp_path):
@@ -329,7 +334,7 @@ def trained() -> DecisionModel:
     model = DecisionModel(ModelConfig(dim=16, num_layers=2), spaces)
     options = OptimConfig(updates=20, warmup=2, lr=3e-3)
     sampler = WindowSampler(data, 8, 16, seed=0)
-    list(Trainer(model, sampler, options, torch.device("cpu")).fit())
+    list(Trainer(ReturnConditioned(model), sampler, options, torch.device("cpu")).fit())
     return model.eval()
 
 

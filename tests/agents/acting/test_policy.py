@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from agents.acting.policy import Policy
+from agents.model.inputs import Inputs
 from envs.rollout import rollout
 from tests.support.models import tiny_model
 
@@ -17,10 +18,10 @@ def test_return_to_go_falls_by_each_reward_and_restarts_with_the_episode():
     yes, no = np.array([True, True]), np.array([False, False])
     policy(obs, np.zeros(2), yes, np.array([0, 1]))
     policy(obs, np.array([1.0, 2.0]), no, np.array([0, 1]))
-    assert policy._rtg.tolist() == [9.0, 18.0]
+    assert policy._inputs._rtg.tolist() == [9.0, 18.0]
     policy(obs, np.array([0.0, 3.0]), np.array([True, False]), np.array([2, 1]))
-    assert policy._rtg.tolist() == [30.0, 15.0]
-    assert policy._timestep.tolist() == [0, 2]
+    assert policy._inputs._rtg.tolist() == [30.0, 15.0]
+    assert policy._inputs._timestep.tolist() == [0, 2]
 
 
 def test_a_new_episode_in_a_row_acts_as_in_a_fresh_policy():
@@ -68,13 +69,14 @@ def test_window_memory_equals_the_model_over_the_last_steps():
     last = slice(len(seen) - 3, None)
     timestep = torch.tensor([[4, 5, 6]])
     with torch.no_grad():
-        actions, _ = model(
+        inputs = Inputs(
             torch.from_numpy(np.stack(seen[last], 1)),
             torch.full((1, 3, 1), 7.0),
             torch.from_numpy(np.stack(taken[4:7], 1)),
             timestep,
             torch.tensor([[True, False, False]]),
         )
+        actions, _ = model(inputs)
     np.testing.assert_allclose(taken[-1], actions[:, -1].numpy(), rtol=1e-5, atol=1e-6)
 
 

@@ -16,7 +16,8 @@ import pytest
 
 from agents.acting import engines
 from agents.evaluation.evaluator import evaluate
-from agents.model.decision import DecisionModel, Spaces
+from agents.model.decision import DecisionModel
+from agents.model.normaliser import Spaces
 from configs import ModelConfig
 from envs.worlds.spec import EnvSpec
 

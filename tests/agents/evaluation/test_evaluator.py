@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from agents.evaluation import evaluator
-from agents.model.decision import DecisionModel, Spaces
+from agents.model.decision import DecisionModel
+from agents.model.normaliser import Spaces
 from agents.report import rows, table
 from agents.storage import checkpoint
 from configs import ModelConfig

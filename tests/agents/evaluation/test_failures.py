@@ -14,7 +14,8 @@ import train
 from agents.evaluation import evaluator
 from agents.evaluation.evaluator import Result
 from agents.machine import device
-from agents.model.decision import DecisionModel, Spaces
+from agents.model.decision import DecisionModel
+from agents.model.normaliser import Spaces
 from agents.report import page as html
 from agents.report import plots, table
 from agents.report import rows as report

@@ -4,9 +4,13 @@ import pytest
 import torch
 
 import minrnn
-from agents.model.decision import DecisionModel, Spaces
-from agents.training.trainer import param_groups
+from agents.model.decision import DecisionModel
+from agents.model.inputs import Inputs
+from agents.model.normaliser import Spaces
+from agents.training.objectives import ReturnConditioned
+from agents.training.optimiser import param_groups
 from configs import ModelConfig
+from envs.data.sampler import Batch
 from minrnn.registry import cell_options
 
 OBS, ACTION = 5, 3
@@ -38,7 +42,7 @@ def episodes(B=3, T=12):
         timestep[:, t] = torch.where(resets[:, t], 0, timestep[:, t - 1] + 1)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     prev_action = draw(B, T, ACTION).masked_fill((timestep == 0).unsqueeze(-1), 0)
-    return draw(B, T, OBS), 50 * draw(B, T, 1), prev_action, timestep, resets
+    return Inputs(draw(B, T, OBS), 50 * draw(B, T, 1), prev_action, timestep, resets)
 
 
 @pytest.mark.parametrize("backbone", minrnn.available())
@@ -49,10 +53,10 @@ def test_teacher_forced_actions_equal_stepped_actions(backbone, tokens, prev_act
     learned = "learn_initial_state" in (cell_options(backbone) or ())
     model = make(backbone, tokens, prev_action, timesteps, learn_initial_state=learned)
     inputs = episodes()
-    forced, _ = model(*inputs)
+    forced, _ = model(inputs)
     state = None
     for t in range(forced.shape[1]):
-        stepped, state = model.step(*(part[:, t] for part in inputs), state=state)
+        stepped, state = model.step(inputs.map(lambda part, t=t: part[:, t]), state)
         torch.testing.assert_close(stepped, forced[:, t], rtol=1e-10, atol=1e-12)
 
 
@@ -61,19 +65,19 @@ def test_teacher_forced_actions_equal_stepped_actions(backbone, tokens, prev_act
 def test_an_episode_in_a_packed_row_acts_as_if_it_were_alone(tokens, prev_action):
     model = make(tokens=tokens, prev_action=prev_action)
     inputs = episodes()
-    packed, _ = model(*inputs)
-    alone, _ = model(*(part[:1, 6:] for part in inputs))
+    packed, _ = model(inputs)
+    alone, _ = model(inputs.map(lambda part: part[:1, 6:]))
     torch.testing.assert_close(packed[:1, 6:], alone)
 
 
 @pytest.mark.parametrize("tokens", ["fused", "interleaved"])
 def test_actions_do_not_see_the_future(tokens):
     model = make(tokens=tokens, prev_action=True)
-    obs, rtg, prev_action, timestep, resets = episodes()
-    before, _ = model(obs, rtg, prev_action, timestep, resets)
+    obs, rtg, prev_action, timestep, resets, *_ = episodes()
+    before, _ = model(Inputs(obs, rtg, prev_action, timestep, resets))
     obs[:, 8:] += 1
     rtg[:, 8:] -= 1
-    after, _ = model(obs, rtg, prev_action, timestep, resets)
+    after, _ = model(Inputs(obs, rtg, prev_action, timestep, resets))
     torch.testing.assert_close(before[:, :8], after[:, :8])
     assert not torch.allclose(before[:, 8:], after[:, 8:])
 
@@ -81,20 +85,20 @@ def test_actions_do_not_see_the_future(tokens):
 @pytest.mark.parametrize("tokens", ["fused", "interleaved"])
 def test_a_row_that_starts_in_mid_episode_sees_its_previous_action(tokens):
     model = make(tokens=tokens, prev_action=True)
-    obs, rtg, prev_action, timestep, resets = (part[:, :4] for part in episodes())
+    obs, rtg, prev_action, timestep, resets = (part[:, :4] for part in episodes()[:5])
     timestep = timestep + 7
-    first, _ = model(obs, rtg, prev_action, timestep, resets)
-    second, _ = model(obs, rtg, prev_action + 1, timestep, resets)
+    first, _ = model(Inputs(obs, rtg, prev_action, timestep, resets))
+    second, _ = model(Inputs(obs, rtg, prev_action + 1, timestep, resets))
     assert not torch.allclose(first[:, 0], second[:, 0])
 
 
 @pytest.mark.parametrize("tokens", ["fused", "interleaved"])
 def test_the_first_step_of_an_episode_ignores_the_previous_action(tokens):
     model = make(tokens=tokens, prev_action=True)
-    obs, rtg, prev_action, timestep, resets = episodes()
-    first, _ = model(obs, rtg, prev_action, timestep, resets)
+    obs, rtg, prev_action, timestep, resets, *_ = episodes()
+    first, _ = model(Inputs(obs, rtg, prev_action, timestep, resets))
     garbage = prev_action.masked_fill((timestep == 0).unsqueeze(-1), 1e3)
-    second, _ = model(obs, rtg, garbage, timestep, resets)
+    second, _ = model(Inputs(obs, rtg, garbage, timestep, resets))
     starts = timestep == 0
     torch.testing.assert_close(first[starts], second[starts])
 
@@ -102,18 +106,18 @@ def test_the_first_step_of_an_episode_ignores_the_previous_action(tokens):
 def test_actions_stay_inside_the_bounds_of_the_environment():
     model = make()
     with torch.no_grad():
-        model.head.weight.mul_(1e3)
-    actions, _ = model(*episodes())
-    assert (actions >= model.action_low).all()
-    assert (actions <= model.action_high).all()
+        model.head.mean.weight.mul_(1e3)
+    actions, _ = model(episodes())
+    assert (actions >= model.head.action_low).all()
+    assert (actions <= model.head.action_high).all()
     assert actions[..., 1].abs().max() > 1.5  # the wide dimension is used
 
 
 def test_a_return_beyond_the_data_is_taken_for_the_largest_there():
     model = make()
-    obs, _, prev_action, timestep, resets = episodes()
+    obs, _, prev_action, timestep, resets, *_ = episodes()
     first, second, inside = (
-        model(obs, torch.full_like(obs[..., :1], rtg), prev_action, timestep, resets)[0]
+        model(Inputs(obs, torch.full_like(obs[..., :1], rtg), prev_action, timestep, resets))[0]
         for rtg in (200.0, 9999.0, 150.0)
     )
     torch.testing.assert_close(first, second)
@@ -122,25 +126,26 @@ def test_a_return_beyond_the_data_is_taken_for_the_largest_there():
 
 def test_padding_does_not_enter_the_loss():
     model = make()
-    obs, rtg, prev_action, timestep, resets = episodes()
+    obs, rtg, prev_action, timestep, resets, *_ = episodes()
     action = torch.zeros_like(prev_action)
     mask = torch.ones_like(resets)
     mask[1, 6:] = False
-    batch = {"obs": obs, "prev_action": prev_action, "rtg": rtg, "timestep": timestep}
-    first = model.loss(action=action, resets=resets, mask=mask, **batch)
+    batch = Batch(obs, action, prev_action, rtg, timestep, resets, mask)
+    loss = lambda action: ReturnConditioned(model).loss(batch._replace(action=action))[0]  # noqa: E731
+    first = loss(action)
     spoilt = action.clone()
     spoilt[1, 6:] = 100
-    assert model.loss(action=spoilt, resets=resets, mask=mask, **batch) == first
+    assert loss(spoilt) == first
     spoilt[1, 5] = 100
-    assert model.loss(action=spoilt, resets=resets, mask=mask, **batch) > first
+    assert loss(spoilt) > first
 
 
 def test_a_model_in_bfloat16_autocast_stays_close_to_float32():
     model = make().float()
-    inputs = [p.float() if p.is_floating_point() else p for p in episodes()]
-    exact, _ = model(*inputs)
+    inputs = episodes().map(lambda part: part.float() if part.is_floating_point() else part)
+    exact, _ = model(inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        rough, _ = model(*inputs)
+        rough, _ = model(inputs)
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough, exact, atol=0.1, rtol=0.1)
 
@@ -155,7 +160,7 @@ def test_weight_decay_leaves_gates_biases_and_norms_alone():
     exempt_names = {names[id(p)] for p in exempt["params"]}
     assert decayed_names | exempt_names == set(names.values())
     assert not decayed_names & exempt_names
-    assert "head.weight" in decayed_names
+    assert "head.mean.weight" in decayed_names
     assert all(not name.endswith("bias") for name in decayed_names)
     assert "tokens.embed.timestep.weight" in exempt_names
     gates = [name for name in exempt_names if "gate" in name and name.endswith("weight")]

@@ -29,8 +29,8 @@ FACTS |= {"env_kwargs": {"speed": 2}, "obs_keys": ["a"], "reference": (1.0, 2.0,
 def test_a_loaded_model_acts_as_the_saved_one(tmp_path, tokens):
     model = tiny_model(tokens=tokens, prev_action=True, learn_initial_state=True)
     with torch.no_grad():  # statistics that are not the defaults, so that they have to travel
-        model.obs_mean.add_(0.5)
-        model.obs_std.mul_(3)
+        model.normaliser.obs_mean.add_(0.5)
+        model.normaliser.obs_std.mul_(3)
     save_checkpoint(tmp_path / "last", model, FACTS)
     loaded, facts = load_checkpoint(tmp_path / "last")
     assert facts == {"format": tensor_folder.AGENT.version, **FACTS}

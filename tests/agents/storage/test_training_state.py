@@ -12,6 +12,7 @@ import torch
 from agents.storage import training_state
 from agents.storage.tensor_folder import STATE
 from agents.storage.training_state import States, capture
+from agents.training.objectives import ReturnConditioned
 from agents.training.trainer import Trainer
 from configs import OptimConfig
 from envs.data.sampler import PackedSampler, WindowSampler
@@ -26,7 +27,9 @@ def make(kind=PackedSampler, seed=0, **optim):
     model = tiny_model(dropout=0.2)
     torch.manual_seed(seed)
     sampler = kind(tiny_data(), 4, 8, seed=seed)
-    return Trainer(model, sampler, OptimConfig(updates=23, warmup=4, **optim), CPU)
+    return Trainer(
+        ReturnConditioned(model), sampler, OptimConfig(updates=23, warmup=4, **optim), CPU
+    )
 
 
 def train_to(trainer, end, every=5):
@@ -66,7 +69,7 @@ def test_a_restored_trainer_goes_on_to_the_bit(tmp_path, kind, optim, left_at):
     train_to(first, 23)  # what comes after the save is lost
     second = make(kind, seed=9, **optim)
     with torch.no_grad():
-        second.model.head.weight.add_(1)
+        second.model.head.mean.weight.add_(1)
     States(tmp_path, 2).restore(second, print)
     assert rows + train_to(second, 23) == expected
     assert_same(tensors_of(second), tensors_of(alone))
@@ -86,7 +89,7 @@ def test_what_is_not_finite_is_never_saved():
     trainer = make()
     train_to(trainer, 3)
     with torch.no_grad():
-        trainer.model.head.weight.fill_(float("nan"))
+        trainer.model.head.mean.weight.fill_(float("nan"))
     train_to(trainer, 4)
     with pytest.raises(UserError, match="not finite at update 4 "):
         capture(trainer)
@@ -105,8 +108,9 @@ def test_the_last_states_are_kept_and_a_damaged_one_is_passed_over(tmp_path):
     file.write_bytes(content)
     again = make()
     assert states.restore(again, told.append)["update"] == again.update == 4
-    end = "resuming from the one before it"
-    assert re.fullmatch(rf"note   .*0006 is damaged \(.*SHA256SUMS\); {end}", told[0])
+    assert re.fullmatch(
+        r"note   .*0006 is damaged \(.*SHA256SUMS\); resuming from the one before it", told[0]
+    )
     assert "train again" not in told[0]
     # The next one is older than the damaged one, and the newest all the same.
     train_to(again, 5)
@@ -219,6 +223,7 @@ CODE = """
 import torch
 from hashlib import sha256
 from agents.machine import device as runtime
+from agents.training.objectives import ReturnConditioned
 from agents.training.trainer import Trainer
 from configs import OptimConfig
 from envs.data.sampler import WindowSampler
@@ -227,7 +232,7 @@ runtime.configure(2)
 {extra}
 model = tiny_model(backbone="mingru,minlstm", dropout=0.1)
 sampler = WindowSampler(tiny_data(), 16, 16, seed={seed})
-trainer = Trainer(model, sampler, OptimConfig(updates=30), torch.device("cpu"))
+trainer = Trainer(ReturnConditioned(model), sampler, OptimConfig(updates=30), torch.device("cpu"))
 list(trainer.fit())
 weights = torch.cat([p.detach().flatten() for p in model.parameters()])
 print(sha256(weights.numpy()).hexdigest())

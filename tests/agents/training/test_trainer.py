@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from agents.training.trainer import Diverged, Trainer, schedule
+from agents.training.objectives import ReturnConditioned
+from agents.training.optimiser import schedule
+from agents.training.trainer import Diverged, Trainer
 from configs import OptimConfig
 from envs.data.sampler import PackedSampler, WindowSampler
 from envs.errors import UserError
@@ -28,7 +30,9 @@ def fit(trainer, every=None):
 def test_training_lowers_the_loss_on_data_that_can_be_fitted(kind, backbone, tokens):
     sampler = kind(tiny_data(), 8, 16, seed=0)
     model = tiny_model(backbone=backbone, tokens=tokens, dropout=0.0)
-    trainer = Trainer(model, sampler, OptimConfig(updates=120, warmup=10, lr=3e-3), CPU)
+    trainer = Trainer(
+        ReturnConditioned(model), sampler, OptimConfig(updates=120, warmup=10, lr=3e-3), CPU
+    )
     metrics = fit(trainer, every=10)
     assert len(metrics) == 12
     assert metrics[-1]["loss"] < 0.3 * metrics[0]["loss"]
@@ -39,7 +43,9 @@ def test_bfloat16_training_follows_float32():
     for precision in ("float32", "bfloat16"):
         config = OptimConfig(updates=60, warmup=5, lr=3e-3, precision=precision)
         model = tiny_model(dropout=0.0)
-        trainer = Trainer(model, PackedSampler(tiny_data(), 8, 16, seed=0), config, CPU)
+        trainer = Trainer(
+            ReturnConditioned(model), PackedSampler(tiny_data(), 8, 16, seed=0), config, CPU
+        )
         losses[precision] = fit(trainer)[-1]["loss"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.15)
 
@@ -49,7 +55,7 @@ def test_the_same_seed_gives_the_same_weights():
         model = tiny_model(dropout=0.1)
         sampler = WindowSampler(tiny_data(), 4, 8, seed=3)
         torch.manual_seed(7)
-        fit(Trainer(model, sampler, OptimConfig(updates=15, warmup=2), CPU))
+        fit(Trainer(ReturnConditioned(model), sampler, OptimConfig(updates=15, warmup=2), CPU))
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     torch.testing.assert_close(weights(), weights(), rtol=0, atol=0)
@@ -61,7 +67,9 @@ def updated(monkeypatch, compile_with, **options):
     torch.manual_seed(0)
     model = tiny_model(dropout=0.0)
     sampler = WindowSampler(tiny_data(), 4, 8, seed=3)
-    trainer = Trainer(model, sampler, OptimConfig(updates=10, warmup=2, **options), CPU)
+    trainer = Trainer(
+        ReturnConditioned(model), sampler, OptimConfig(updates=10, warmup=2, **options), CPU
+    )
     fit(trainer)
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
@@ -85,7 +93,7 @@ def test_a_compiled_step_is_one_graph_and_trains_to_the_same_weights(monkeypatch
 
 def test_a_failing_compiler_is_noted_and_training_goes_on(monkeypatch, caplog):
     def broken(function, **_):
-        def call(**batch):
+        def call(batch):
             raise RuntimeError("no g++ here\nand more")
 
         return call
@@ -93,7 +101,7 @@ def test_a_failing_compiler_is_noted_and_training_goes_on(monkeypatch, caplog):
     eager = updated(monkeypatch, torch.compile)
     assert torch.equal(updated(monkeypatch, broken, compile="on"), eager)
     assert [record.getMessage() for record in caplog.records] == [
-        "training goes on uncompiled, as with --optim.compile off: no g++ here"
+        "training continues uncompiled, as with --optim.compile off: no g++ here"
     ]
 
 
@@ -101,11 +109,11 @@ def test_an_error_after_the_first_updates_is_not_hidden(monkeypatch):
     def late(function, **_):
         calls = []
 
-        def call(**batch):
+        def call(batch):
             calls.append(0)
             if len(calls) == 5:
                 raise RuntimeError("later")
-            return function(**batch)
+            return function(batch)
 
         return call
 
@@ -113,7 +121,7 @@ def test_an_error_after_the_first_updates_is_not_hidden(monkeypatch):
         updated(monkeypatch, late, compile="on")
 
     def full(function, **_):
-        def call(**batch):
+        def call(batch):
             raise torch.OutOfMemoryError("out of memory")
 
         return call
@@ -124,7 +132,9 @@ def test_an_error_after_the_first_updates_is_not_hidden(monkeypatch):
 
 def test_the_moving_average_acts_and_the_raw_weights_train():
     config = OptimConfig(updates=20, warmup=0, ema=0.9, lr=1e-2)
-    trainer = Trainer(tiny_model(), WindowSampler(tiny_data(), 4, 8, seed=0), config, CPU)
+    trainer = Trainer(
+        ReturnConditioned(tiny_model()), WindowSampler(tiny_data(), 4, 8, seed=0), config, CPU
+    )
     average = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     for count in range(20):
         trainer._update()
@@ -148,15 +158,17 @@ class Noting(WindowSampler):
 def test_a_diverged_run_stops_with_its_update_and_the_episodes_of_its_batch(where):
     sampler = Noting(tiny_data(), 4, 8, seed=0)
     sampler.noted = []
-    trainer = Trainer(tiny_model(), sampler, OptimConfig(updates=50, warmup=0, lr=1e-3), CPU)
+    trainer = Trainer(
+        ReturnConditioned(tiny_model()), sampler, OptimConfig(updates=50, warmup=0, lr=1e-3), CPU
+    )
     for update in trainer.fit():
         if update == 5:
             trainer.metrics()
         if update == 7 and where == "loss":
             with torch.no_grad():
-                trainer.model.head.weight.fill_(math.nan)
+                trainer.model.head.mean.weight.fill_(math.nan)
         if update == 7 and where == "gradient":  # that is infinite, where the loss is not
-            trainer.model.head.weight.register_hook(lambda grad: grad * math.inf)
+            trainer.model.head.mean.weight.register_hook(lambda grad: grad * math.inf)
         if update == 10:
             break
     episodes = sampler.noted[7]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from agents.acting.engines import Floats, check_times
 from agents.model.decision import DecisionModel
+from agents.model.inputs import Inputs
 
 
 def why_not(model: DecisionModel, device: torch.device) -> str | None:
@@ -46,24 +48,16 @@ class Numba:
             self._fit(self._rows(rows))
         self._state[:] = self._program.start
 
-    def step(
-        self,
-        obs: Floats,
-        rtg: Floats,
-        prev_action: Floats,
-        timestep: NDArray[np.int64],
-        resets: NDArray[np.bool_],
-    ) -> Floats:
+    def step(self, inputs: Inputs[NDArray[Any]]) -> Floats:
         """See `Engine.step`. Raises UserError beyond the time steps that the model has learned."""
-        if obs.shape != self._obs.shape:
-            raise ValueError(f"expected observations {self._obs.shape}, not {obs.shape}")
-        check_times(timestep, self._program.times)
+        if inputs.obs.shape != self._inputs[0].shape:
+            raise ValueError(
+                f"expected observations {self._inputs[0].shape}, not {inputs.obs.shape}"
+            )
+        check_times(inputs.timestep, self._program.times)
         # The kernel checks nothing, and sees addresses: copies of its own are right for certain.
-        self._obs[...] = obs
-        self._rtg[...] = rtg
-        self._prev_action[...] = prev_action
-        self._timestep[...] = timestep
-        self._resets[...] = resets
+        for own, given in zip(self._inputs, inputs, strict=False):
+            own[...] = given  # type: ignore[call-overload]
         self._call()
         return self._action
 
@@ -80,14 +74,16 @@ class Numba:
     def _fit(self, state: Floats) -> None:
         count, (obs, action) = len(state), self._sizes
         self._state = state
-        self._obs = np.zeros((count, obs), np.float32)
-        self._rtg = np.zeros(count, np.float32)
-        self._prev_action = np.zeros((count, action), np.float32)
-        self._timestep = np.zeros(count, np.int64)
-        self._resets = np.zeros(count, np.bool_)
+        self._inputs = (
+            np.zeros((count, obs), np.float32),
+            np.zeros((count, 1), np.float32),
+            np.zeros((count, action), np.float32),
+            np.zeros(count, np.int64),
+            np.zeros(count, np.bool_),
+        )
+        """In the order of `Inputs`."""
         self._action = np.zeros((count, action), np.float32)
-        inputs = self._obs, self._rtg, self._prev_action, self._timestep, self._resets
-        arrays = (*self._fixed, state, *inputs, self._action)
+        arrays = (*self._fixed, state, *self._inputs, self._action)
         self._arguments = (count, *(array.ctypes.data for array in arrays))
 
     def _call(self) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from agents.acting.engines.numba import kernel as k
 from agents.acting.engines.numba.tile import LANES, blocks, padded
 from agents.model.decision import DecisionModel
+from agents.model.heads import TanhGaussianHead, TanhHead
+from agents.model.normaliser import Normaliser
 from agents.model.tokens import Embeddings, FusedTokens, InterleavedTokens, ReturnEmbedding
 from minrnn.block import Block
 from minrnn.cells.base import MinimalCell
@@ -27,7 +29,8 @@ CHUNK = 36
 """Environments whose work is done together: their buffers stay in the cache, beside a layer."""
 
 _KNOWN = (
-    *(DecisionModel, FusedTokens, InterleavedTokens, Embeddings, ReturnEmbedding),
+    *(DecisionModel, Normaliser, FusedTokens, InterleavedTokens, Embeddings, ReturnEmbedding),
+    *(TanhHead, TanhGaussianHead, nn.ModuleDict),
     *(Stack, Block, MinGRU, MinLSTM, MLP, nn.ModuleList, nn.Linear, nn.Embedding, nn.Identity),
     *(nn.LayerNorm, nn.RMSNorm, nn.ReLU, nn.GELU, nn.Dropout),
 )
@@ -53,7 +56,7 @@ class Program:
     """
 
     def __init__(self, model: DecisionModel) -> None:
-        tokens = model.tokens
+        tokens, normaliser = model.tokens, model.normaliser
         assert isinstance(tokens, FusedTokens | InterleavedTokens)
         self._parts: list[NDArray[np.float32]] = []
         self._size = 0
@@ -74,9 +77,11 @@ class Program:
         head[k.WIDTH] = padded(dim)
 
         # Constants.
-        head[k.AT_OBS] = self._keep(_numbers(model.obs_mean), _numbers(model.obs_std))
+        head[k.AT_OBS] = self._keep(_numbers(normaliser.obs_mean), _numbers(normaliser.obs_std))
         limits = np.zeros(LANES, np.float32)
-        limits[:3] = [float(x) for x in (model.rtg_low, model.rtg_high, model.return_scale)]
+        limits[:3] = [
+            float(getattr(normaliser, x)) for x in ("rtg_low", "rtg_high", "return_scale")
+        ]
         powers = np.zeros(LANES, np.float32)
         powers[:scales] = 4.0 ** np.arange(scales)
         head[k.AT_RTG] = self._keep(limits, powers)
@@ -86,7 +91,7 @@ class Program:
         start = [_padded_rows(_numbers(cell.initial_state(1))) for cell in cells]
         self.start = np.concatenate(start, 1)[0]
         head[k.AT_START] = self._keep(self.start)
-        ends = _numbers(torch.stack(model._action_range()))
+        ends = _numbers(torch.stack(model.head.range()))
         head[k.AT_RANGE] = self._keep(_padded_rows(ends))
 
         # Operations.
@@ -100,7 +105,7 @@ class Program:
             # Behind the last cell, only the token whose output is read goes on.
             self._mlp(block, self._last if final else -1)
         self._norm(model.stack.norm, k.STREAM, k.NORMED, self._last)
-        self._product([model.head], k.NORMED, k.OUTPUT, self._last)
+        self._product([model.head.mean], k.NORMED, k.OUTPUT, self._last)
 
         head[k.NUM_OPS] = len(self._ops)
         inner = [_layers(block.mlp)[0].out_features for block in _blocks(model) if block.mlp]

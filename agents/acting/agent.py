@@ -1,0 +1,113 @@
+"""An agent for scripts: loaded in one line, acting in one environment or many."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from agents.acting.policy import Policy
+from agents.model.decision import DecisionModel
+from agents.storage.checkpoint import load_checkpoint
+from envs.errors import UserError
+from envs.worlds.make import make_env
+from envs.worlds.spec import EnvSpec
+
+
+def load(
+    run: Path | str,
+    *,
+    target: float | None = None,
+    checkpoint: str = "last",
+    device: str = "cpu",
+    engine: str = "auto",
+    window: int | None = None,
+    sample: int | None = None,
+) -> Agent:
+    """Return the agent of a run of train.py, or of a checkpoint's folder.
+
+    target: the return to ask for; by default the largest that the run was evaluated with.
+    checkpoint: last or best. engine, window: as in Policy; sample: a seed, to draw actions from the
+    head's distribution. Raises UserError where there is no such checkpoint, or a damaged one.
+
+    Example:
+        agent = agents.load("runs/minrnn-hopper-medium-replay-v0/mingru-seed0")
+        env = agent.make_env()
+        obs, _ = env.reset()
+        action = agent.act(obs)
+        obs, reward, terminated, truncated, _ = env.step(action)
+        action = agent.act(obs, reward)  # and so on; agent.reset() before the next episode
+    """
+    folder = Path(run)
+    if not (folder / "agent.json").is_file():
+        folder = folder / checkpoint
+    model, metadata = load_checkpoint(folder)
+    asked = max(metadata["targets"], default=0.0) if target is None else target
+    policy = Policy(model, [asked], device=device, engine=engine, window=window, sample=sample)
+    return Agent(policy, model, metadata)
+
+
+class Agent:
+    """A policy with a recurrent state for each environment that it acts in.
+
+    model: the torch module. metadata: what the checkpoint says of its environment and data.
+    """
+
+    def __init__(self, policy: Policy, model: DecisionModel, metadata: dict[str, Any]) -> None:
+        self.model, self.metadata, self._policy = model, metadata, policy
+        self._reward_was_given = False
+        self.reset()
+
+    def make_env(self, **kwargs: Any) -> gym.Env[Any, Any]:
+        """Return the environment that the agent was trained for; its observations are flat.
+
+        kwargs: more arguments of gymnasium.make, such as render_mode.
+        """
+        spec = EnvSpec.from_json(self.metadata)
+        return make_env(dataclasses.replace(spec, kwargs={**spec.kwargs, **kwargs}))
+
+    def reset(self, target: float | None = None) -> None:
+        """Start an episode in every environment at the next `act`, asking for `target` if given."""
+        self._rows = 0
+        if target is not None:
+            self._policy.targets[0] = target
+
+    def act(
+        self, obs: ArrayLike, reward: ArrayLike | None = None, resets: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        """Return the action (A,) for an observation (O,), or actions (K, A) for (K, O).
+
+        reward: what the previous action earned, a number or (K,); the return-to-go falls by it.
+        Without it the return-to-go stays at the target, and a warning says so once.
+        resets: True, or (K,) of them, where an episode starts with this observation: with a vector
+        environment, the `terminated | truncated` of the step before.
+        """
+        if isinstance(obs, dict | tuple):
+            raise UserError("the agent reads flat observations: take them from agent.make_env()")
+        given = np.asarray(obs, np.float64)
+        rows = np.atleast_2d(given)
+        fresh = self._rows != len(rows)
+        if fresh:
+            self._rows = len(rows)
+            self._policy.start(self._rows)
+        if rows.shape[1] != self.model.obs_dim:
+            raise UserError(
+                f"an observation has {rows.shape[1]} numbers, the agent reads {self.model.obs_dim}"
+            )
+        starts = np.full(self._rows, fresh) | (False if resets is None else np.asarray(resets))
+        self._reward_was_given |= reward is not None
+        if not (self._reward_was_given or starts.all()):
+            self._reward_was_given = True
+            warnings.warn(
+                "act() was given no reward: the return-to-go stays at the target; pass the reward "
+                "of the previous step, as in agent.act(obs, reward)",
+                stacklevel=2,
+            )
+        earned = np.broadcast_to(np.asarray(0.0 if reward is None else reward), self._rows)
+        action = self._policy(rows, earned, starts, np.zeros(self._rows, np.int64))
+        return action[0] if given.ndim == 1 else action

@@ -1,0 +1,52 @@
+"""The normaliser: statistics of the data, stored beside the weights in every checkpoint."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from agents.model.inputs import Inputs
+
+
+class Spaces(NamedTuple):
+    """What a model has to know of an environment and of its data's statistics.
+
+    `rtg_low` and `rtg_high` are the least and the largest return-to-go in the data.
+    """
+
+    obs_mean: list[float]
+    obs_std: list[float]
+    action_low: list[float]
+    action_high: list[float]
+    return_scale: float
+    rtg_low: float
+    rtg_high: float
+
+
+class Normaliser(nn.Module):
+    """Scale observations to mean 0 and standard deviation 1, and returns-to-go by `return_scale`.
+
+    A return-to-go beyond those of the data is clamped to them: the network would have to
+    extrapolate.
+    """
+
+    obs_mean: Tensor
+    obs_std: Tensor
+    return_scale: Tensor
+    rtg_low: Tensor
+    rtg_high: Tensor
+
+    def __init__(self, spaces: Spaces) -> None:
+        super().__init__()
+        for name in ("obs_mean", "obs_std", "return_scale", "rtg_low", "rtg_high"):
+            value = torch.tensor(getattr(spaces, name), dtype=torch.float32)
+            self.register_buffer(name, value)
+
+    def forward(self, inputs: Inputs[Tensor]) -> Inputs[Tensor]:
+        """Return the inputs with observations and returns-to-go normalised."""
+        return inputs._replace(
+            obs=(inputs.obs - self.obs_mean) / self.obs_std,
+            rtg=inputs.rtg.clamp(self.rtg_low, self.rtg_high) / self.return_scale,
+        )

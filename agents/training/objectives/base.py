@@ -1,0 +1,65 @@
+"""The base of all objectives, and their registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from agents.model.decision import DecisionModel
+from agents.training.optimiser import param_groups
+from envs.errors import UserError
+
+
+class Objective(nn.Module):
+    """A loss, with all that is learned for it: `model`, which acts, and networks of its own.
+
+    The trainer updates, averages, saves and shares among ranks whatever parameters and buffers
+    the objective has (targets, counts); options are keyword arguments after `model`.
+    """
+
+    batch_fields: tuple[str, ...] = ()
+    """Fields of Batch that it reads and that are None unless asked for: reward, next_obs, ..."""
+
+    def __init__(self, model: DecisionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss, a mean over the batch's real steps, and metrics (scalars) by name.
+
+        The batch's fields are tensors on the trainer's device. Compiled by torch.compile on a GPU.
+        """
+        raise NotImplementedError
+
+    def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Return the optimiser's groups; a group's `lr` replaces the configuration's peak."""
+        return param_groups(self, weight_decay)
+
+    def after_update(self) -> None:
+        """Do what follows each optimiser step, such as moving a target network."""
+
+
+OBJECTIVES: dict[str, type[Objective]] = {}
+"""All objectives by name."""
+
+
+def register(name: str) -> Callable[[type[Objective]], type[Objective]]:
+    """Return a decorator that adds an objective to OBJECTIVES."""
+
+    def add(objective: type[Objective]) -> type[Objective]:
+        OBJECTIVES[name] = objective
+        return objective
+
+    return add
+
+
+def make(name: str, model: DecisionModel, options: Mapping[str, Any]) -> Objective:
+    """Return the objective of that name; UserError where there is none, or an option is wrong."""
+    if name not in OBJECTIVES:
+        raise UserError(f"no objective {name!r}; there is {', '.join(OBJECTIVES)}")
+    try:
+        return OBJECTIVES[name](model, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--optim.objective-options of {name}: {error}") from None

@@ -1,0 +1,87 @@
+"""agents.load: an agent in one line acts as the evaluation's policy does."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import agents
+from agents.acting.policy import Policy
+from agents.storage.checkpoint import save_checkpoint
+from envs.errors import UserError
+from envs.rollout import rollout
+from tests.support.models import tiny_model
+
+METADATA = {
+    "env_id": "Pendulum-v1", "env_kwargs": {}, "obs_keys": [], "data": "toy/pendulum-v0",
+    "targets": [10.0, 30.0], "update": 3, "window": None, "reference": None,
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path):
+    for name in ("last", "best"):
+        save_checkpoint(tmp_path / name, tiny_model(3, 1, prev_action=True), METADATA)
+    return tmp_path
+
+
+def test_an_episode_is_that_of_the_policy(run):
+    model = tiny_model(3, 1, prev_action=True)
+    result = rollout("Pendulum-v1", Policy(model, [30.0]), [7], record=True)
+    agent = agents.load(run)
+    env = agent.make_env()
+    for _ in range(2):  # the second shows that reset() forgets the first
+        obs, _ = env.reset(seed=7)
+        agent.reset()
+        action, total, over, taken = agent.act(obs), 0.0, False, []
+        while not over:
+            taken.append(action)
+            obs, reward, terminated, truncated, _ = env.step(action)
+            total, over = total + float(reward), terminated or truncated
+            action = agent.act(obs, reward)
+        assert total == result.returns[0]
+        np.testing.assert_array_equal(np.stack(taken), result.episodes[0].action)
+
+
+def test_many_environments_are_as_one_each(run):
+    rng = np.random.default_rng(0)
+    obs, reward = rng.normal(size=(6, 3, 3)), rng.normal(size=(6, 3))
+    resets = np.zeros((6, 3), bool)
+    resets[3, 1] = True
+    many = agents.load(run, engine="numba")
+    acted = [many.act(obs[t], reward[t], resets[t]) for t in range(6)]
+    for k in range(3):
+        one = agents.load(run, engine="numba")
+        for t in range(6):
+            alone = one.act(obs[t, k], reward[t, k], resets[t, k])
+            np.testing.assert_array_equal(alone, acted[t][k])
+
+
+def test_a_target_of_ones_own_and_the_best_checkpoint(run):
+    obs = np.ones(3)
+    default, low = agents.load(run).act(obs), agents.load(run / "best", target=0.0)
+    assert not np.array_equal(low.act(obs), default)
+    low.reset(target=30.0)
+    np.testing.assert_array_equal(low.act(obs), default)
+
+
+def test_missing_rewards_are_reported_once(run):
+    agent = agents.load(run)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent.act(np.ones(3))
+    with pytest.warns(UserWarning, match=r"stays at the target.*agent.act\(obs, reward\)"):
+        agent.act(np.ones(3))
+    agent.act(np.ones(3))
+
+
+def test_what_is_not_an_observation_of_the_agent_is_refused(run):
+    agent = agents.load(run)
+    with pytest.raises(UserError, match=r"4 numbers, the agent reads 3"):
+        agent.act(np.ones(4))
+    with pytest.raises(UserError, match=r"agent.make_env\(\)"):
+        agent.act({"observation": np.ones(3)})
+    with pytest.raises(UserError, match="no checkpoint in"):
+        agents.load(run / "nothing")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = agents.nothing

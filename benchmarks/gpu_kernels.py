@@ -4,12 +4,13 @@ The launches of a call on CPU tensors are recorded, and compiled as the same cal
 compile them: the same types, the same alignment. Registers and instructions are read from the
 machine code with the disassembler that Triton brings along, bytes moved from its own first
 representation of the loop. `python -m benchmarks.gpu_kernels` prints a JSON line for each kernel;
-it takes some eight minutes of a core, on all the cores there are. (90 % of that is one of Triton's
-passes, which coalesces asynchronous copies.)
+it takes some eight minutes of a core, on all the cores there are. Most of that is one of Triton's
+passes, which coalesces asynchronous copies; `--no-coalesce` leaves it out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -23,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import tyro
@@ -61,6 +63,9 @@ class Options:
     """Elements between the start of each input's memory and its first: spoils its alignment."""
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Processes that compile."""
+    coalesce: bool = True
+    """Run Triton's pass that coalesces asynchronous copies. It is slow and changes none of these
+    kernels, whose copies are as wide as they can be."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +109,16 @@ def inspect(options: Options) -> Iterator[Kernel]:
 
 def _inspect_case(work: tuple[str, int, Options]) -> list[Kernel]:
     case, target, options = work
-    return [
-        _inspect(case, name, target, compiled(kernel, arguments, target), arguments)
-        for name, (kernel, arguments) in record(case, options.width, options.offset)
-    ]
+    with contextlib.ExitStack() as stack:
+        if not options.coalesce:
+            from triton.backends.nvidia.compiler import passes
+
+            patch = mock.patch.object(passes.ttgpuir, "add_coalesce_async_copy")
+            stack.enter_context(patch)
+        return [
+            _inspect(case, name, target, compiled(kernel, arguments, target), arguments)
+            for name, (kernel, arguments) in record(case, options.width, options.offset)
+        ]
 
 
 def record(case: str, width: int, offset: int = 0) -> list[tuple[str, tuple[Any, dict[str, Any]]]]:

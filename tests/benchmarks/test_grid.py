@@ -373,7 +373,7 @@ def test_a_grid_that_is_stopped_loses_nothing(checkout, tmp_path):
         assert grid.poll() is None, grid.stderr.read()
         time.sleep(0.05)
     grid.send_signal(signal.SIGTERM)
-    told, errors = grid.communicate(timeout=100)
+    told, errors = grid.communicate(timeout=300)
     assert (grid.returncode, errors.strip()) == (143, b"")
     assert told.strip().startswith(b"stopped, 0 of 1 runs are finished; to go on: ")
     (state,) = (run / "state").iterdir()  # saved as it was stopped, and at no other time

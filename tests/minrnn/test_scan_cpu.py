@@ -96,7 +96,7 @@ if __name__ == "__main__":
     subprocess.run(
         [sys.executable, script, method],
         check=True,
-        timeout=120,
+        timeout=300,
         env={"PYTHONPATH": str(checkout), "PATH": ""},
     )
 

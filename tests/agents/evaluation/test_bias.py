@@ -43,7 +43,7 @@ class Uneven(gym.Env[np.ndarray, np.ndarray]):
         self.left = length(seed)
         if self.folder:
             Path(self.folder, f"{seed} {os.getpid()}").touch()
-            end = time.monotonic() + 60
+            end = time.monotonic() + 300
             while len(players(self.folder)) < 2:
                 assert time.monotonic() < end, "nobody else plays"
                 time.sleep(1e-2)

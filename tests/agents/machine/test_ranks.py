@@ -274,7 +274,7 @@ def test_sigterm_to_torchrun_lets_the_ranks_save_their_state(runs):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     process.terminate()
-    printed, _ = process.communicate(timeout=100)
+    printed, _ = process.communicate(timeout=300)
     assert process.returncode == 1  # behind a traceback of torchrun's
     assert f"torchrun --nproc-per-node 2 --max-restarts 3 train.py --resume {folder}" in printed
     assert torchrun.saved(folder) >= 50

@@ -298,7 +298,7 @@ def test_processes_at_once_do_not_disturb_each_other(checkout: Path, source: Pat
     command += [str(checkout), str(checkout / "tests" / "envs"), str(source)]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for process in running:
-        _, problems = process.communicate(timeout=120)
+        _, problems = process.communicate(timeout=300)
         assert process.returncode == 0, problems
     assert len(entries()) == 30
     assert not [path for path in entries() if path.name.startswith(".")]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -448,14 +447,6 @@ def test_splitting_is_that_of_a_plain_loop(seed: int) -> None:
     assert found.lengths.tolist() == lengths
     ends = np.cumsum(lengths) - 1
     np.testing.assert_array_equal(found.terminated, terminal[ends])
-
-
-def test_two_million_steps_are_split_in_a_moment() -> None:
-    rng = np.random.default_rng(0)
-    terminal = rng.random(2_000_000) < 0.01
-    start = time.perf_counter()
-    split(terminal, None, 50, lambda: None)
-    assert time.perf_counter() - start < 1.0
 
 
 def serve(server: Server, monkeypatch: pytest.MonkeyPatch, body: bytes | None) -> None:

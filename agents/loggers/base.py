@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,11 +30,14 @@ class Start(NamedTuple):
 class Logger:
     """The interface of a logger, whose constructor takes a Start. This class logs nothing."""
 
+    path: Path
+    """What errors of the disk are to name."""
+
     def metrics(self, update: int, seconds: float, values: Mapping[str, float]) -> None:
         """Log `values` at `update`, `seconds` after the run began."""
 
     def figure(self, name: str, figure: Any) -> None:
-        """Log a matplotlib figure."""
+        """Log a matplotlib figure, which is in the run's folder as a PNG file already."""
 
     def scores(self, values: Mapping[str, float]) -> None:
         """Log the final scores, beside the hyper-parameters."""
@@ -62,19 +64,19 @@ def find(names: str) -> dict[str, Any]:
     return found
 
 
-def synced(paths: Sequence[Path]) -> dict[str, int]:
+def synced(paths: Iterable[Path]) -> dict[str, int]:
     """Sync files to the disk; return their lengths in bytes, by name."""
+    lengths: dict[str, int] = {}
     for path in paths:
-        with naming(path), path.open("rb") as file:
+        with path.open("rb") as file:
             os.fsync(file.fileno())
-    return {path.name: path.stat().st_size for path in paths}
+            lengths[path.name] = os.fstat(file.fileno()).st_size
+    return lengths
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Context: an error of the disk names its file, which that of a write does not."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
+def cut(path: Path, length: int) -> bool:
+    """Cut a file to a length in bytes; return False where it is shorter."""
+    size = path.stat().st_size if path.exists() else 0
+    if size > length:
+        os.truncate(path, length)
+    return size >= length

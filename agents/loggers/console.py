@@ -31,6 +31,7 @@ class Console(Logger):
     """A progress bar over the updates: the loss, updates a second, and the time left."""
 
     def __init__(self, start: Start) -> None:
+        self.path = start.folder
         total, form = start.settings["optim.updates"], {"dynamic_ncols": True, "smoothing": 0.1}
         self._bar = tqdm(total=total, initial=start.update, desc="train", unit="step", **form)
 

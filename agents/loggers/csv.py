@@ -15,4 +15,4 @@ class Csv(TextFile):
 
     def metrics(self, update: int, seconds: float, values: Mapping[str, float]) -> None:
         """Append a line for each value."""
-        self.write("".join(f"{update},{seconds},{name},{v}\n" for name, v in values.items()))
+        self.file.write("".join(f"{update},{seconds},{name},{v}\n" for name, v in values.items()))

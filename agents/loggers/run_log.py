@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ class RunLog:
         failure: OSError | None = None
         for logger in reversed(self._loggers.values()):
             try:
-                logger.close(failed=kind is not None)
+                with _naming(logger.path):
+                    logger.close(failed=kind is not None)
             except OSError as one:
                 failure = failure or one
         if failure and kind is None:  # otherwise the first error is the one to report
@@ -60,31 +62,44 @@ class RunLog:
     def metrics(self, update: int, prefix: str, values: Mapping[str, float]) -> None:
         """Log `values` at `update` as `prefix/name`."""
         seconds = time.perf_counter() - self._started
-        for logger in self._loggers.values():
-            logger.metrics(update, seconds, {f"{prefix}/{name}": v for name, v in values.items()})
+        named = {f"{prefix}/{name}": value for name, value in values.items()}
+        self._each(lambda logger: logger.metrics(update, seconds, named))
 
     def figure(self, name: str, figure: Any) -> None:
         """Log a matplotlib figure."""
-        for logger in self._loggers.values():
-            logger.figure(name, figure)
+        self._each(lambda logger: logger.figure(name, figure))
 
     def scores(self, values: Mapping[str, float]) -> None:
         """Log the final scores, beside the hyper-parameters."""
-        for logger in self._loggers.values():
-            logger.scores(values)
+        self._each(lambda logger: logger.scores(values))
 
     def position(self) -> dict[str, Any]:
         """Return the positions of all loggers, fit for JSON; what is before them is on the disk."""
-        own = {name: logger.position() for name, logger in self._loggers.items()}
-        own = {name: position for name, position in own.items() if position}
+        own = {name: at for name, at in self._each(lambda logger: logger.position()).items() if at}
         return {**self._positions, **own, "seconds": time.perf_counter() - self._started}
+
+    def _each(self, call: Callable[[Logger], Any]) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        for name, logger in self._loggers.items():
+            with _naming(logger.path):
+                results[name] = call(logger)
+        return results
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Context: an error of the disk names its file, which that of a write does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def check_position(position: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a position that was read from a file.
+    """Return a position that was read from a file; KeyError or ValueError where it is not one.
 
-    KeyError or ValueError where it is not one. Earlier versions of this code saved the length of
-    metrics.jsonl as "metrics".
+    Earlier versions of this code saved the length of metrics.jsonl as "metrics".
     """
     checked = dict(position)
     if "metrics" in checked:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from agents.loggers.base import Logger, Start, naming, synced
+from agents.loggers.base import Logger, Start, cut, synced
 from agents.loggers.console import say
 
 EVENTS = "events.out.tfevents.*"
@@ -20,23 +19,26 @@ class TensorBoard(Logger):
     """Event files in a folder within the run's: `name`."""
 
     def __init__(self, start: Start, name: str = "tensorboard") -> None:
-        self.folder, self._settings = start.folder / name, start.settings
-        self._cut(start.position or {})
+        self.path, self._settings = start.folder / name, start.settings
+        kept = start.position or {}
+        files = {path.name: path for path in self.path.glob(EVENTS)}
+        for new in files.keys() - kept.keys():
+            files[new].unlink()
+        if [old for old in kept if old not in files or not cut(files[old], kept[old])]:
+            say(f"note   {self.path} has lost events since the state was saved: it now has a gap")
         threading.excepthook = _quiet_about_the_disk
         # A TensorBoard that is watching has read what was cut off, and has to forget it.
         purge = start.update + 1 if start.position else None
-        self._writer = SummaryWriter(str(self.folder), purge_step=purge)
+        self._writer = SummaryWriter(str(self.path), purge_step=purge)
 
     def metrics(self, update: int, seconds: float, values: Mapping[str, float]) -> None:
         """Log scalars."""
-        with naming(self.folder):
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, update)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, update)
 
     def figure(self, name: str, figure: Any) -> None:
         """Log a matplotlib figure as an image."""
-        with naming(self.folder):
-            self._writer.add_figure(name, figure, close=False)
+        self._writer.add_figure(name, figure, close=False)
 
     def scores(self, values: Mapping[str, float]) -> None:
         """Log scores and hyper-parameters for the HPARAMS tab.
@@ -44,32 +46,19 @@ class TensorBoard(Logger):
         They go into the run's own event file; `SummaryWriter.add_hparams` would make another run.
         """
         plain = {k: v if type(v) in (int, float) else str(v) for k, v in self._settings.items()}
-        with naming(self.folder):
-            for summary in hparams(plain, dict(values)):
-                self._writer._get_file_writer().add_summary(summary)
-            for name, value in values.items():
-                self._writer.add_scalar(name, value)
+        for summary in hparams(plain, dict(values)):
+            self._writer._get_file_writer().add_summary(summary)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value)
 
     def position(self) -> dict[str, int]:
         """Return the lengths of the event files."""
-        with naming(self.folder):
-            self._writer.flush()
-        return synced(sorted(self.folder.glob(EVENTS)))
+        self._writer.flush()
+        return synced(self.path.glob(EVENTS))
 
     def close(self, *, failed: bool = False) -> None:
         """Write what is left, and end the writer's thread."""
-        with naming(self.folder):
-            self._writer.close()
-
-    def _cut(self, kept: Mapping[str, int]) -> None:
-        sizes = {path.name: path.stat().st_size for path in self.folder.glob(EVENTS)}
-        if any(sizes.get(name, 0) < keep for name, keep in kept.items()):
-            say(f"note   {self.folder} has lost events since the state was saved: it now has a gap")
-        for name, size in sizes.items():
-            if not kept.get(name, 0):
-                (self.folder / name).unlink()
-            elif size > kept[name]:
-                os.truncate(self.folder / name, kept[name])
+        self._writer.close()
 
 
 def _quiet_about_the_disk(arguments: threading.ExceptHookArgs) -> None:

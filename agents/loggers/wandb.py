@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import wandb
-from PIL import Image
 
 from agents.loggers.base import Logger, Start
-from agents.loggers.jsonl import png
 from envs.errors import UserError
 from envs.files import write_file
 
@@ -23,7 +20,7 @@ class Wandb(Logger):
     """A run at W&B. A row of metrics is a step, by its number: none is sent a second time."""
 
     def __init__(self, start: Start) -> None:
-        file = start.folder / ID
+        self.path, file = start.folder, start.folder / ID
         if not file.is_file():
             write_file(file, os.urandom(8).hex().encode())
         try:
@@ -49,8 +46,8 @@ class Wandb(Logger):
         self._send({"update": update, "seconds": seconds, **values})
 
     def figure(self, name: str, figure: Any) -> None:
-        """Send a matplotlib figure as an image."""
-        self._send({name: wandb.Image(Image.open(io.BytesIO(png(figure))))})
+        """Send the figure's PNG file."""
+        self._send({name: wandb.Image(str(self.path / f"{name}.png"))})
 
     def scores(self, values: Mapping[str, float]) -> None:
         """Put the final scores into the run's summary."""

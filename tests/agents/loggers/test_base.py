@@ -133,12 +133,14 @@ def test_all_loggers_are_closed_and_the_first_error_is_the_one_to_report(tmp_pat
     closed = []
 
     class Fails(base.Logger):
+        path = tmp_path
+
         def __init__(self, name):
             self.name = name
 
         def close(self, *, failed=False):
             closed.append((self.name, failed))
-            raise OSError(self.name)
+            raise OSError(1, self.name)
 
     with pytest.raises(OSError, match="b"), RunLog() as log:
         log._loggers = {"a": Fails("a"), "b": Fails("b")}

@@ -82,7 +82,7 @@ def test_lost_events_are_noted(tmp_path, capsys, damage):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_an_error_of_the_disk_names_the_file(tmp_path):
     named = pytest.raises(OSError, match=r"No space left on device: '.*metrics\.jsonl'")
-    with named, open("/dev/full", "a") as disk, RunLog(tmp_path, CONFIG) as log:
-        log._loggers["jsonl"]._file.close()
-        log._loggers["jsonl"]._file = disk
+    with named, open("/dev/full", "a", buffering=1) as disk, RunLog(tmp_path, CONFIG) as log:
+        log._loggers["jsonl"].file.close()
+        log._loggers["jsonl"].file = disk
         log.metrics(1, "train", {"loss": 1.0})

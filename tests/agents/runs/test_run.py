@@ -205,12 +205,12 @@ def test_a_full_disk_names_the_file_and_how_to_go_on(tmp_path, monkeypatch):
 
     def train_with(disk):
         with go_on(folder) as run:
-            run.log._loggers["jsonl"]._file.close()
-            run.log._loggers["jsonl"]._file = disk
+            run.log._loggers["jsonl"].file.close()
+            run.log._loggers["jsonl"].file = disk
             fit(run)
 
     log = rf"cannot write {folder}/metrics\.jsonl: .*No space.*{on}"
-    with pytest.raises(UserError, match=log), open("/dev/full", "a") as disk:
+    with pytest.raises(UserError, match=log), open("/dev/full", "a", buffering=1) as disk:
         train_with(disk)
 
     def full(*_, **__):

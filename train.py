@@ -117,9 +117,8 @@ def evaluate_if_due(run: Run, judge: Judge) -> None:
 
 def due(config: Config, update: int) -> bool:
     """Whether to evaluate at `update`: at intervals, and after the last."""
-    if update == config.optim.updates:
-        return True
-    return bool(config.eval.every) and update % config.eval.every == 0
+    every = config.eval.every
+    return update == config.optim.updates or (every > 0 and update % every == 0)
 
 
 def report(run: Run, judge: Judge) -> str:

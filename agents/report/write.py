@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from torch.utils.tensorboard import SummaryWriter
 
 from agents.evaluation.checkpoints import LARGEST
 from agents.evaluation.compare import Line
+from agents.loggers.base import Start
 from agents.loggers.history import read_metrics
+from agents.loggers.tensorboard import TensorBoard
 from agents.report import page, plots, protocol, rows
 from agents.report.media.video import Video
 from agents.storage.tensor_folder import read_json
@@ -50,13 +51,14 @@ def write_report(
         with contextlib.suppress(OSError):
             (folder / name).unlink()
     embedded: dict[str, tuple[str, bytes, bytes]] = {}
-    with _board(folder / "tensorboard" / "report") as board:
+    # It removes the figures of an earlier report.
+    with contextlib.closing(TensorBoard(Start(folder, {}), "tensorboard/report")) as board:
         for file, (name, (caption, draw)) in zip(files, drawn.items(), strict=True):
             light = draw(plots.LIGHT)
             write_file(folder / file, plots.render(light, format=format))
             dark = plots.render(draw(plots.DARK), plots.DARK, "svg")
             embedded[name] = (caption, plots.render(light, format="svg"), dark)
-            board.add_figure(name, light, close=False)
+            board.figure(name, light)
     html = page.page(title(lines), entries, embedded, videos)
     write_file(folder / "report.html", html.encode())
     return entries
@@ -208,10 +210,3 @@ def _written(folder: Path) -> list[str]:
         return [name for name in names if _FIGURE.fullmatch(name)]
     except (UserError, KeyError, TypeError):  # no report, or not one of ours
         return []
-
-
-def _board(folder: Path) -> SummaryWriter:
-    """Open a TensorBoard log in `folder`, without those of earlier reports."""
-    for old in folder.glob("events.out.tfevents.*"):
-        old.unlink()
-    return SummaryWriter(str(folder))

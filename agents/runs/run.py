@@ -37,8 +37,6 @@ class Run:
     than the first train and evaluate the same, but write, log and print nothing.
     """
 
-    log: RunLog
-
     def __init__(
         self, config: Config, data: Trajectories, trainer: Trainer, metadata: dict[str, Any]
     ) -> None:
@@ -48,7 +46,7 @@ class Run:
         self.best_update = 0
         self.evaluated = 0
         """The last update whose evaluation is done."""
-        self.stop = Stop()
+        self.log, self.stop = RunLog(), Stop()
         self.ranks = trainer.ranks
         self._saved = (-1, -1)
         self._saved_at = time.monotonic()
@@ -70,8 +68,6 @@ class Run:
                 entered.enter_context(locked(self.folder))
                 position = self._start()
                 self.log = RunLog(self.folder, self.config, self.trainer.update, position)
-            else:
-                self.log = RunLog()
             entered.enter_context(self.log)
             self.synchronise()
             entered.enter_context(self.stop)

@@ -1,4 +1,4 @@
-"""Assembly: the arrays of a data set under construction, which a reader fills in place."""
+"""The builder of Trajectories: flat arrays, which a reader fills in place."""
 
 from __future__ import annotations
 
@@ -6,29 +6,32 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.data.bounds import Float32, bounds
-from envs.data.repair import clip_actions, end_at_time_limit, leave_out_broken
+from envs.data.repair import clip_actions, drop_episodes, end_at_time_limit, find_broken
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError, one_line
 from envs.worlds.spec import EnvSpec
 
 
-class Assembly:
-    """The flat arrays of Trajectories, allocated once; `finish` repairs them and hands them over.
+class TrajectoriesBuilder:
+    """Allocates the arrays of Trajectories once; `finish` repairs them and returns the data set.
 
     A reader that fills them without copies of its own needs no more memory than the result.
 
     Example:
         >>> import numpy as np
-        >>> data = Assembly("demo/walk-v0", np.array([3, 2]), obs_dim=2, action_dim=1)
-        >>> data.obs[:], data.action[:], data.reward[:] = 0.5, 2.0, 1.0
+        >>> data = TrajectoriesBuilder("demo/walk-v0", np.array([3, 2]), obs_dim=2, action_dim=1)
+        >>> data.set_obs(0, 0, 0, np.full((4, 2), 0.5))  # the fourth is the final observation
+        >>> data.set_obs(1, 0, 0, np.full((3, 2), 0.5))
+        >>> data.action[:], data.reward[:] = 2.0, 1.0
         >>> done = data.finish(terminated=np.array([True, False]), env="Walk-v0")
-        >>> done.returns.tolist(), done.notes
-        ([3.0, 2.0], ('actions of 5 steps (100 %) clipped to their bounds, by up to 1',))
+        >>> done.returns.tolist(), done.final_obs.shape, done.notes
+        ([3.0, 2.0], (2, 2), ('actions of 5 steps (100 %) clipped to their bounds, by up to 1',))
     """
 
     obs: Float32
@@ -37,13 +40,15 @@ class Assembly:
     """(N, A)"""
     reward: Float32
     """(N,)"""
+    final_obs: Float32 | None
+    """(E, O); a reader that does not have it for every episode sets it to None"""
     starts: NDArray[np.int64]
     """(E + 1,)"""
 
     def __init__(
         self, name: str, lengths: NDArray[np.int64], obs_dim: int, action_dim: int
     ) -> None:
-        """Allocate arrays for episodes of these lengths (E,); what they hold is undefined.
+        """Allocate arrays for episodes of these lengths (E,), with undefined contents.
 
         Raises UserError where there are no episodes, one is empty, an observation or an action
         has no numbers, or there is not enough memory.
@@ -57,16 +62,17 @@ class Assembly:
             if size < 1:
                 raise UserError(f"{name}: {label} has no numbers in it; choose another data set")
         steps = sum(lengths.tolist())  # Python's integers do not overflow
-        needed = 4 * steps * (obs_dim + action_dim + 1)
+        needed = 4 * (steps * (obs_dim + action_dim + 1) + len(lengths) * obs_dim)
         try:
-            if needed > _memory():  # which Linux may promise all the same
+            if needed > _memory():  # Linux may promise more than it has
                 raise MemoryError
             self.obs = np.empty((steps, obs_dim), np.float32)
             self.action = np.empty((steps, action_dim), np.float32)
             self.reward = np.empty(steps, np.float32)
+            self.final_obs = np.empty((len(lengths), obs_dim), np.float32)
         except MemoryError as error:
             raise UserError(
-                f"{name}: {steps} steps need {needed / 1e9:.1f} GB of memory, which is not there; "
+                f"{name}: {steps} steps need {needed / 1e9:.1f} GB of memory, more than there is; "
                 f"choose a smaller data set"
             ) from error
         self.name = name
@@ -82,24 +88,23 @@ class Assembly:
         horizon: int | None = None,
         notes: Sequence[str] = (),
     ) -> Trajectories:
-        """Repair and validate what was filled in, and return it.
+        """Repair and validate the arrays, and return them as Trajectories.
 
         terminated: (E,). action_low, action_high: as Trajectories.from_episodes takes them.
         horizon: the time limit, where it is known. notes: of the reader; those of the repairs
-        follow. The assembly must not be used again: its arrays are the result's.
+        follow. The builder must not be used again: its arrays are the result's.
         Raises UserError naming what cannot be repaired.
         """
-        given = {"obs": self.obs, "action": self.action, "reward": self.reward}
-        arrays, starts, kept, broken = leave_out_broken(self.name, given, self.starts)
-        low, high = bounds(arrays["action"], action_low, action_high)
+        arrays = {"obs": self.obs, "action": self.action, "reward": self.reward}
+        broken, left_out = find_broken(self.name, arrays, self.starts)
+        self.drop(broken)
+        low, high = bounds(self.action, action_low, action_high)
         ended, late = end_at_time_limit(
-            np.asarray(terminated, np.bool_)[kept], np.diff(starts), horizon
+            np.asarray(terminated, np.bool_)[~broken], np.diff(self.starts), horizon
         )
         made = Trajectories(
-            obs=arrays["obs"],
-            action=arrays["action"],
-            reward=arrays["reward"],
-            starts=starts,
+            **self._arrays(),
+            starts=self.starts,
             terminated=ended,
             env=EnvSpec.of(env),
             name=self.name,
@@ -108,12 +113,34 @@ class Assembly:
         )
         made.validate()
         clipped = clip_actions(made.action, low, high)
-        told = (*notes, *broken, *clipped, *late)
-        return replace(made, notes=tuple(one_line(note) for note in told))
+        notes = (*notes, *left_out, *clipped, *late)
+        return replace(made, notes=tuple(one_line(note) for note in notes))
+
+    def set_obs(self, episode: int, row: int, column: int, values: NDArray[Any]) -> None:
+        """Fill in observations (R, W) of an episode of T steps, rows `row` to row + R <= T + 1.
+
+        column: where the first of their W numbers belongs. Row T is the final observation.
+        """
+        first, end = self.starts[episode : episode + 2]
+        columns = slice(column, column + values.shape[1])
+        steps = min(len(values), max(0, end - first - row))
+        self.obs[first + row : first + row + steps, columns] = values[:steps]
+        if steps < len(values) and self.final_obs is not None:
+            self.final_obs[episode, columns] = values[steps]
+
+    def drop(self, dropped: NDArray[np.bool_]) -> None:
+        """Remove episodes (E,); those that stay move together."""
+        if dropped.any():
+            arrays, self.starts = drop_episodes(self._arrays(), self.starts, dropped)
+            vars(self).update(arrays)
+
+    def _arrays(self) -> dict[str, Any]:
+        arrays = {"obs": self.obs, "action": self.action, "reward": self.reward}
+        return arrays if self.final_obs is None else arrays | {"final_obs": self.final_obs}
 
 
 def _memory() -> float:
-    """Return the bytes of memory that this machine has, infinity where it does not say."""
+    """Return the bytes of memory of this machine, infinity where the system does not say."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):

@@ -27,14 +27,15 @@ from envs.errors import one_line
 from envs.files import atomic_folder
 from envs.worlds.spec import EnvSpec
 
-VERSION = 2
-"""Of the format and of the repairs: what an older version made is not read."""
+VERSION = 3
+"""Of the format and of the repairs: entries of another version are not read."""
 MIN_BYTES = 16_000_000
 """Sets smaller than this load fast enough without."""
 MAX_BYTES = 20_000_000_000
 """What all sets may take together; those not used for longest go first."""
 _ARRAYS = ("obs", "action", "reward", "starts", "terminated", "action_low", "action_high")
-_LARGE = ("obs", "action", "reward")
+_OPTIONAL = ("final_obs",)
+_LARGE = ("obs", "action", "reward", *_OPTIONAL)
 _TYPES = {"starts": np.int64, "terminated": np.bool_}  # the others are float32
 _PARTIAL = ".minrnn-partial-"
 _NAME = re.compile("[0-9a-f]{32}")  # nothing else is ever deleted
@@ -78,9 +79,14 @@ def cached(
 
 
 def _frozen(made: Trajectories) -> Trajectories:
-    for name in _ARRAYS:
-        getattr(made, name).setflags(write=False)
+    for values in _arrays(made).values():
+        values.setflags(write=False)
     return made
+
+
+def _arrays(made: Trajectories) -> dict[str, Any]:
+    arrays = {name: getattr(made, name) for name in (*_ARRAYS, *_OPTIONAL)}
+    return {name: values for name, values in arrays.items() if values is not None}
 
 
 def _key(key_files: Sequence[Path], options: Mapping[str, Any]) -> str:
@@ -93,14 +99,14 @@ def _key(key_files: Sequence[Path], options: Mapping[str, Any]) -> str:
 
 
 def _size(made: Trajectories) -> int:
-    return sum(getattr(made, name).nbytes for name in _ARRAYS)
+    return sum(values.nbytes for values in _arrays(made).values())
 
 
 def _load(folder: Path) -> Trajectories:
     """Map a data set; raise some exception where it is not whole."""
     about = json.loads((folder / "about.json").read_text())
     arrays: dict[str, Any] = {}
-    for name in _ARRAYS:
+    for name in (*_ARRAYS, *(name for name in _OPTIONAL if name in about["sizes"])):
         path = folder / f"{name}.npy"
         if path.stat().st_size != about["sizes"][name]:
             raise ValueError(f"{path.name} has another size than was written")
@@ -124,8 +130,8 @@ def _check(made: Trajectories) -> None:
 
     The numbers of the large arrays are believed: to look at them takes as long as to read them.
     """
-    for name in _ARRAYS:
-        values, wanted = getattr(made, name), _TYPES.get(name, np.float32)
+    for name, values in _arrays(made).items():
+        wanted = _TYPES.get(name, np.float32)
         if values.dtype != wanted or not values.flags.c_contiguous:
             raise ValueError(f"{name} is of type {values.dtype}")
     texts = (made.env_id, made.name, *made.env.obs_keys, *made.notes)
@@ -144,7 +150,7 @@ def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
     fields: dict[str, Any] = {
         field.name: getattr(made, field.name)
         for field in dataclasses.fields(made)
-        if field.name not in (*_ARRAYS, "weights", "env")
+        if field.name not in (*_ARRAYS, *_OPTIONAL, "weights", "env")
     }
     fields["env"] = made.env.to_json()
     if broken:
@@ -152,9 +158,9 @@ def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
     # Where another process is first, its entry is the same.
     with atomic_folder(folder, replace=False, aside=base / _PARTIAL) as partial:
         sizes: dict[str, int] = {}
-        for name in _ARRAYS:
+        for name, values in _arrays(made).items():
             path = partial / f"{name}.npy"
-            np.save(path, getattr(made, name))
+            np.save(path, values)
             sizes[name] = path.stat().st_size
         (partial / "about.json").write_text(json.dumps({"sizes": sizes, "fields": fields}))
     _drop_least_recent(base, keep=folder)

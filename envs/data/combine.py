@@ -1,4 +1,4 @@
-"""Several data sets as one."""
+"""Combine several data sets into one."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) ->
     Each set is dropped as soon as it is copied, so that no more memory is needed than for the
     result and the largest of them.
 
-    weights: the share of training steps that each is to have, in any unit; None leaves every step
-    alike, so that larger sets have larger shares.
+    `final_obs` is None unless all of them have it.
+    weights: the share of training steps of each set, in any unit; with None every step counts the
+    same, so that larger sets have larger shares.
     Raises UserError where the sets are not of one environment, or the weights do not fit.
 
     Example:
@@ -40,13 +41,14 @@ def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) ->
     references = {each.reference for each in sets}
     offsets = np.cumsum([0, *(each.num_steps for each in sets)])
     starts = [each.starts[:-1] + offset for each, offset in zip(sets, offsets, strict=False)]
+    starts = np.concatenate([*starts, offsets[-1:]])
     steps = int(offsets[-1])
     made = replace(
         sets[0],
         obs=np.empty((steps, sets[0].obs_dim), np.float32),
         action=np.empty((steps, sets[0].action_dim), np.float32),
         reward=np.empty(steps, np.float32),
-        starts=np.concatenate([*starts, offsets[-1:]]),
+        starts=starts,
         terminated=np.concatenate([each.terminated for each in sets]),
         action_low=np.min([each.action_low for each in sets], axis=0),
         action_high=np.max([each.action_high for each in sets], axis=0),
@@ -54,16 +56,25 @@ def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) ->
         weights=shares,
         reference=references.pop() if len(references) == 1 else None,
         notes=tuple(dict.fromkeys(note for each in sets for note in each.notes)),
+        final_obs=(
+            np.empty((len(starts) - 1, sets[0].obs_dim), np.float32)
+            if all(each.final_obs is not None for each in sets)
+            else None
+        ),
     )
+    episode = 0
     for first in offsets[:-1]:
         each = sets.pop(0)
         rows = slice(first, first + each.num_steps)
         made.obs[rows], made.action[rows], made.reward[rows] = each.obs, each.action, each.reward
+        if made.final_obs is not None:
+            made.final_obs[episode : episode + each.num_episodes] = each.final_obs
+        episode += each.num_episodes
     return made
 
 
 def _shares(weights: Sequence[float] | None, sets: Sequence[Trajectories], name: str):
-    """Return the chance of each episode beside its length, or None where all are alike."""
+    """Return the weights (E,) of the episodes, or None where every step counts the same."""
     if weights is None:
         return None
     if len(weights) != len(sets):

@@ -1,4 +1,4 @@
-"""Tell one data set from another: a resumed run has to go on with the data that it began with."""
+"""The fingerprint of a data set: a resumed run needs the data that it began with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from envs.data.trajectories import Trajectories
 
 
 def fingerprint(data: Trajectories) -> dict[str, Any]:
-    """Return the numbers of episodes and steps, and a SHA-256 of all that training sees of `data`.
+    """Return the numbers of episodes and steps, and a SHA-256 of the arrays of `data`.
+
+    `final_obs` is not part of it, so that runs from before there was one can be resumed.
 
     Example:
         >>> from envs.data.trajectories import Episode

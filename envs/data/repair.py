@@ -41,46 +41,43 @@ def broken_episodes(
 def drop_episodes(
     arrays: dict[str, Float32], starts: NDArray[np.int64], dropped: NDArray[np.bool_]
 ) -> tuple[dict[str, Float32], NDArray[np.int64]]:
-    """Move the other episodes together; return the arrays' first rows and the new starts."""
+    """Move the other episodes together; return the arrays' first rows and the new starts.
+
+    arrays: name -> (N,) or (N, ·), and perhaps "final_obs" -> (E, O).
+    """
     kept = np.flatnonzero(~dropped)
-    lengths = np.diff(starts)[kept]
-    moved = np.concatenate(([0], np.cumsum(lengths)))
     # Episodes that lie together move together.
-    runs = np.split(np.arange(len(kept)), np.flatnonzero(np.diff(kept) > 1) + 1)
-    for run in runs:
-        source, target = int(starts[kept[run[0]]]), int(moved[run[0]])
-        steps = int(moved[run[-1] + 1]) - target
-        if source == target:
-            continue
-        for row in range(0, steps, ROWS):
-            size = min(ROWS, steps - row)
-            for values in arrays.values():
-                values[target + row : target + row + size] = values[
-                    source + row : source + row + size
-                ]
-    return {label: values[: moved[-1]] for label, values in arrays.items()}, moved
+    runs = np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1)
+    moved: dict[str, Float32] = {}
+    for label, values in arrays.items():
+        offsets, target = np.arange(len(starts)) if label == "final_obs" else starts, 0
+        for run in runs:
+            source, end = int(offsets[run[0]]), int(offsets[run[-1] + 1])
+            for row in range(source, end if source != target else source, ROWS):
+                rows = slice(row, min(row + ROWS, end))
+                values[rows.start - source + target : rows.stop - source + target] = values[rows]
+            target += end - source
+        moved[label] = values[:target]
+    return moved, np.concatenate(([0], np.cumsum(np.diff(starts)[kept])))
 
 
-def leave_out_broken(
+def find_broken(
     name: str, arrays: dict[str, Float32], starts: NDArray[np.int64]
-) -> tuple[dict[str, Float32], NDArray[np.int64], NDArray[np.bool_], list[str]]:
-    """Leave out episodes with NaN or infinity: their return is not known, nor what they teach.
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Find the episodes (E,) to leave out: those with NaN or infinity, whose return is not known.
 
-    Returns the arrays, the starts, which episodes were kept (E,), and notes.
+    arrays: as `broken_episodes` takes them. Returns also the notes.
     Raises UserError where that is more than half of the episodes.
     """
     broken, where = broken_episodes(arrays, starts)
     count, total = int(broken.sum()), len(broken)
-    if not count:
-        return arrays, starts, ~broken, []
     if 2 * count > total:
         raise UserError(
             f"{name}: {count} of {total} episodes have NaN or infinity (the first is {where}); "
             f"remove them from the data set or choose another"
         )
-    arrays, starts = drop_episodes(arrays, starts, broken)
     note = f"{count} of {total} episodes with NaN or infinity left out (the first: {where})"
-    return arrays, starts, ~broken, [note]
+    return broken, [note] if count else []
 
 
 def clip_actions(action: Float32, low: Float32, high: Float32) -> list[str]:

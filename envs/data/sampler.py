@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.data.trajectories import Trajectories
+from envs.data.transitions import Transitions
 from envs.errors import UserError
 
 
@@ -29,6 +30,14 @@ class Batch(NamedTuple):
     """(B, T) True where the recurrent state is cleared before the step: always at t = 0"""
     mask: NDArray[np.bool_]
     """(B, T) True at real steps, False at padding (which is always to the right)"""
+    reward: NDArray[np.float32] | None = None
+    """(B, T) the reward that follows the action. This field and those below: see `transitions`"""
+    next_obs: NDArray[np.float32] | None = None
+    """(B, T, O) the observation that follows the action; zero at a termination where the data does
+    not have it, or has NaN or infinity"""
+    terminated: NDArray[np.bool_] | None = None
+    """(B, T) True at the last step of an episode that the environment ended, never at a time limit
+    or a cut: what follows has no value, and `next_obs` is not to be used"""
 
 
 class Sampler(ABC):
@@ -36,6 +45,8 @@ class Sampler(ABC):
 
     `weights` (E,) are relative chances of the episodes, on top of the sampler's own rule (which
     already gives longer episodes more steps); None takes those of the trajectories.
+    transitions: whether batches have reward, next_obs and terminated. It does not change which
+    steps are drawn. UserError where an episode that did not terminate lacks its final observation.
     """
 
     def __init__(
@@ -45,6 +56,8 @@ class Sampler(ABC):
         length: int,
         seed: int = 0,
         weights: ArrayLike | None = None,
+        *,
+        transitions: bool = False,
     ) -> None:
         if batch_size < 1 or length < 1:
             raise UserError(
@@ -58,6 +71,7 @@ class Sampler(ABC):
         self._obs, self._action = np.asarray(trajectories.obs), np.asarray(trajectories.action)
         self._rtg = trajectories.returns_to_go()[:, None]
         self._timestep = trajectories.timesteps()
+        self._transitions = Transitions(trajectories) if transitions else None
         self._rng = np.random.default_rng(seed)
         self._steps = np.zeros((0, length), np.int64)
         self._own: slice | None = None
@@ -124,6 +138,7 @@ class Sampler(ABC):
         timestep = self._timestep.take(steps)
         prev_action = self._action.take(steps - 1, axis=0)
         prev_action[timestep == 0] = 0.0
+        follows = (None, None, None) if (found := self._transitions) is None else found.take(steps)
         batch = Batch(
             self._obs.take(steps, axis=0),
             self._action.take(steps, axis=0),
@@ -132,10 +147,12 @@ class Sampler(ABC):
             timestep,
             resets,
             np.ones(steps.shape, np.bool_) if mask is None else mask,
+            *follows,
         )
         if mask is not None and not mask.all():
-            for values in batch[:-1]:  # the data is finite, so that 0 * x is 0
-                np.multiply(values, mask if values.ndim == 2 else mask[..., None], out=values)
+            for values in batch:  # the data is finite, so that 0 * x is 0
+                if values is not None and values is not mask:
+                    np.multiply(values, mask if values.ndim == 2 else mask[..., None], out=values)
         return batch
 
 
@@ -166,8 +183,10 @@ class PackedSampler(Sampler):
         length: int,
         seed: int = 0,
         weights: ArrayLike | None = None,
+        *,
+        transitions: bool = False,
     ) -> None:
-        super().__init__(trajectories, batch_size, length, seed, weights)
+        super().__init__(trajectories, batch_size, length, seed, weights, transitions=transitions)
         self._start_epoch()
 
     def sample(self) -> Batch:
@@ -244,8 +263,10 @@ class WindowSampler(Sampler):
         length: int,
         seed: int = 0,
         weights: ArrayLike | None = None,
+        *,
+        transitions: bool = False,
     ) -> None:
-        super().__init__(trajectories, batch_size, length, seed, weights)
+        super().__init__(trajectories, batch_size, length, seed, weights, transitions=transitions)
         self._windows = self._lengths + length - 1
         mass = self._windows.astype(np.float64)
         if self.weights is not None:

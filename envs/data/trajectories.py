@@ -35,8 +35,8 @@ class Episode:
 class Trajectories:
     """Episodes laid end to end: episode i is the steps starts[i] to starts[i + 1] of every array.
 
-    An episode of T steps has T observations here, those that an action was chosen at: of the
-    T + 1 observations that files and rollouts hold, the last is dropped.
+    `obs` has the T observations of an episode that an action was chosen at. The one after its last
+    step, where the source has it, is in `final_obs`.
 
     Example:
         >>> import numpy as np
@@ -72,6 +72,9 @@ class Trajectories:
     """One line for each repair that was made when the data was loaded."""
     reference: tuple[float, float, str] | None = None
     """Returns of a random policy and of an expert that the data set itself names, and where."""
+    final_obs: Float32 | None = None
+    """(E, O) the observation after each episode's last step, which may be NaN or infinite; None
+    where the source does not have it for every episode."""
 
     @classmethod
     def from_episodes(
@@ -85,8 +88,10 @@ class Trajectories:
     ) -> Trajectories:
         """Lay episodes end to end and validate them; action bounds default to -1 and 1.
 
-        Where a bound is infinite (or the largest float, which some spaces hold instead), the least
-        or greatest action of the data takes its place; an action that never changes gets 1 of room.
+        `final_obs` is None unless every episode has T + 1 observations.
+
+        An infinite bound (or the largest float, which some spaces have instead) is replaced by the
+        least or greatest action of the data, moved by 1 where that action never changes.
         Raises UserError naming the episode and what is wrong with it.
         """
         if not episodes:
@@ -96,6 +101,10 @@ class Trajectories:
             length = _check_shapes(episode, episodes[0], i, name)
             obs.append(np.asarray(episode.obs)[:length])
         lengths = np.array([len(episode.action) for episode in episodes], np.int64)
+        final_obs = None
+        if all(len(e.obs) > len(e.action) for e in episodes):
+            with np.errstate(over="ignore"):
+                final_obs = np.stack([np.asarray(e.obs)[-1] for e in episodes]).astype(np.float32)
         action = np.concatenate([e.action for e in episodes]).astype(np.float32)
         low, high = bounds(action, action_low, action_high)
         trajectories = cls(
@@ -108,6 +117,7 @@ class Trajectories:
             name=name,
             action_low=low,
             action_high=high,
+            final_obs=final_obs,
         )
         trajectories.validate()
         return trajectories
@@ -182,11 +192,12 @@ class Trajectories:
         return np.arange(self.num_steps) - np.repeat(self.starts[:-1], self.lengths)
 
     def episode(self, index: int) -> Episode:
-        """Return one episode, with T observations."""
+        """Return one episode, with T + 1 observations where there are final ones, else with T."""
         rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
-        return Episode(
-            self.obs[rows], self.action[rows], self.reward[rows], bool(self.terminated[index])
-        )
+        obs = self.obs[rows]
+        if self.final_obs is not None:
+            obs = np.concatenate((obs, self.final_obs[[index]]))
+        return Episode(obs, self.action[rows], self.reward[rows], bool(self.terminated[index]))
 
     def select(self, indices: ArrayLike) -> Trajectories:
         """Return the data set that holds only these episodes, in this order."""
@@ -207,6 +218,7 @@ class Trajectories:
             starts=starts,
             terminated=self.terminated[chosen],
             weights=None if self.weights is None else self.weights[chosen],
+            final_obs=None if self.final_obs is None else self.final_obs[chosen],
         )
 
     def validate(self, *, numbers: bool = True) -> None:
@@ -232,6 +244,9 @@ class Trajectories:
                 raise UserError(f"{name}: {label} has no numbers in it; choose another data set")
             if numbers and not all(np.isfinite(part).all() for part in self._parts(values)):
                 self._raise_not_finite(label, values)
+        size = (self.num_episodes, self.obs_dim)
+        if self.final_obs is not None and self.final_obs.shape != size:
+            raise UserError(f"{name}: final_obs has shape {self.final_obs.shape}, not {size}")
         if self.weights is not None and self.weights.shape != (self.num_episodes,):
             raise UserError(
                 f"{name}: weights of shape {self.weights.shape} for {self.num_episodes} episodes"

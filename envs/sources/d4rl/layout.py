@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.data.bounds import Float32
-from envs.data.builder import Assembly
-from envs.data.repair import drop_episodes
+from envs.data.builder import TrajectoriesBuilder
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError
 from envs.sources.d4rl.split import Episodes, Flags, goal_runs, split
@@ -21,6 +20,7 @@ from envs.sources.hdf5 import read as read_rows
 from envs.worlds.spec import EnvSpec
 
 _BLOCK = 1 << 21  # numbers
+_COMPARED = 1000  # rows of each block whose next observations are compared
 
 
 def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -> Trajectories:
@@ -39,14 +39,17 @@ def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -
                 f"{len(low_high[0])}; name the environment that the file is of with --data.env-id"
             )
         made, episodes, env = _fill(file, path, layout)
-    notes = [*([layout.remark] if layout.remark else []), *episodes.notes]
+        final_note = _read_final_obs(file, made)
+    notes = [*([layout.remark] if layout.remark else []), *episodes.notes, *final_note]
     if made.obs.shape[1] == layout.leading:
         notes.append(f"observations from {layout.leading} on are all 0: left out")
     terminated = episodes.terminated
     if layout.goal_runs:
         terminated = _without_runs(made, episodes, notes)
     if layout.shift:
-        made.obs[:, : len(layout.shift)] += np.array(layout.shift, np.float32)
+        for positions in (made.obs, made.final_obs):
+            if positions is not None:
+                positions[:, : len(layout.shift)] += np.array(layout.shift, np.float32)
         amounts = ", ".join(f"{amount:g}" for amount in layout.shift)
         notes.append(f"positions moved by ({amounts}), to where {layout.env.env_id} has them")
     low, high = low_high or (None, None)
@@ -94,7 +97,9 @@ def _arrays(file: h5py.File, path: Path) -> tuple[h5py.Dataset, h5py.Dataset, h5
     return obs, action, reward
 
 
-def _fill(file: h5py.File, path: Path, layout: Layout) -> tuple[Assembly, Episodes, EnvSpec]:
+def _fill(
+    file: h5py.File, path: Path, layout: Layout
+) -> tuple[TrajectoriesBuilder, Episodes, EnvSpec]:
     """Read the episodes as the file has them; return their environment, too."""
     obs, action, reward = _arrays(file, path)
     steps, sizes = len(obs), (obs.shape[1], action.shape[1])
@@ -107,26 +112,63 @@ def _fill(file: h5py.File, path: Path, layout: Layout) -> tuple[Assembly, Episod
     rows = slice(0, int(episodes.lengths.sum()))
     made, env = None, layout.env
     if layout.leading is not None:
-        made = Assembly(layout.name, episodes.lengths, layout.leading, sizes[1])
+        made = TrajectoriesBuilder(layout.name, episodes.lengths, layout.leading, sizes[1])
         if not _read_leading(obs, made.obs):
             made, env = None, layout.full_env or layout.env
     if made is None:
-        made = Assembly(layout.name, episodes.lengths, *sizes)
+        made = TrajectoriesBuilder(layout.name, episodes.lengths, *sizes)
         read_into(obs, made.obs, rows)
     read_into(action, made.action, rows)
     read_into(reward, made.reward, rows)
     return made, episodes, env
 
 
-def _without_runs(made: Assembly, episodes: Episodes, notes: list[str]) -> Flags:
-    """Drop the episodes of one step that a stay at the goal makes; return who terminated."""
+def _without_runs(made: TrajectoriesBuilder, episodes: Episodes, notes: list[str]) -> Flags:
+    """Leave out the one-step episodes that a stay at the goal makes; return terminations (E,)."""
     dropped = goal_runs(episodes)
+    made.drop(dropped)
     if dropped.any():
-        arrays = {"obs": made.obs, "action": made.action, "reward": made.reward}
-        arrays, made.starts = drop_episodes(arrays, made.starts, dropped)
-        made.obs, made.action, made.reward = arrays["obs"], arrays["action"], arrays["reward"]
         notes.append(f"{int(dropped.sum())} steps left out that follow on the goal at the goal")
     return episodes.terminated[~dropped]
+
+
+def _read_final_obs(file: h5py.File, made: TrajectoriesBuilder) -> list[str]:
+    """Read the observations after the episodes' last steps; without usable ones, return a note.
+
+    Within an episode, next_observations are the next rows' observations. Where they are not (only
+    one of the two was normalised, say), or where they are also at every episode's end (observations
+    moved by one row), they do not hold the final observations.
+    """
+    (final_obs, made.final_obs), last = (made.final_obs, None), made.starts[1:] - 1
+    if final_obs is None or not has(file, "next_observations"):
+        return []
+    try:
+        after = numeric(file, "next_observations", ndim=2)
+    except UserError as error:
+        return [f"next_observations not used: {error}"]
+    obs = numeric(file, "observations", ndim=2)
+    if after.shape != obs.shape:
+        return [f"next_observations not used: their shape is {after.shape}, not {obs.shape}"]
+    compared = wrong = moved = 0
+    for rows in _blocks(after):
+        first, end = np.searchsorted(last, (rows.start, rows.stop))
+        values: Float32 = np.empty((rows.stop - rows.start, after.shape[1]), np.float32)
+        read_into(after, values, rows)
+        values = values[:, : final_obs.shape[1]]
+        final_obs[first:end] = values[last[first:end] - rows.start]
+        begun = made.obs.take(last[first:end] + 1, axis=0, mode="clip")
+        moved += int((final_obs[first:end] == begun).all(axis=1).sum())
+        following = made.obs[rows.start + 1 : rows.stop + 1][:_COMPARED]
+        inside = np.ones(len(following), np.bool_)
+        inside[[row for row in last[first:end] - rows.start if row < len(inside)]] = False
+        same = np.isclose(values[: len(following)], following, 1e-5, 1e-5, True).all(axis=1)
+        compared, wrong = compared + int(inside.sum()), wrong + int((inside & ~same).sum())
+    if moved >= max(1, len(last) - 1):
+        return ["next_observations not used: they are the next rows at the ends of episodes, too"]
+    if 2 * wrong > compared:
+        return ["next_observations not used: they are not the observations of the next rows"]
+    made.final_obs = final_obs
+    return []
 
 
 def _flags(file: h5py.File, key: str, steps: int, path: Path) -> Flags:

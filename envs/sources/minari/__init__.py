@@ -25,7 +25,7 @@ from envs.sources.minari.folder import check_new, exists, is_id, list_ids, root
 from envs.sources.minari.hdf5_file import read_hdf5
 from envs.sources.minari.recorded_env import Environment, environment
 from envs.sources.minari.stored_space import read_space
-from envs.sources.minari.writer import DATA_FILE, write
+from envs.sources.minari.writer import DATA_FILE, FINAL_OBS, write
 from envs.sources.source import Options, Source
 from envs.worlds.flat import Part, parts
 
@@ -74,6 +74,10 @@ def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajector
         raise UserError(
             f"{dataset_id} is stored as {data_format}, which is not known here; choose another"
         )
+    # Data sets of older versions do not say; only those made of .npz files may have copies.
+    converted = "envs/sources/arrays.py" in str(about.get("code_permalink"))
+    if not about.get(FINAL_OBS, not converted):
+        made.final_obs = None
     found = made.finish(
         terminated=terminated,
         env=env.spec,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.data.builder import Assembly
+from envs.data.builder import TrajectoriesBuilder
 from envs.errors import UserError
 from envs.sources.hdf5 import check_claim
 from envs.worlds.flat import Part
@@ -21,7 +21,7 @@ FORMATS = ("arrow", "parquet")
 
 def read_arrow(
     folder: Path, name: str, episodes: int, obs: Sequence[Part], action: Part, data_format: str
-) -> tuple[Assembly, NDArray[np.bool_]]:
+) -> tuple[TrajectoriesBuilder, NDArray[np.bool_]]:
     """Read the first `episodes` episodes; return them and which were terminated (E,).
 
     An episode of T steps is T + 1 rows: of all but the observations, the last is padding.
@@ -32,7 +32,7 @@ def read_arrow(
     widths = sum(part.width for part in obs), action.width
     stored = sum(file.stat().st_size for parts in files for file in parts)
     check_claim(4 * sum(rows) * (sum(widths) + 1), stored, str(folder.parent))
-    made = Assembly(name, np.array(rows, np.int64) - 1, *widths)
+    made = TrajectoriesBuilder(name, np.array(rows, np.int64) - 1, *widths)
     terminated = np.zeros(episodes, np.bool_)
     with np.errstate(over="ignore", invalid="ignore"):
         for i, parts in enumerate(files):
@@ -41,12 +41,12 @@ def read_arrow(
                 for batch in _batches(file, data_format):
                     count = min(batch.num_rows, end - row)  # but for the padding
                     where = f"{name}: episode {i}"
-                    columns = _Columns(batch.slice(0, count), where)
-                    at = 0
+                    columns, at = _Columns(batch, where), 0
                     for part in obs:
                         values = columns.numbers(("observations", *map(str, part.path)), part)
-                        made.obs[row : row + count, at : at + part.width] = part.encode(values)
+                        made.set_obs(i, row - int(made.starts[i]), at, part.encode(values))
                         at += part.width
+                    columns = _Columns(batch.slice(0, count), where)
                     made.action[row : row + count] = columns.numbers(("actions",), action)
                     made.reward[row : row + count] = columns.numbers(("rewards",), None)
                     if count and row + count == end:

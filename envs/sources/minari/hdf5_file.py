@@ -17,7 +17,7 @@ import numpy as np
 from h5py import h5d, h5g, h5l, h5s, h5t  # type: ignore[attr-defined]  # compiled, without stubs
 from numpy.typing import NDArray
 
-from envs.data.builder import Assembly
+from envs.data.builder import TrajectoriesBuilder
 from envs.errors import UserError
 from envs.sources.hdf5 import check_claim, check_storage, numeric, open_hdf5, place, read
 from envs.sources.hdf5.unpack import read_packed
@@ -40,7 +40,7 @@ class _Array(NamedTuple):
 
 def read_hdf5(
     path: Path, name: str, episodes: int, obs: Sequence[Part], action: Part
-) -> tuple[Assembly, NDArray[np.bool_]]:
+) -> tuple[TrajectoriesBuilder, NDArray[np.bool_]]:
     """Read the first `episodes` episodes; return them and which were terminated (E,).
 
     obs, action: what is to be read, in the order in which it is laid down.
@@ -51,7 +51,7 @@ def read_hdf5(
         file = _File(opened)
         lengths = np.empty(0, np.int64) if episodes < 1 else file.lengths(episodes)
         check_claim(4 * int(lengths.sum()) * (sum(widths) + 1), path.stat().st_size, str(path))
-        made = Assembly(name, lengths, *widths)
+        made = TrajectoriesBuilder(name, lengths, *widths)
         terminated = np.zeros(episodes, np.bool_)
         for i in range(episodes):
             first, end = int(made.starts[i]), int(made.starts[i + 1])
@@ -60,10 +60,10 @@ def read_hdf5(
             for part in obs:
                 data = file.array(group, ("observations", *part.path))
                 _check_rows(data, i, name, part, end - first, 1)
-                for row, values in file.blocks(data, end - first):
-                    made.obs[first + row : first + row + len(values), at : at + part.width] = (
-                        part.encode(values)
-                    )
+                if data.shape[0] == end - first:
+                    made.final_obs = None
+                for row, values in file.blocks(data, data.shape[0]):
+                    made.set_obs(i, row, at, part.encode(values))
                 at += part.width
             data = file.array(group, ("actions",))
             _check_rows(data, i, name, action, end - first, 0)

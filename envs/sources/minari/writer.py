@@ -22,6 +22,8 @@ from envs.worlds.make import make_raw
 from envs.worlds.spec import EnvSpec
 
 DATA_FILE = "main_data.hdf5"
+FINAL_OBS = "minrnn_final_obs"
+"""Metadata: whether the last observation of every episode was recorded, or is a copy."""
 
 
 def write(
@@ -43,9 +45,9 @@ def write(
     Flat observations of an environment with Dict or Tuple observations, in the order of
     envs.worlds.flat,
     are stored in parts, as Minari does.
-    Everything is written into a hidden folder beside it, which is renamed at the end: a data set
-    is there as a whole or not at all. Where another process was first, its data set stays.
-    Episodes without an observation after their last step get that step's once more.
+    The data set appears whole or not at all. Where another process was first, its data set stays.
+    Minari wants T + 1 observations: episodes with T get a copy of the last, and the metadata says
+    that there are copies.
     Raises UserError where the id is taken, an episode is defective, or the disk is full.
     """
     check_new(dataset_id)
@@ -57,6 +59,7 @@ def write(
             "author": [author],
             "code_permalink": code,
             "description": description,
+            FINAL_OBS: all(len(each.obs) > len(each.action) for each in episodes),
             **(extra or {}),
         }
     finally:

@@ -7,41 +7,63 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.data import bounds, repair
-from envs.data import builder as assembly_module
-from envs.data.builder import Assembly
+from envs.data import bounds, builder, repair
+from envs.data.builder import TrajectoriesBuilder
 from envs.data.trajectories import Episode, Trajectories
 from envs.errors import UserError
 from envs.worlds.spec import EnvSpec
 from tests.support.toys import ACTION, OBS, episodes
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=8)
-NAMES = ("obs", "action", "reward", "starts", "terminated", "action_low", "action_high")
+NAMES = (
+    "obs",
+    "action",
+    "reward",
+    "starts",
+    "terminated",
+    "action_low",
+    "action_high",
+    "final_obs",
+)
 
 
-def assembly(made: list[Episode]) -> tuple[Assembly, np.ndarray]:
+def fill(made: list[Episode]) -> tuple[TrajectoriesBuilder, np.ndarray]:
     lengths = np.array([len(e.action) for e in made])
-    data = Assembly("n/n-v0", lengths, OBS, ACTION)
+    data = TrajectoriesBuilder("n/n-v0", lengths, OBS, ACTION)
     for i, e in enumerate(made):
         rows = slice(data.starts[i], data.starts[i + 1])
-        data.obs[rows], data.action[rows], data.reward[rows] = e.obs[: len(e.action)], e.action, 0
-        data.reward[rows] = e.reward
+        data.set_obs(i, 0, 0, e.obs[:2, :1])
+        data.set_obs(i, 2, 0, e.obs[2:, :1])
+        data.set_obs(i, 0, 1, e.obs[:, 1:])
+        data.action[rows], data.reward[rows] = e.action, e.reward
+        if len(e.obs) == len(e.action):
+            data.final_obs = None
     return data, np.array([e.terminated for e in made])
 
 
 def check_same(found: Trajectories, expected: Trajectories) -> None:
-    for name in NAMES:
+    for name in (*NAMES, "final_obs"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
 
 
 @given(LENGTHS, st.integers(0, 99))
 def test_sound_data_comes_out_as_it_was_filled_in(lengths: list[int], seed: int) -> None:
     made = episodes(lengths, seed)
-    data, terminated = assembly(made)
+    data, terminated = fill(made)
     found = data.finish(terminated=terminated, env="E-v0")
     check_same(found, Trajectories.from_episodes(made, env="E-v0", name="n/n-v0"))
     assert found.notes == ()
     assert np.shares_memory(found.obs, data.obs)
+
+
+@given(LENGTHS, st.integers(0, 99))
+def test_without_every_final_observation_there_are_none(lengths: list[int], odd: int) -> None:
+    made = episodes(lengths)
+    made[odd % len(made)] = episodes(lengths, extra=False)[odd % len(made)]
+    data, terminated = fill(made)
+    found = data.finish(terminated=terminated, env="E-v0")
+    assert found.final_obs is None
+    check_same(found, Trajectories.from_episodes(made, env="E-v0", name="n/n-v0"))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 1 << 16])
@@ -56,7 +78,7 @@ def test_broken_episodes_are_left_out_and_counted(
         values[draw.draw(st.integers(0, len(values) - 1))] = draw.draw(
             st.sampled_from([np.nan, np.inf, -np.inf])
         )
-    data, terminated = assembly(made)
+    data, terminated = fill(made)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(repair, "ROWS", rows)
         found = data.finish(terminated=terminated, env="E-v0")
@@ -71,7 +93,7 @@ def test_broken_episodes_are_left_out_and_counted(
 def test_the_first_defect_is_named_with_its_step() -> None:
     made = episodes([4, 5, 6])
     made[1].action[3, 1] = np.inf
-    data, terminated = assembly(made)
+    data, terminated = fill(made)
     assert data.finish(terminated=terminated, env="E-v0").notes == (
         "1 of 3 episodes with NaN or infinity left out (the first: episode 1 in action at step 3)",
     )
@@ -80,7 +102,7 @@ def test_the_first_defect_is_named_with_its_step() -> None:
 def test_data_that_is_mostly_broken_is_refused() -> None:
     made = episodes([4, 5, 6])
     made[1].reward[2] = made[2].obs[0, 0] = np.nan
-    data, terminated = assembly(made)
+    data, terminated = fill(made)
     with pytest.raises(
         UserError, match=r"n/n-v0: 2 of 3 .* episode 1 in reward at step 2"
     ) as caught:
@@ -96,7 +118,7 @@ def test_actions_out_of_bounds_are_clipped_and_counted(
     made = episodes([4, 4])
     made[0].action[:] = 0.0
     made[1].action[1:3, 0] = [1.5, -3.0]
-    data, terminated = assembly(made)
+    data, terminated = fill(made)
     found = data.finish(terminated=terminated, env="E-v0")
     assert found.action[5:7, 0].tolist() == [1.0, -1.0]
     assert found.notes == ("actions of 2 steps (25 %) clipped to their bounds, by up to 2",)
@@ -105,7 +127,7 @@ def test_actions_out_of_bounds_are_clipped_and_counted(
 def test_rounding_at_the_bounds_is_clipped_and_not_told() -> None:
     made = episodes([4])
     made[0].action[:] = np.nextafter(np.float32(0.4), np.float32(1))
-    data, terminated = assembly(made)
+    data, terminated = fill(made)
     found = data.finish(
         terminated=terminated, env="E-v0", action_low=[-0.4] * 2, action_high=[0.4] * 2
     )
@@ -121,7 +143,7 @@ def test_bounds_that_are_none_are_taken_from_the_episodes_that_are_kept(
     made = episodes([3, 4, 2])
     made[0].action[0] = 99.0
     made[0].reward[0] = np.nan
-    data, terminated = assembly(made)
+    data, terminated = fill(made)
     none = [np.inf] * ACTION
     found = data.finish(
         terminated=terminated, env="E-v0", action_low=np.negative(none), action_high=none
@@ -132,7 +154,7 @@ def test_bounds_that_are_none_are_taken_from_the_episodes_that_are_kept(
 
 
 def test_a_termination_at_the_time_limit_is_the_time_limit() -> None:
-    data, _ = assembly(episodes([5, 3, 5]))
+    data, _ = fill(episodes([5, 3, 5]))
     found = data.finish(terminated=np.array([True, True, False]), env="E-v0", horizon=5)
     assert found.terminated.tolist() == [False, True, False]
     assert len(found.notes) == 1
@@ -142,7 +164,7 @@ def test_a_termination_at_the_time_limit_is_the_time_limit() -> None:
 def test_the_readers_notes_and_the_environments_arguments_are_kept() -> None:
     made = episodes([3])
     made[0].action[:] = 2.0
-    data, terminated = assembly(made)
+    data, terminated = fill(made)
     found = data.finish(
         terminated=terminated, env=EnvSpec("E-v0", {"k": 1}, ("b", "a")), notes=["n"]
     )
@@ -167,22 +189,22 @@ def test_sizes_of_no_use_are_refused(
     lengths: list[int], obs_dim: int, action_dim: int, message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        Assembly("n/n-v0", np.array(lengths, np.int64), obs_dim, action_dim)
+        TrajectoriesBuilder("n/n-v0", np.array(lengths, np.int64), obs_dim, action_dim)
     assert str(caught.value).startswith("n/n-v0: ")
     assert "\n" not in str(caught.value)
 
 
 def test_more_than_the_machine_has_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assembly_module, "_memory", lambda: 4.0 * 1000 * (OBS + ACTION + 1))
-    Assembly("n/n-v0", np.array([1000]), OBS, ACTION)
+    monkeypatch.setattr(builder, "_memory", lambda: 4.0 * (1000 * (OBS + ACTION + 1) + OBS))
+    TrajectoriesBuilder("n/n-v0", np.array([1000]), OBS, ACTION)
     with pytest.raises(UserError, match=r"1001 steps need .* GB of memory"):
-        Assembly("n/n-v0", np.array([1000, 1]), OBS, ACTION)
+        TrajectoriesBuilder("n/n-v0", np.array([1000, 1]), OBS, ACTION)
 
 
 def test_no_repair_takes_memory_of_the_datas_size() -> None:
     steps = 400_000
-    data = Assembly("n/n-v0", np.full(400, 1000), 17, 6)
-    data.obs[:], data.action[:], data.reward[:] = 0.5, 2.0, 1.0
+    data = TrajectoriesBuilder("n/n-v0", np.full(400, 1000), 17, 6)
+    data.obs[:], data.action[:], data.reward[:], data.final_obs[:] = 0.5, 2.0, 1.0, 0.0
     data.obs[1000, 3] = data.reward[steps - 1] = np.nan
     tracemalloc.start()
     try:

@@ -77,11 +77,20 @@ def test_the_second_time_nothing_is_made(source: Path) -> None:
     assert len(entries()) == 1
 
 
+def test_data_without_final_observations_is_kept_so(source: Path) -> None:
+    maker = Maker()
+    maker.made = replace(maker.made, final_obs=None)
+    cache.cached([source], {}, maker)
+    check_same(cache.cached([source], {}, maker), maker.made)
+    assert maker.calls == 1
+    assert not list(cache.root().rglob("final_obs.npy"))
+
+
 def test_what_is_found_is_a_map_of_files_that_cannot_be_written(source: Path) -> None:
     maker = Maker()
     cache.cached([source], {}, maker)
     found = cache.cached([source], {}, maker)
-    for values in (found.obs, found.action, found.reward):
+    for values in (found.obs, found.action, found.reward, found.final_obs):
         assert isinstance(values.base, np.memmap)
         with pytest.raises(ValueError, match="read-only"):
             values[0] = 1.0
@@ -95,12 +104,12 @@ def test_samplers_draw_the_same_from_a_map(sampler: Any, source: Path) -> None:
     mapped = replace(found, obs=found.obs.base, action=found.action.base)  # np.memmap itself
     for stored in (found, mapped):
         for one, other in zip(
-            sampler(stored, 4, 6, seed=3).sample(),
-            sampler(maker.made, 4, 6, seed=3).sample(),
+            sampler(stored, 4, 6, seed=3, transitions=True).sample(),
+            sampler(maker.made, 4, 6, seed=3, transitions=True).sample(),
             strict=True,
         ):
             np.testing.assert_array_equal(one, other)
-            assert type(one) is np.ndarray
+            assert type(one) is np.ndarray is type(other)
             assert one.flags.owndata
             assert one.flags.writeable
 
@@ -175,6 +184,7 @@ DAMAGE = [
     "other about",
     "empty about",
     "no array",
+    "no final_obs",
     "short",
     "long",
     "head",
@@ -198,6 +208,8 @@ def test_a_broken_cache_is_a_warning_and_is_mended(damage: str, source: Path) ->
         about.write_text("{}")
     elif damage == "no array":
         array.unlink()
+    elif damage == "no final_obs":
+        (folder / "final_obs.npy").unlink()
     elif damage == "short":
         array.write_bytes(content[:-4])
     elif damage == "long":

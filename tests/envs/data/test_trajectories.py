@@ -25,7 +25,7 @@ def test_episodes_come_out_as_they_went_in(lengths: list[int], seed: int) -> Non
     assert (trajectories.obs_dim, trajectories.action_dim) == (OBS, ACTION)
     for i, episode in enumerate(made):
         out = trajectories.episode(i)
-        np.testing.assert_array_equal(out.obs, episode.obs[:-1].astype(np.float32))
+        np.testing.assert_array_equal(out.obs, episode.obs.astype(np.float32))
         np.testing.assert_array_equal(out.action, episode.action.astype(np.float32))
         np.testing.assert_array_equal(out.reward, episode.reward.astype(np.float32))
         assert out.terminated == episode.terminated

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,23 @@ def test_a_file_becomes_a_minari_data_set(tmp_path: Path) -> None:
     assert data.lengths.tolist() == [3, 9]
     assert data.returns.tolist() == [3, 9]
     assert np.abs(data.action).max() == 1.0  # they reached 2
+    assert data.final_obs is None
+    path = save(path, next_observations=np.full((12, OBS), 7.0), episode_lengths=np.array([3, 9]))
+    assert arrays.main([str(path), "--env-id", register(), "--id", "me/human-v1"]) == 0
+    assert (sources.load("me/human-v1").final_obs == np.full((2, OBS), 7.0)).all()
+
+
+def test_files_of_older_versions_do_not_say_whether_final_observations_are_copies(
+    tmp_path: Path,
+) -> None:
+    path = save(tmp_path / "a.npz", next_observations=np.full((12, OBS), 7.0))
+    assert arrays.main([str(path), "--env-id", register(), "--id", "me/human-v0"]) == 0
+    about = sources.minari.root() / "me/human-v0" / "data" / "metadata.json"
+    known = json.loads(about.read_text())
+    for changes, final in (({}, False), ({"code_permalink": "theirs"}, True)):
+        older = {k: v for k, v in (known | changes).items() if k != "minrnn_final_obs"}
+        about.write_text(json.dumps(older))
+        assert (sources.load("me/human-v0").final_obs is not None) == final
 
 
 @pytest.mark.parametrize(

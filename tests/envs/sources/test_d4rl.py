@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from envs.data import cache
 from envs.data.trajectories import Episode, Trajectories
 from envs.errors import UserError
 from envs.sources import d4rl, minari
+from envs.sources.d4rl import layout
 from envs.sources.d4rl.split import split
 from envs.sources.d4rl.table import ENTRIES
 from envs.sources.download import http
@@ -29,7 +31,16 @@ from tests.support.loopback import Fault, Server, running
 
 HOPPER = "hopper-medium-replay-v2"
 LENGTHS = [5, 1, 9, 1000]
-FIELDS = ("obs", "action", "reward", "starts", "terminated", "action_low", "action_high")
+FIELDS = (
+    "obs",
+    "action",
+    "reward",
+    "starts",
+    "terminated",
+    "action_low",
+    "action_high",
+    "final_obs",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +69,15 @@ def same(found: Trajectories, given: dict[str, NDArray[Any]], steps: int | None 
     np.testing.assert_array_equal(found.reward, given["rewards"][:steps].ravel())
 
 
+def same_final(found: Trajectories, given: dict[str, NDArray[Any]], ends: Any = None) -> None:
+    ends = found.starts[1:] - 1 if ends is None else ends
+    np.testing.assert_array_equal(found.final_obs, given["next_observations"][ends])
+
+
 def test_a_file_as_d4rl_has_it_is_read_number_for_number() -> None:
     given, found = hopper()
     same(found, given)
+    same_final(found, given)
     assert found.lengths.tolist() == LENGTHS
     assert found.terminated.tolist() == [False, True, False, False]
     assert (found.name, found.env_id, found.env.obs_keys) == (HOPPER, "Hopper-v4", ())
@@ -123,7 +140,31 @@ def test_flags_may_be_numbers_in_one_column(dtype: str) -> None:
 def test_next_observations_are_not_needed_where_there_are_timeouts() -> None:
     given, found = hopper(next_observations=None)
     same(found, given)
+    assert (found.final_obs, len(found.notes)) == (None, 1)
     assert found.lengths.tolist() == LENGTHS
+
+
+def test_next_observations_that_are_none_are_not_used() -> None:
+    given = d4rl_files.random_arrays(HOPPER, LENGTHS)
+    after, obs = given["next_observations"], given["observations"]
+    for values, why in (
+        (after[:-1], r"their shape is \(1014, 11\), not \(1015, 11\)"),
+        (after[:, 0], "store an array of 2 dimensions"),
+        (3 * after + 1, "they are not the observations of the next rows"),
+        (np.roll(obs, -1, axis=0), "they are the next rows at the ends of episodes, too"),
+    ):
+        _, found = hopper(next_observations=values)
+        same(found, given)
+        assert found.final_obs is None
+        assert re.search(f"next_observations not used: .*{why}", found.notes[0])
+
+
+def test_final_observations_are_found_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in (1, 20, 300):
+        monkeypatch.setattr(layout, "_BLOCK", block)
+        given, found = hopper()
+        same_final(found, given)
+        assert len(found.notes) == 1
 
 
 def test_a_last_episode_without_an_end_is_left_out() -> None:
@@ -133,6 +174,7 @@ def test_a_last_episode_without_an_end_is_left_out() -> None:
     assert found.lengths.tolist() == [5, 9]
     assert found.notes == ("the last 7 of 21 steps have no end: left out",)
     same(found, given, 14)
+    same_final(found, given)
 
 
 @pytest.mark.parametrize("lengths", [[7], [5, 1000]])
@@ -153,6 +195,7 @@ def test_without_timeouts_the_next_observation_and_the_limit_tell() -> None:
         "another's, 1 after the time limit of 1000 steps",
     )
     same(found, given)
+    same_final(found, given)
 
 
 def test_timeouts_that_are_never_true_are_as_good_as_missing() -> None:
@@ -181,10 +224,12 @@ def test_without_both_the_limit_tells(defect: str) -> None:
         )
     _, found = hopper(**(given | {"timeouts": None, "next_observations": after}))
     assert found.lengths.tolist() == [1000, 1000]
-    assert found.notes == (
+    assert found.notes[:2] == (
         "timeouts are missing: episodes end at 0 terminals, 2 after the time limit of 1000 steps",
         "the last 400 of 2400 steps have no end: left out",
     )
+    assert found.final_obs is None
+    assert len(found.notes) == (2 if defect == "missing" else 3)
 
 
 def test_demonstrations_longer_than_the_limit_stay_whole() -> None:
@@ -218,6 +263,7 @@ def test_an_episode_with_what_is_no_number_is_left_out(key: str, value: float) -
     assert found.notes[0].startswith("1 of 4 episodes with NaN or infinity left out (the first: ")
     rows = np.r_[0:6, 15:1015]
     same(found, {k: v[rows] for k, v in (given | {key: values}).items()})
+    same_final(found, given, [4, 5, 1014])
 
 
 @pytest.mark.parametrize(
@@ -284,6 +330,7 @@ def test_ants_empty_contact_forces_are_left_out() -> None:
     d4rl_files.write(d4rl.file_of(name), given)
     found = d4rl.load(name)
     same(found, given | {"observations": given["observations"][:, :27]})
+    same_final(found, {"next_observations": given["next_observations"][:, :27]})
     assert found.notes == ("observations from 27 on are all 0: left out",)
     assert (found.env_id, found.env.kwargs) == ("Ant-v4", {})
     sources.check_env(found)
@@ -292,11 +339,12 @@ def test_ants_empty_contact_forces_are_left_out() -> None:
 def test_ants_contact_forces_stay_where_there_are_any() -> None:
     name = "ant-medium-v2"
     given = d4rl_files.random_arrays(name, [7, 4])
-    given["observations"][:, 27:] = 0
-    given["observations"][10, 110] = 1
+    given["observations"][:, 27:] = given["next_observations"][:, 27:] = 0
+    given["observations"][10, 110] = given["next_observations"][9, 110] = 1
     d4rl_files.write(d4rl.file_of(name), given)
     found = d4rl.load(name)
     same(found, given)
+    same_final(found, given)
     assert (found.notes, found.env.kwargs) == ((), {"use_contact_forces": True})
 
 
@@ -322,6 +370,9 @@ def test_a_stay_at_the_goal_of_antmaze_ends_one_episode() -> None:
         {"actions": given["actions"][rows], "rewards": given["rewards"][rows]}
         | {"observations": moved},
     )
+    after = given["next_observations"][[3, 8, 13]]
+    after[:, :2] -= 4
+    np.testing.assert_array_equal(found.final_obs, after)
     assert found.env.obs_keys == ("achieved_goal", "observation")
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from envs import sources
 from envs.data import cache
-from envs.data.builder import Assembly
+from envs.data.builder import TrajectoriesBuilder
 from envs.errors import UserError, one_line
 from envs.sources import arrays, minari
 from envs.sources.hdf5 import read
@@ -77,7 +77,7 @@ def test_names_from_files_stay_on_one_line() -> None:
     long = one_line("x" * 10**6 + "; mend it")
     assert len(long) < 6000
     assert long.endswith("; mend it")
-    made = Assembly("a", np.array([1]), 1, 1)
+    made = TrajectoriesBuilder("a", np.array([1]), 1, 1)
     made.obs[:] = made.action[:] = made.reward[:] = 0
     assert made.finish(terminated=np.ones(1, bool), env="", notes=["a\nb"]).notes == ("a b",)
 

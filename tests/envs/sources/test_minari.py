@@ -45,7 +45,8 @@ def test_what_is_written_is_read_again() -> None:
     made = write()
     expected = Trajectories.from_episodes(made, env="ToyWalk-v0", name=ID)
     found = sources.load(ID)
-    for name in ("obs", "action", "reward", "starts", "terminated", "action_low", "action_high"):
+    names = ("obs", "action", "reward", "starts", "terminated", "action_low", "action_high")
+    for name in (*names, "final_obs"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
     assert (found.env_id, found.name) == ("ToyWalk-v0", ID)
     sources.check_env(found)
@@ -104,6 +105,7 @@ def test_what_minari_writes_is_read() -> None:
     found = sources.load("theirs/walk-v0")
     expected = Trajectories.from_episodes(made, env="ToyWalk-v0", name="theirs/walk-v0")
     np.testing.assert_array_equal(found.obs, expected.obs)
+    np.testing.assert_array_equal(found.final_obs, expected.final_obs)
     np.testing.assert_array_equal(found.terminated, expected.terminated)
     np.testing.assert_array_equal(found.reward, expected.reward)
 
@@ -120,6 +122,7 @@ def test_an_episode_without_its_last_observation_gets_one() -> None:
     dataset = minari_package.load_dataset(ID)
     assert dataset[0].observations.shape == (5, OBS)
     assert sources.load(ID).num_steps == 4
+    assert sources.load(ID).final_obs is None  # a copy is none
 
 
 def test_nothing_is_left_beside_a_data_set(minari_folder: Path) -> None:

@@ -58,7 +58,7 @@ def record(env_id: str, lengths: list[int], data_format: str = "hdf5", **changes
                 truncations=[False] * (length - 1) + [seed % 2 == 1],
             )
         )
-        expected.append(np.array(vectors[:-1], np.float32))
+        expected.append(np.array(vectors, np.float32))
     raw.close()
     flat.close()
     with warnings.catch_warnings():
@@ -66,7 +66,12 @@ def record(env_id: str, lengths: list[int], data_format: str = "hdf5", **changes
         minari_package.create_dataset_from_buffers(
             ID, buffers, env=env_id, data_format=data_format, **changes
         )
-    return buffers, np.concatenate(expected)
+    return buffers, expected
+
+
+def check_obs(found: Trajectories, expected: list[np.ndarray[Any, Any]]) -> None:
+    np.testing.assert_array_equal(found.obs, np.concatenate([obs[:-1] for obs in expected]))
+    np.testing.assert_array_equal(found.final_obs, [obs[-1] for obs in expected])
 
 
 @pytest.mark.parametrize("data_format", FORMATS)
@@ -78,7 +83,7 @@ def test_what_minari_writes_is_what_the_environment_gives(
     buffers, obs = record(env_id, [3, 1, 7], data_format)
     found = sources.load(ID)
     assert found.lengths.tolist() == [3, 1, 7]
-    np.testing.assert_array_equal(found.obs, obs)
+    check_obs(found, obs)
     np.testing.assert_array_equal(found.action, np.concatenate([b.actions for b in buffers]))
     rewards = np.concatenate([b.rewards for b in buffers]).astype(np.float32)
     np.testing.assert_array_equal(found.reward, rewards)
@@ -94,7 +99,8 @@ def test_the_formats_of_minari_are_the_same_to_the_bit(data_format: str) -> None
     shutil.rmtree(minari.root() / ID)
     record(env_id, [4, 2], data_format)
     second = sources.load(ID)
-    for name in ("obs", "action", "reward", "starts", "terminated", "action_low", "action_high"):
+    names = ("obs", "action", "reward", "starts", "terminated", "action_low", "action_high")
+    for name in (*names, "final_obs"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
 
 
@@ -102,7 +108,7 @@ def test_the_formats_of_minari_are_the_same_to_the_bit(data_format: str) -> None
 def test_long_episodes_are_read_in_blocks(scratch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hdf5_file, "_SCRATCH", scratch)
     _, obs = record(register_goals(), [40, 3])
-    np.testing.assert_array_equal(sources.load(ID).obs, obs)
+    check_obs(sources.load(ID), obs)
 
 
 @pytest.mark.parametrize("data_format", ["arrow", "parquet"])

@@ -1,6 +1,7 @@
 """Imports go one way, and each layer brings no more than it says."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,17 @@ NEVER = {
     "envs": {"torch"},
     "configs": {"torch", "numpy", "gymnasium"},
 }
+ROOMS = {
+    "envs": (
+        *("errors", "files", "script", "worlds", "data", "rollout", "scoring", "behaviour"),
+        *("sources", "inspect"),
+    ),
+    "agents": (
+        *("machine", "model", "training", "storage", "loggers", "acting", "evaluation", "report"),
+        *("runs",),
+    ),
+}
+"""The folders and modules of each package: one imports only those that stand before it."""
 
 
 def imported(file: Path) -> set[str]:
@@ -30,6 +42,57 @@ def imported(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             names.add((node.module or "").split(".")[0])
     return names
+
+
+def between_rooms(folder: Path) -> dict[tuple[str, str], str]:
+    """Return the pairs of rooms of which one imports the other, with a file that does so."""
+    pairs = {}
+    for file in sorted(folder.rglob("*.py")):
+        room = file.relative_to(folder).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if room != "__init__" and isinstance(node, ast.ImportFrom) and node.level == 0:
+                for alias in node.names:
+                    package, other, *_ = f"{node.module}.{alias.name}".split(".")
+                    if package == folder.name and other != room:
+                        pairs[room, other] = str(file)
+    return pairs
+
+
+def above(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return all pairs that follow from these."""
+    found = set(pairs)
+    while True:
+        more = {(a, d) for a, b in found for c, d in pairs if b == c} - found
+        if not more:
+            return found
+        found |= more
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_one_way(package, checkout):
+    folder = checkout / package
+    rooms = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert rooms - {"__init__", "__pycache__"} == set(ROOMS[package])
+    place = {room: number for number, room in enumerate(ROOMS[package])}
+    for (room, other), file in between_rooms(folder).items():
+        assert place[other] < place[room], f"{file} of {room} imports {other}, which is above it"
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_the_picture_of_the_rooms_is_true(package, checkout):
+    page = (checkout / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = re.findall(r"```mermaid\n(.*?)```", page, re.DOTALL)[0]
+    real = set(between_rooms(checkout / package))
+    needed = {
+        (a, b)
+        for a, b in real
+        if not any((a, c) in real and (c, b) in above(real) for c in ROOMS[package])
+    }
+    wanted = {f"{package}.{a} --> {package}.{b}" for a, b in needed}
+    shown = {
+        line.strip() for line in picture.splitlines() if f" {package}." in line and "-->" in line
+    }
+    assert shown == wanted, "the picture should have\n" + "\n".join(sorted(wanted))
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)

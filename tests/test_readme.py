@@ -5,11 +5,14 @@ import re
 import shlex
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from agents.storage.checkpoint import save_checkpoint
 from configs import PRESETS, saved, to_dict
 from configs.cli import parse
+from tests.support.models import tiny_model
 
 
 def blocks(checkout, language, file="README.md"):
@@ -19,8 +22,9 @@ def blocks(checkout, language, file="README.md"):
 
 def plain_blocks(checkout):
     """Return the blocks that run by themselves: not the one that needs an exported run, which
-    tests/agents/acting/test_export.py runs."""
-    return [block for block in blocks(checkout, "python") if "onnxruntime" not in block]
+    tests/agents/acting/test_export.py runs, nor the one that needs a run."""
+    found = blocks(checkout, "python")
+    return [block for block in found if "onnxruntime" not in block and '"RUN"' not in block]
 
 
 @pytest.mark.parametrize("number", range(2))
@@ -31,13 +35,25 @@ def test_python_blocks_run(checkout, number):
 
 def test_there_are_no_more_python_blocks_than_are_run(checkout):
     assert len(plain_blocks(checkout)) == 2
-    assert len(blocks(checkout, "python")) == 3
+    assert len(blocks(checkout, "python")) == 4
+
+
+def test_the_block_that_acts_plays_an_episode(checkout, tmp_path):
+    (block,) = [block for block in blocks(checkout, "python") if '"RUN"' in block]
+    metadata = {"env_id": "Pendulum-v1", "env_kwargs": {}, "obs_keys": [], "data": "toy/toy-v0"}
+    metadata |= {"targets": [30.0], "update": 1, "window": None, "reference": None}
+    save_checkpoint(tmp_path / "last", tiny_model(3, 1), metadata)
+    names: dict[str, Any] = {}
+    exec(block.replace("RUN", str(tmp_path)), names)
+    assert names["truncated"]
+    assert names["total"] < 0
 
 
 def test_python_blocks_of_the_docs_run(checkout):
-    # tests/hosts/test_docs.py runs those of plugging-in.md, which need other libraries.
+    # tests/hosts/test_docs.py runs those of plugging-in.md, which need other libraries, and
+    # tests/test_extending.py those of extending.md.
     pages = [path.name for path in (checkout / "docs").glob("*.md")]
-    files = [f"docs/{name}" for name in pages if name != "plugging-in.md"]
+    files = [f"docs/{name}" for name in pages if name not in ("plugging-in.md", "extending.md")]
     found = [block for file in files for block in blocks(checkout, "python", file)]
     assert found
     for block in found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import sys
@@ -13,54 +14,32 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # see train.py
 
 import tyro
 
+from agents.evaluation.spec import Plan
 from configs import cli
 from envs.errors import UserError
+from envs.files import write_file
 from envs.script import run_script
 
 if TYPE_CHECKING:
     from agents.evaluation.checkpoints import Checkpoint
-    from agents.evaluation.compare import Plan
 
 DEPTH = 3
-"""How far below a report's folder its runs may lie: runs/<data set>/<run>."""
+"""The most levels between the folder of a report and its runs: runs/<data set>/<run>."""
 DESCRIPTION = """Play runs' checkpoints in their environment, asking for each target return.
 Prints a table with its protocol; writes report.json (every episode), report.html (one page with
 all figures) and figures/. Runs that differ by their seed alone are pooled; others are compared."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """What to evaluate, and how."""
+@dataclass(frozen=True, kw_only=True)
+class Options(Plan):
+    """What to evaluate, and how; Plan and EvalSpec have the options of the episodes."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders of runs (runs/...), or checkpoints of them (runs/.../best)."""
-    targets: tuple[float, ...] | None = None
-    """Returns to ask for. Default: those the run was evaluated with."""
-    quantiles: tuple[float, ...] | None = None
-    """Ask for these quantiles of the data's returns, 0 to 1, instead."""
     checkpoint: Literal["last", "best", "both"] = "both"
     """Which checkpoint of each run."""
-    episodes: int = 20
-    """Episodes for each target; every one of them counts."""
-    memory: tuple[Literal["carry", "window"], ...] = ()
-    """`carry` the state through the episode, or re-run a `window` of the last steps each time;
-    name both to compare them. Default: as the run was evaluated."""
-    window: int | None = None
-    """Steps of the window. Default: as the run was evaluated, or 20."""
-    seed: int = 10_000
-    """Episode i starts from `env.reset(seed=seed + i)`, the same for every target."""
-    num_envs: int = 120
-    """Environments stepped together; it does not change which episodes are played."""
-    num_procs: int | None = None
-    """Processes that share those environments. Default: as many as pay, of the cores that there are
-    (one, unless the engine is numba, which acts the same whatever the processes)."""
-    device: str = "cpu"
-    """auto, cpu, cuda, ... Acting with so small a model is fastest on the CPU."""
-    engine: Literal["auto", "numba", "compiled", "onnx", "eager"] = "auto"
-    """What runs the model's step while the state is carried; `auto` is the fastest that starts
-    within seconds."""
     out: Path | None = None
-    """Folder of the report, or of what is exported. Default: the run's; for a report on several
+    """Folder of the report, or of exported files. Default: the run's; for a report on several
     runs, the folder that holds them all."""
     figures: Literal["png", "pdf", "svg"] = "png"
     """Format of the files in figures/; pdf and svg are sharp at any size, for a paper."""
@@ -68,121 +47,93 @@ class Options:
     """Film the best, the median and the worst episode of the largest target, for report.html."""
     watch: bool = False
     """Show one episode of the largest target, or of each in --targets, as it is played; no report.
-    In a window where there is a display, and in the terminal."""
+    In a window if there is a display, and in the terminal."""
     export: tuple[Literal["onnx", "pt2"], ...] = ()
     """Write each checkpoint's step as one file, to act without this code; no report."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Load, then show, export, or play and report."""
+    """Parse the options, and do what they ask for."""
     options = cli.command_line(Options, arguments, DESCRIPTION)
     check(options)
-
-    from agents.evaluation import checkpoints, compare
-    from agents.machine import device as runtime
-
-    runtime.configure(threads=1)
-    found = checkpoints.find(options.runs, options.checkpoint)
-    plan = compare.Plan(
-        targets=options.targets,
-        quantiles=options.quantiles,
-        memory=options.memory,
-        window=options.window,
-        episodes=options.episodes,
-        seed=options.seed,
-        num_envs=options.num_envs,
-        num_procs=options.num_procs,
-        device=runtime.select_device(options.device),
-        engine=options.engine,
-        record=options.video,
-    )
-    if options.export:
-        export(found, options)
-    elif options.watch:
-        watch(found[0], plan)
-    else:
-        report(found, plan, options)
+    run(options)
 
 
-def report(found: list[Checkpoint], plan: Plan, options: Options) -> None:
-    """Play every episode; write and print what came of them."""
-    from agents.evaluation import compare, latency
+def run(options: Options) -> None:
+    """Load the checkpoints; export or show them, or play every episode and write the report."""
+    # Here and not above, so that --help is instant.
+    from agents.acting.export import export_onnx, export_pt2
+    from agents.evaluation import checkpoints, compare, latency
     from agents.loggers.console import say
+    from agents.machine import device
     from agents.report import table, write
-    from agents.report.media import video
+    from agents.report.media import video, watch
 
-    folder = out(found, options)
+    device.configure(threads=1)
+    found = checkpoints.find(options.runs, options.checkpoint)
+    selected = str(device.select_device(options.device))
+    plan = dataclasses.replace(options, device=selected, record=options.video)
+
+    if options.export:
+        exporters = {"onnx": export_onnx, "pt2": export_pt2}
+        for path, checkpoint in export_paths(found, options.out).items():
+            for format in options.export:
+                target = path.with_name(f"{path.name}.{format}")
+                exporters[format](checkpoint.model, target, checkpoint.metadata)
+                say(str(target))
+        return
+
+    if options.watch:
+        data = checkpoints.data_returns(found[0]) if plan.quantiles else None
+        spec = compare.choose_specs(found[:1], plan, data)[0]
+        named = plan.targets or plan.quantiles
+        for target in spec.targets if named else [max(spec.targets)]:
+            played = watch.watch(found[0], target, spec)
+            say(f"asked {target:g}, got {played.returns[0]:.1f} in {played.lengths[0]} steps")
+        return
+
+    folder = report_folder(found, options.out)
     if options.video:
         video.check(found)  # before hours of playing
-    # What has been played is kept, whatever comes after.
-    lines = compare.play(found, plan, lambda lines: write.write_results(lines, folder))
+    lines = compare.evaluate_checkpoints(
+        found, plan, after_line=lambda lines: write.write_results(lines, folder)
+    )
     films: dict[str, list[video.Video]] = {}
     for line in lines if options.video else ():
         try:
-            films[line.name] = video.film(line, plan.seed)
+            films[line.name] = video.film(line)
         except UserError as error:
             say(f"note: {line.name} was not filmed: {error}")
-    entries = write.write_report(
+    report = write.write_report(
         lines,
         folder,
-        seconds={line.name: latency.measure(line, plan) for line in lines},
+        seconds={line.name: latency.measure(line) for line in lines},
         videos=films,
         format=options.figures,
     )
-    say(table.text(entries))
+    say(table.text(report))
     say(f"\n{folder}: report.html, report.json, figures/")
 
 
-def watch(checkpoint: Checkpoint, plan: Plan) -> None:
-    """Show an episode of each target that was named, or of the largest."""
-    from agents.evaluation import checkpoints, compare
-    from agents.loggers.console import say
-    from agents.report.media import watch
-
-    data = checkpoints.data_returns(checkpoint) if plan.quantiles else None
-    targets = compare.choose_targets([checkpoint], plan, data)
-    (window, *_) = compare.choose_windows(plan, checkpoint.facts["window"])
-    for target in targets if plan.targets or plan.quantiles else [max(targets)]:
-        played = watch.watch(
-            checkpoint,
-            target,
-            seed=plan.seed,
-            window=window,
-            engine=plan.engine,
-            device=plan.device,
-        )
-        say(f"asked {target:g}, got {played.returns[0]:.1f} in {played.lengths[0]} steps")
-
-
-def export(found: list[Checkpoint], options: Options) -> None:
-    """Write the step of each checkpoint as one file of each format."""
-    from agents.acting import export
-    from agents.loggers.console import say
-
-    write = {"onnx": export.export_onnx, "pt2": export.export_pt2}
+def export_paths(found: list[Checkpoint], out: Path | None) -> dict[Path, Checkpoint]:
+    """Return the path of each checkpoint's exported files, without the suffix of their format."""
     several = len({checkpoint.run for checkpoint in found}) > 1
-    places: dict[Path, Checkpoint] = {}
+    paths: dict[Path, Checkpoint] = {}
     for checkpoint in found:
-        folder = options.out or checkpoint.run
-        if options.out is not None and several:
+        folder = out or checkpoint.run
+        if out is not None and several:
             folder /= checkpoint.run.name
-        if (other := places.setdefault(folder / checkpoint.name, checkpoint)) is not checkpoint:
+        if (other := paths.setdefault(folder / checkpoint.name, checkpoint)) is not checkpoint:
             raise UserError(
                 f"{other.run} and {checkpoint.run} would both be written to {folder}: export one "
                 f"at a time"
             )
-    for place, checkpoint in places.items():
-        for format in options.export:
-            target = place.with_name(f"{place.name}.{format}")
-            write[format](checkpoint.model, target, checkpoint.facts)
-            say(str(target))
+    return paths
 
 
-def out(found: list[Checkpoint], options: Options) -> Path:
-    """Return the folder of the report, once something can be written there."""
-    from envs.files import write_file
-
-    folder = options.out or common([checkpoint.run for checkpoint in found])
+def report_folder(found: list[Checkpoint], out: Path | None) -> Path:
+    """Return the folder of the report, after a test that it can be written to."""
+    folder = out or common([checkpoint.run for checkpoint in found])
     write_file(folder / ".writable", b"")
     (folder / ".writable").unlink()
     return folder
@@ -191,7 +142,7 @@ def out(found: list[Checkpoint], options: Options) -> Path:
 def common(runs: list[Path]) -> Path:
     """Return the folder of a run, or the one that holds several.
 
-    Raises UserError where they lie so far apart that nobody would look there.
+    Raises UserError if they are so far apart that nobody would look for the report there.
     """
     if len(set(runs)) == 1:
         return runs[0]
@@ -205,7 +156,7 @@ def common(runs: list[Path]) -> Path:
 
 
 def check(options: Options) -> None:
-    """Refuse values that cannot be meant."""
+    """Raise UserError for values and combinations that make no sense."""
     counts = options.episodes, options.window, options.num_envs, options.num_procs
     if min(1 if count is None else count for count in counts) < 1 or options.seed < 0:
         raise UserError(
@@ -213,9 +164,9 @@ def check(options: Options) -> None:
         )
     if not options.runs:
         raise UserError("name the folder of a run: python evaluate.py runs/...")
-    if not all(math.isfinite(target) for target in options.targets or ()):
+    if not all(math.isfinite(target) for target in options.targets):
         raise UserError(f"--targets must be finite numbers, not {options.targets}")
-    if not all(0 <= share <= 1 for share in options.quantiles or ()):
+    if not all(0 <= share <= 1 for share in options.quantiles):
         raise UserError(f"--quantiles must be in [0, 1], not {options.quantiles}")
     if options.targets and options.quantiles:
         raise UserError("--targets and --quantiles both say what to ask for: give one of them")

@@ -17,7 +17,7 @@ from envs.script import run_script
 if TYPE_CHECKING:
     import torch
 
-    from agents.evaluation.during_training import Judge
+    from agents.evaluation.during_training import Evaluator
     from agents.machine.ranks import Ranks
     from agents.runs.run import Run
 
@@ -60,8 +60,8 @@ def begin(config: Config) -> None:
 
 def train(config: Config, device: torch.device, ranks: Ranks) -> None:
     """Load the data, build the trainer, fit, report."""
-    from agents.evaluation import evaluator
-    from agents.evaluation.during_training import Judge
+    from agents.evaluation.during_training import Evaluator
+    from agents.evaluation.evaluate import beyond_data
     from agents.loggers.console import say
     from agents.runs.run import Run
     from agents.training.build import build, describe, load_data, resolve
@@ -70,26 +70,26 @@ def train(config: Config, device: torch.device, ranks: Ranks) -> None:
         data = load_data(config)
     config = resolve(config, data)
     trainer = build(config, data, device, ranks)
-    judge = Judge(config, data, device, ranks)
+    evaluator = Evaluator(config, data, device, ranks)
     # All input has been checked: nothing was written before.
-    with Run(config, data, trainer, judge.facts()) as run:
+    with Run(config, data, trainer, evaluator.metadata()) as run:
         say(describe(run.config, data, trainer))
         for note in data.notes:
             say(f"note   {note}")
-        if warning := evaluator.beyond_data(trainer.model, judge.targets):
+        if warning := beyond_data(trainer.model, evaluator.spec.targets):
             say(f"note   targets {warning}")
         if trainer.update:
             say(f"resumed at update {trainer.update} of {config.optim.updates}")
-        fit(run, judge)
-        summary = report(run, judge)
+        fit(run, evaluator)
+        summary = report(run, evaluator)
     if ranks.writer:
         say(summary)
 
 
-def fit(run: Run, judge: Judge) -> None:
+def fit(run: Run, evaluator: Evaluator) -> None:
     """Train to the end, with logging, checkpoints and evaluations."""
     trainer = run.trainer
-    evaluate_if_due(run, judge)  # a kill may have interrupted it
+    evaluate_if_due(run, evaluator)  # a kill may have interrupted it
     for update in trainer.fit():
         evaluation_due = due(run.config, update)
         if update % LOG_EVERY == 0 or evaluation_due:
@@ -97,10 +97,10 @@ def fit(run: Run, judge: Judge) -> None:
         if evaluation_due or run.state_due():
             run.save_state()
         run.stop_if_asked()
-        evaluate_if_due(run, judge)
+        evaluate_if_due(run, evaluator)
 
 
-def evaluate_if_due(run: Run, judge: Judge) -> None:
+def evaluate_if_due(run: Run, evaluator: Evaluator) -> None:
     """Save the last checkpoint, evaluate it, and keep the best; unless that is done or not due."""
     update = run.trainer.update
     if not due(run.config, update) or run.evaluated == update:
@@ -108,7 +108,7 @@ def evaluate_if_due(run: Run, judge: Judge) -> None:
     run.save()
     if run.config.eval.episodes:
         with run.stop.at_once():
-            metrics, score = judge.quick(run.trainer.acting_model)
+            metrics, score = evaluator.quick(run.trainer.acting_model)
         run.log.metrics(update, "eval", metrics)
         run.offer(score)
     run.evaluated = update
@@ -121,7 +121,7 @@ def due(config: Config, update: int) -> bool:
     return update == config.optim.updates or (every > 0 and update % every == 0)
 
 
-def report(run: Run, judge: Judge) -> str:
+def report(run: Run, evaluator: Evaluator) -> str:
     """Run the final evaluation, write figures and results; return the summary to print."""
     from agents.loggers.console import say
     from agents.loggers.history import read_metrics
@@ -132,7 +132,7 @@ def report(run: Run, judge: Judge) -> str:
     config, folder, last, best = run.config, run.folder, run.trainer.update, run.best_update
     if not config.eval.episodes:
         if run.ranks.writer:  # marks the run as finished
-            protocols = {"last": judge.protocol("last", last)}
+            protocols = {"last": evaluator.protocol("last", last)}
             write_json(folder / RESULTS, {"protocols": protocols, "results": {}})
         return f"\n{folder}: checkpoint last/; not evaluated, as --eval.episodes is 0"
     models, updates = {"last": run.trainer.acting_model}, {"last": last}
@@ -140,14 +140,14 @@ def report(run: Run, judge: Judge) -> str:
     if 0 < best < last:
         models["best"], updates["best"] = run.best(), best
     with run.stop.at_once():
-        final = judge.final(models)
+        final = evaluator.final(models)
     if not run.ranks.writer:
         return ""
     title = f"{run.data.name} · {config.model.backbone} · seed {config.seed}"
     run.log.figure("calibration", plots.calibration(final, run.data.returns, title))
     top = float(run.data.returns.max())
     run.log.figure("curve", plots.curve(read_metrics(folder), top, title))
-    protocols = {name: judge.protocol(name, update) for name, update in updates.items()}
+    protocols = {name: evaluator.protocol(name, update) for name, update in updates.items()}
     returns = {f"{k}/return_asked_{r.target:g}": r.mean for k, v in final.items() for r in v}
     run.log.scores(returns)
     results = rows.as_json(final, protocols)
@@ -156,7 +156,7 @@ def report(run: Run, judge: Judge) -> str:
         f"{table.text(results)}\n\n"
         f"{folder}: checkpoints last/{' best/' if best else ''}, calibration.png, curve.png, "
         "results.json\n"
-        f"python evaluate.py {folder} --targets {max(judge.targets):g}"
+        f"python evaluate.py {folder} --targets {max(evaluator.spec.targets):g}"
     )
 
 

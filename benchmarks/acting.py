@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, and print tables."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
     machine = timing.start(options)
-    torch.set_float32_matmul_precision("highest")  # as agents.evaluation.evaluator acts
+    torch.set_float32_matmul_precision("highest")  # as agents.evaluation.evaluate acts
     parts = options.parts
     steps = latencies(options) if "steps" in parts else []
     late = lateness(options) if "late" in parts else None

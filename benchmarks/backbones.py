@@ -25,7 +25,7 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 import minrnn
-from agents.evaluation.evaluator import exact_matmul
+from agents.evaluation.evaluate import exact_matmul
 from agents.model.decision import DecisionModel
 from agents.model.inputs import Inputs
 from agents.model.normaliser import Spaces

@@ -12,7 +12,8 @@ import torch
 
 import evaluate
 from agents.acting import engines
-from agents.evaluation import checkpoints, evaluator, latency
+from agents.evaluation import checkpoints, latency
+from agents.evaluation import evaluate as evaluation
 from agents.machine import device
 from agents.model.decision import DecisionModel
 from agents.model.normaliser import Spaces
@@ -138,7 +139,7 @@ def test_a_film_that_fails_is_a_note(run, tmp_path, monkeypatch, capsys):
 
 
 def test_nothing_is_played_before_everything_has_been_looked_at(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluator, "rollout", lambda *_, **__: pytest.fail("played"))
+    monkeypatch.setattr(evaluation, "rollout", lambda *_, **__: pytest.fail("played"))
     other = write_run(tmp_path / "other", seed=1, env_id="Gone-v0")
     with pytest.raises(UserError, match="Gone-v0"):
         call(run, other, "--out", tmp_path / "report")

@@ -80,7 +80,7 @@ def test_train_commands_parse(checkout, tmp_path):
 
 
 MODULES = {
-    "evaluate.py": "evaluate.py",
+    "evaluate.py": "evaluate.py agents/evaluation/spec.py",
     "-m envs.sources.policies": "envs/sources/policies.py",
     "-m envs.behaviour.train_sac": "envs/behaviour/train_sac.py",
     "-m envs.sources.arrays": "envs/sources/arrays.py",
@@ -92,7 +92,8 @@ def test_flags_of_the_other_commands_exist(checkout, module):
     text = (checkout / "README.md").read_text(encoding="utf-8")
     commands = re.findall(rf"python {re.escape(module)}([^`\n]*)", text)
     assert commands
-    source = (checkout / MODULES[module]).read_text(encoding="utf-8")
+    files = MODULES[module].split()
+    source = "".join((checkout / file).read_text(encoding="utf-8") for file in files)
     for flag in re.findall(r"--([a-z-]+)", " ".join(commands)):
         declared = f'"--{flag}"' in source or f"    {flag.replace('-', '_')}:" in source
         assert declared or flag == "help", flag

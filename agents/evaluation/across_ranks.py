@@ -1,4 +1,4 @@
-"""A rollout whose episodes several ranks share: each plays some of the queue, all get the whole."""
+"""A rollout that several ranks share: each plays some of the queue, and all get all episodes."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from agents.machine.ranks import Ranks
 from envs.rollout import Rollout
 
 
-def whole(played: Rollout | None, ranks: Ranks) -> Rollout:
+def gather(played: Rollout | None, ranks: Ranks) -> Rollout:
     """Return the rollout of the whole queue, of which rank r played the places r, r + ranks, ...
 
-    None where this rank had none of them. Without recorded episodes; one rank's stays as it is.
+    played: None if this rank had no episodes. Recorded episodes are kept only by a single rank.
     """
     if ranks.size == 1 and played is not None:
         return played
-    parts = [part for part in ranks.gather(_plain(played)) if part is not None]  # the first ones
-    total = sum(len(part["returns"]) for part in parts)
+    shares = [share for share in ranks.gather(_to_json(played)) if share is not None]
+    total = sum(len(share["returns"]) for share in shares)
 
-    def joined(name: str, kind: type) -> np.ndarray:
+    def merged(name: str, kind: type) -> np.ndarray:
         values = np.zeros(total, kind)
-        for rank, part in enumerate(parts):
-            # None: all episodes of that rank failed before their environment could say.
-            values[rank :: ranks.size] = False if part[name] is None else part[name]
+        for rank, share in enumerate(shares):
+            # None: all episodes of that rank failed before the environment could report success.
+            values[rank :: ranks.size] = False if share[name] is None else share[name]
         return values
 
     failures = {
         rank + ranks.size * place: text
-        for rank, part in enumerate(parts)
-        for place, text in part["failures"]
+        for rank, share in enumerate(shares)
+        for place, text in share["failures"]
     }
-    says = any(part["success"] is not None for part in parts)
+    says = any(share["success"] is not None for share in shares)
     return Rollout(
-        joined("returns", np.float64),
-        joined("lengths", np.int64),
-        joined("terminated", np.bool_),
-        joined("success", np.bool_) if says else None,
+        merged("returns", np.float64),
+        merged("lengths", np.int64),
+        merged("terminated", np.bool_),
+        merged("success", np.bool_) if says else None,
         failures=dict(sorted(failures.items())),
     )
 
 
-def _plain(played: Rollout | None) -> dict[str, Any] | None:
-    # Fit for JSON, which keeps float64 to the bit, NaN included.
+def _to_json(played: Rollout | None) -> dict[str, Any] | None:
+    """Return a rollout as JSON types, which keep float64 to the bit, NaN included."""
     if played is None:
         return None
     return {

@@ -1,4 +1,4 @@
-"""Runs on the disk: their checkpoints, their data's returns, and which are seeds of one setting."""
+"""The checkpoints of runs, the returns of their data, and which runs are seeds of one setting."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from envs.errors import UserError
 from envs.files import old_name
 from envs.sources.local import LOCAL_DATA
 from envs.sources.minari import folder as minari_folder
+from envs.worlds.spec import EnvSpec
 
 DATA_FILE = "data.json"
-"""Beside a run's config.json: the returns of all episodes that it was trained on."""
+"""The returns of all episodes that a run was trained on; beside its config.json."""
 LARGEST = 64_000_000
-"""Bytes of config.json and of data.json; a million returns take 20 MB."""
+"""The most bytes of config.json and of data.json; a million returns take 20 MB."""
 _NOT_A_SETTING = {
     *(
         "seed",
@@ -49,15 +50,20 @@ class Checkpoint:
     run: Path
     """The run's folder."""
     model: DecisionModel
-    facts: dict[str, Any]
-    """What was saved with it (see agents.storage.checkpoint)."""
+    metadata: dict[str, Any]
+    """The content of its agent.json (see agents.storage.metadata)."""
     config: dict[str, Any] = field(default_factory=dict[str, Any])
-    """The run's config.json; empty where there is none."""
+    """The run's config.json; empty if there is none."""
 
     @property
     def seed(self) -> int | None:
-        """The training seed, where it is known."""
+        """The training seed, if it is known."""
         return self.config.get("seed")
+
+    @property
+    def env(self) -> EnvSpec:
+        """The environment of the data that it was trained on."""
+        return EnvSpec.from_json(self.metadata)
 
     @property
     def backbone(self) -> str:
@@ -68,7 +74,7 @@ class Checkpoint:
 def find(paths: Sequence[Path], which: str = "both") -> list[Checkpoint]:
     """Load the checkpoints (`last`, `best` or `both`) of runs; a path may be a checkpoint's itself.
 
-    Raises UserError where there is none.
+    Raises UserError if there is none.
     """
     found: dict[Path, Checkpoint] = {}
     for path in (path.resolve() for path in paths):
@@ -91,10 +97,11 @@ def find(paths: Sequence[Path], which: str = "both") -> list[Checkpoint]:
 
 
 def group(checkpoints: Sequence[Checkpoint]) -> dict[tuple[str, str], list[Checkpoint]]:
-    """Return checkpoints by their setting and name, (mingru, last): the seeds of it lie together.
+    """Return the seeds of each setting, by setting and name of the checkpoint: (mingru, last).
 
-    A setting is called by what sets it apart (mingru, lr=0.0001); "" where there is one alone.
-    Raises UserError where one has the same seed twice: an interval over seeds would be too narrow.
+    A setting is named by what sets it apart from the others (mingru, lr=0.0001); "" if there is
+    only one. Raises UserError if a setting has the same seed twice: an interval over seeds would
+    be too narrow.
     """
     settings: dict[str, list[Checkpoint]] = {}
     for checkpoint in checkpoints:
@@ -115,21 +122,21 @@ def group(checkpoints: Sequence[Checkpoint]) -> dict[tuple[str, str], list[Check
 
 
 def data_returns(checkpoint: Checkpoint) -> np.ndarray | None:
-    """Return the returns of the data's episodes; None where neither run nor disk has them."""
+    """Return the returns of the data's episodes; None if neither the run nor the disk has them."""
     kept = _json(checkpoint.run, DATA_FILE)
     if "returns" in kept:
         returns = kept["returns"]
         if isinstance(returns, list) and returns and fits(returns, list[float]):
             return np.asarray(returns, np.float64)
         raise UserError(f"{checkpoint.run / DATA_FILE} holds no returns: remove it")
-    name, data = checkpoint.facts["data"], checkpoint.config.get("data", {})
+    name, data = checkpoint.metadata["data"], checkpoint.config.get("data", {})
     try:
         parts = name.split(",")
         if any(part in LOCAL_DATA and not minari_folder.exists(part) for part in parts):
-            return None  # it would be rolled out, which takes a while
+            return None  # it would be generated, which takes a while
         weights, env_id = data.get("weights"), data.get("env_id")
         if ":" in str(env_id):
-            return None  # it names a module, which a stranger's file is not to have imported
+            return None  # it names a module, and a file must not choose what is imported
         loaded = sources.load(name, env_id=env_id, weights=weights, download=False, progress=False)
     except UserError:
         return None
@@ -137,7 +144,7 @@ def data_returns(checkpoint: Checkpoint) -> np.ndarray | None:
 
 
 def _setting(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return all that a seed does not change and that training depends on, by dotted names."""
+    """Return what training depends on, except for the seed, by dotted names."""
     config = {**checkpoint.config, "model": vars(checkpoint.model.config)}
     flat = {
         key: value
@@ -146,18 +153,18 @@ def _setting(checkpoint: Checkpoint) -> dict[str, Any]:
         and not key.startswith(("eval.", "checkpoint."))
         and value is not None
     }
-    return flat | {"env": checkpoint.facts["data"], "env_id": checkpoint.facts["env_id"]}
+    return flat | {"env": checkpoint.metadata["data"], "env_id": checkpoint.metadata["env_id"]}
 
 
 def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name each setting by the first of its values that tell it from the others."""
+    """Name each setting by the first of its values that distinguish it from the others."""
     labels = [""] * len(settings)
     keys = dict.fromkeys(["env", "model.backbone", *(key for s in settings for key in s)])
     for key in keys:
         values = [setting.get(key) for setting in settings]
         if len(set(labels)) == len(settings):
             break
-        # What follows from another choice (targets from data) tells nothing apart that is not yet.
+        # Values that follow from another one (targets from data) distinguish nothing more.
         pairs = set(zip(labels, map(repr, values), strict=True))
         if len(pairs) > len(set(labels)):
             plain = key in ("env", "model.backbone")
@@ -167,12 +174,12 @@ def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _is_there(folder: Path) -> bool:
-    # Under its old name where a save was killed in between two renames; load_checkpoint knows.
+    # It has its old name if a save was killed between two renames; load_checkpoint knows that.
     return any((place / AGENT.metadata).is_file() for place in (folder, old_name(folder)))
 
 
 def _config(run: Path) -> dict[str, Any]:
-    """Return what config.json says, of whatever version; UserError where it is no configuration."""
+    """Return the content of config.json, of any version; UserError if it is not a configuration."""
     config = _json(run, "config.json")
     seed, data = config.get("seed"), config.get("data", {})
     if not (seed is None or type(seed) is int) or not isinstance(data, dict):

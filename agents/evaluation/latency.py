@@ -1,4 +1,4 @@
-"""How long a step takes where it counts: in one environment, with the physics in between."""
+"""The time that a step takes in one environment, with the physics in between."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 import numpy as np
 
 from agents.acting.policy import Policy
-from agents.evaluation.compare import Line, Plan
-from agents.evaluation.evaluator import Result, exact_matmul
+from agents.evaluation.compare import Line
+from agents.evaluation.evaluate import exact_matmul
+from agents.evaluation.result import Result
 from envs.rollout import rollout
-from envs.worlds.spec import EnvSpec
 
 
 class Stopwatch:
-    """An actor that notes the seconds of each call of another."""
+    """An actor that records the seconds of each call of another."""
 
     def __init__(self, actor: Policy) -> None:
         self.actor, self.seconds = actor, list[float]()
@@ -29,20 +29,24 @@ class Stopwatch:
         return actions
 
 
-def measure(line: Line, plan: Plan) -> np.ndarray:
+def measure(line: Line) -> np.ndarray:
     """Play the longest episode of a line again, alone; return the seconds (T,) of each step.
 
-    With the first of its agents. The first step is left out: it pays for what is set up once.
+    The first of its agents plays. The first step is left out, as it includes the set-up.
     """
+    spec = line.spec
     longest = max(line.results, key=lambda result: _lengths(result).max())
     episode = int(_lengths(longest).argmax())
-    agent, facts = line.members[0].model, line.members[0].facts
     policy = Policy(
-        agent, [longest.target], window=line.window, device=plan.device, engine=plan.engine
+        line.members[0].model,
+        [longest.target],
+        window=spec.window,
+        device=spec.device,
+        engine=spec.engine,
     )
     watch = Stopwatch(policy)
     with exact_matmul():
-        rollout(EnvSpec.from_json(facts), watch, [plan.seed + episode], num_envs=1)
+        rollout(line.env, watch, [spec.seed + episode], num_envs=1)
     return np.array(watch.seconds[1:] or watch.seconds)
 
 

@@ -6,8 +6,37 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from agents.evaluation.spec import EvalSpec
+from envs.scoring.protocol import score_protocol
+from envs.worlds.spec import EnvSpec
+
 _PACKAGES = {"numba": "numba", "onnx": "onnxruntime"}
 """Packages whose versions belong to an engine; the other engines are torch's own."""
+
+
+def line_protocol(
+    metadata: Mapping[str, Any], spec: EvalSpec, checkpoint: str, **more: Any
+) -> dict[str, Any]:
+    """Return the protocol of results, fit for JSON (see envs.scoring.protocol.score_protocol).
+
+    metadata: that of a checkpoint (see agents.storage.metadata). checkpoint: its description.
+    """
+    return score_protocol(
+        data=metadata["data"],
+        env=EnvSpec.from_json(metadata),
+        targets=spec.targets,
+        episodes=spec.episodes,
+        seeds=[spec.seed],
+        checkpoint=checkpoint,
+        own=metadata["reference"],
+        memory=describe_memory(spec.window),
+        **more,
+    )
+
+
+def describe_memory(window: int | None) -> str:
+    """Return how an agent remembers while it acts, as text."""
+    return "state carried through the episode" if window is None else f"window of {window} re-run"
 
 
 def intervals(num_runs: int, successes: bool) -> str:

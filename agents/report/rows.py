@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.evaluation.evaluator import Result
 from agents.evaluation.protocol import intervals
+from agents.evaluation.result import Result
 from agents.report import protocol
 from envs.scoring import references
 

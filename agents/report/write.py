@@ -84,7 +84,7 @@ def as_json(
     entries = rows.as_json(
         {line.name: line.results for line in lines}, {line.name: line.protocol for line in lines}
     )
-    known = {line.members[0].facts["data"]: line.data for line in lines if line.data is not None}
+    known = {line.members[0].metadata["data"]: line.data for line in lines if line.data is not None}
     entries["data"] = {name: _returns(values) for name, values in known.items()}
     entries["step_microseconds"] = {name: _spread(taken) for name, taken in seconds.items()}
     filmed = {
@@ -99,7 +99,7 @@ def title(lines: Sequence[Line]) -> str:
     members = [member for line in lines for member in line.members]
     seeds = [str(member.seed) for member in members if member.seed is not None]
     parts = [
-        _listed([member.facts["data"] for member in members], 2, "data sets"),
+        _listed([member.metadata["data"] for member in members], 2, "data sets"),
         _listed([member.backbone for member in members], 3, "backbones"),
     ]
     if seeds:
@@ -122,13 +122,13 @@ def figures(
     Each data set has figures of its own.
     """
     drawn: dict[str, tuple[str, Draw]] = {}
-    names = list(dict.fromkeys(line.members[0].facts["data"] for line in lines))
+    names = list(dict.fromkeys(line.members[0].metadata["data"] for line in lines))
     for place, data in enumerate(names):
-        about = [line for line in lines if line.members[0].facts["data"] == data]
+        about = [line for line in lines if line.members[0].metadata["data"] == data]
         suffix = "" if len(names) == 1 else f"-{place + 1}"
         drawn |= {name + suffix: pair for name, pair in _of_data(about).items()}
     if seconds:
-        shown = protocol.names({line.name: line.members[0].facts["data"] for line in lines})
+        shown = protocol.names({line.name: line.members[0].metadata["data"] for line in lines})
         taken = {shown.get(name, name): values for name, values in seconds.items()}
         caption = "Time of a step over the episode: one environment, its physics in between"
         drawn["latency"] = (caption, lambda theme: plots.latency(taken, "one environment", theme))
@@ -180,7 +180,7 @@ def _metrics(lines: Sequence[Line]) -> dict[str, list[list[dict[str, float]]]]:
 
 def _without_data(line: Line, name: str) -> str:
     """Return a name without the data set's, which is in the title of the figure."""
-    return name.replace(line.members[0].facts["data"], "", 1).strip()
+    return name.replace(line.members[0].metadata["data"], "", 1).strip()
 
 
 def _returns(values: np.ndarray) -> dict[str, Any]:

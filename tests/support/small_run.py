@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import train
-from agents.evaluation.during_training import Judge
+from agents.evaluation.during_training import Evaluator
 from agents.runs.run import Run
 from agents.training.build import build, resolve
 from configs import CheckpointConfig, Config, DataConfig, EvalConfig, ModelConfig, OptimConfig
@@ -33,8 +33,8 @@ def go_on(folder, data=None, **more):
     data = data or tiny_data()
     begun = (folder / "config.json").exists()
     config = resolve(configured(folder, resume=folder if begun else None, **more), data)
-    return Run(config, data, build(config, data, CPU), Judge(config, data, CPU).facts())
+    return Run(config, data, build(config, data, CPU), Evaluator(config, data, CPU).metadata())
 
 
 def fit(run):
-    train.fit(run, Judge(run.config, run.data, CPU))
+    train.fit(run, Evaluator(run.config, run.data, CPU))

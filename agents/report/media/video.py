@@ -1,4 +1,4 @@
-"""Film an episode that was evaluated: play its actions again, with a caption, as an MP4."""
+"""Film evaluated episodes: replay their actions, with a caption, and encode them as MP4."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from agents.evaluation.checkpoints import Checkpoint
 from agents.evaluation.compare import Line
-from agents.evaluation.evaluator import Result
+from agents.evaluation.result import Result
 from agents.loggers.console import episode_bar
 from agents.report.media.rendering import frame, rendering_env
 from agents.report.rows import best_median_worst
 from agents.report.table import number_format
 from envs.errors import UserError
-from envs.worlds.spec import EnvSpec
 
 MAX_FPS = 30
 _OPTIONS = {"crf": "26", "preset": "fast"}  # of x264: small files, four times faster than real time
@@ -37,9 +36,9 @@ class Video:
     run: str
     """The run whose agent played."""
     seed: int
-    """What the environment was reset with."""
+    """The seed that the environment was reset with."""
     total: float
-    """The return, equal to the one that was evaluated."""
+    """The return, equal to that of the evaluation."""
     steps: int
     mp4: bytes
     """H.264, which every browser plays."""
@@ -48,26 +47,25 @@ class Video:
 
 
 def check(checkpoints: Sequence[Checkpoint]) -> None:
-    """Draw and encode one picture of each environment. Raises UserError where that fails."""
-    specs = [EnvSpec.from_json(checkpoint.facts) for checkpoint in checkpoints]
-    for spec in {repr(spec): spec for spec in specs}.values():
+    """Draw and encode one picture of each environment. Raises UserError if that fails."""
+    for spec in {repr(member.env): member.env for member in checkpoints}.values():
         with contextlib.closing(rendering_env(spec)) as env:
             env.reset(seed=0)
             encode([caption(frame(env), "")], MAX_FPS)
 
 
-def film(line: Line, first_seed: int) -> list[Video]:
+def film(line: Line) -> list[Video]:
     """Film the best, the median and the worst episode of a line's largest target.
 
-    They are replayed from their recorded actions (see sweep.Plan.record). Raises UserError where
-    this machine can neither draw nor encode, and where a replay does not end as it was evaluated.
+    They are replayed from their recorded actions (see EvalSpec.record). Raises UserError if this
+    machine cannot draw or encode, or if the return of a replay is not that of the evaluation.
     """
     result, videos = line.top, []
     number = number_format(value for other in line.results for value in other.returns)
     places = best_median_worst(result.returns)
     with episode_bar(f"film {line.name}", len(places)) as progress:
         for title, place in places.items():
-            seed = first_seed + place % result.by_run(result.returns).shape[1]
+            seed = line.spec.seed + place % result.by_run(result.returns).shape[1]
             videos.append(_film(line, result, place, seed, title, number))
             progress(len(videos), len(places))
     return videos
@@ -85,7 +83,7 @@ def _film(
         middle = len(actions) // every // 2 * every
 
         def images() -> Iterator[np.ndarray]:
-            """Yield the pictures one by one: together they are larger than all else here."""
+            """Yield the pictures one by one: together they would take too much memory."""
             nonlocal total, poster
             for step, total in _replay(env, seed, actions):
                 if step % every and step < len(actions):
@@ -109,7 +107,7 @@ def _film(
 def _replay(
     env: gym.Env[Any, Any], seed: int, actions: Sequence[np.ndarray] | np.ndarray
 ) -> Iterator[tuple[int, float]]:
-    """Play an episode's actions again; yield the steps and the return so far, from 0 to the end."""
+    """Replay the actions of an episode; yield the steps and the return so far, from 0 on."""
     total = 0.0
     env.reset(seed=seed)
     yield 0, total
@@ -126,7 +124,7 @@ def _jpeg(image: np.ndarray) -> bytes:
 
 
 def caption(image: np.ndarray, text: str) -> np.ndarray:
-    """Return a picture (H, W, 3) with a line of text, its sizes even, as H.264 wants them."""
+    """Return a picture (H, W, 3) with a line of text, cut to the even sizes that H.264 needs."""
     height, width = (size - size % 2 for size in image.shape[:2])
     drawn = Image.fromarray(image[:height, :width])
     font = ImageFont.load_default(size=max(10, width // 30))
@@ -156,7 +154,7 @@ def encode(images: Iterable[np.ndarray], fps: float) -> bytes:
 
 
 def encoder():
-    """Return PyAV; UserError with the install line where it is missing."""
+    """Return PyAV; UserError with the install line if it is missing."""
     try:
         import av
     except ImportError:

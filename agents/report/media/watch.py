@@ -1,4 +1,4 @@
-"""Show an episode while it is played: in a window where there is a display, and as text."""
+"""Show an episode while it is played: as text, and in a window if there is a display."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rich.text import Text
 
 from agents.acting.policy import Policy
 from agents.evaluation.checkpoints import Checkpoint
+from agents.evaluation.spec import EvalSpec
 from agents.model.decision import DecisionModel
 from agents.report.media.rendering import has_display, window_env
 from envs.errors import UserError
 from envs.rollout import Rollout, rollout
 from envs.worlds.make import EnvLike, make_env
-from envs.worlds.spec import EnvSpec
 
 REFRESH = 20
 """Pictures a second, in the terminal."""
@@ -63,7 +63,7 @@ class View:
         return action
 
     def picture(self, obs: np.ndarray, action: np.ndarray, taken: float) -> Panel:
-        """Return what is seen of one step; `taken` seconds to choose the action."""
+        """Return the view of one step; choosing its action took `taken` seconds."""
         to_go = self.target - self.total
         numbers = Text(
             f"step {self.step:>5}   return {self.total:>9.1f}   to go {to_go:>9.1f}   "
@@ -84,30 +84,30 @@ class View:
 def watch(
     checkpoint: Checkpoint,
     target: float,
+    spec: EvalSpec,
     *,
-    seed: int,
-    window: int | None = None,
-    engine: str = "auto",
-    device: object = "cpu",
     console: Console | None = None,
     real_time: bool = True,
 ) -> Rollout:
-    """Play one episode and show it; return what came of it.
+    """Play one episode for `target` and show it; return the rollout.
 
-    In a window, too, where there is a display and the environment can draw one.
+    The episode is the first of `spec`, whose targets are not read. It is shown in a window as well
+    if there is a display and the environment can draw one.
     """
-    spec = EnvSpec.from_json(checkpoint.facts)
-    env = make_env(spec)
+    env = make_env(checkpoint.env)
     fps = float(env.metadata.get("render_fps") or 0.0) if real_time else 0.0
     windowed = has_display() and "human" in env.metadata.get("render_modes", [])
     env.close()
-    world: EnvLike = partial(window_env, spec) if windowed else spec
-    title = f"{spec.env_id}, {checkpoint.backbone} {checkpoint.name}, asked {target:g}, {seed=}"
-    policy = Policy(checkpoint.model, [target], window=window, device=str(device), engine=engine)
+    world: EnvLike = partial(window_env, checkpoint.env) if windowed else checkpoint.env
+    agent = f"{checkpoint.env.env_id}, {checkpoint.backbone} {checkpoint.name}"
+    title = f"{agent}, asked {target:g}, seed={spec.seed}"
+    policy = Policy(
+        checkpoint.model, [target], window=spec.window, device=spec.device, engine=spec.engine
+    )
     with Live(console=console, refresh_per_second=REFRESH, vertical_overflow="crop") as live:
         view = View(policy, checkpoint.model, target, live, title, fps)
         try:
-            played = rollout(world, view, [seed], num_envs=1)
+            played = rollout(world, view, [spec.seed], num_envs=1)
         except UserError:
             raise
         except Exception as error:
@@ -119,7 +119,7 @@ def watch(
                 "WAYLAND_DISPLAY python evaluate.py ... --watch shows the episode as text"
             ) from error
     if not live.console.is_terminal:
-        live.console.line()  # which Live leaves to others where it cannot move the cursor
+        live.console.line()  # Live leaves the line open if it cannot move the cursor
     return played
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from agents.evaluation.evaluator import Result
+from agents.evaluation.result import Result
 from agents.report.plots.theme import LIGHT, Theme, drawing, heading, legend_below, marker, style
 
 

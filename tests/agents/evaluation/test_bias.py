@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from agents.acting import engines
-from agents.evaluation.evaluator import evaluate
+from agents.evaluation.evaluate import evaluate
+from agents.evaluation.spec import EvalSpec
 from agents.model.decision import DecisionModel
 from agents.model.normaliser import Spaces
 from configs import ModelConfig
@@ -83,10 +84,10 @@ def model() -> DecisionModel:
 def returns(engine: str, num_envs: int, folder: str = "", **more: Any) -> np.ndarray:
     if engine not in engines.available(model()):
         pytest.skip(f"no {engine} here")
-    (result,) = evaluate(
-        model(), EnvSpec("Uneven-v0", {"folder": folder}), [300.0], episodes=EPISODES, seed=FIRST,
-        num_envs=num_envs, engine=engine, **more,
-    )  # fmt: skip
+    spec = EvalSpec(
+        (300.0,), episodes=EPISODES, seed=FIRST, num_envs=num_envs, engine=engine, **more
+    )
+    (result,) = evaluate(model(), EnvSpec("Uneven-v0", {"folder": folder}), spec)
     assert result.engine == engine
     np.testing.assert_array_equal(result.returns, result.lengths)
     return result.returns

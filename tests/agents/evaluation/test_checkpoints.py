@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from agents.evaluation import checkpoints, compare
+from agents.evaluation.spec import Plan
 from agents.storage.checkpoint import save_checkpoint
 from envs.errors import UserError
 from envs.files import write_json
@@ -80,9 +81,9 @@ def test_a_path_that_is_another_checkpoint_than_asked_for_is_refused(tmp_path):
 
 def test_seeds_that_remembered_in_different_ways_are_not_mixed(tmp_path):
     found = checkpoints.find([save(tmp_path / f"{i}", seed=i) for i in range(2)], "last")
-    found[1].facts["window"] = 9
+    found[1].metadata["window"] = 9
     with pytest.raises(UserError, match="different memories: give --memory"):
-        compare.play(found, compare.Plan())
+        compare.evaluate_checkpoints(found, Plan())
 
 
 def test_a_checkpoint_alone_finds_its_run(tmp_path):
@@ -115,7 +116,7 @@ def test_returns_of_the_data_are_the_runs_own_or_unknown(tmp_path):
     assert checkpoints.data_returns(found).tolist() == [1.0, 3.0]
     (tmp_path / "a" / checkpoints.DATA_FILE).unlink()
     assert checkpoints.data_returns(found) is None
-    local = replace(found, facts={**found.facts, "data": "minrnn/hopper/medium-v0"})
+    local = replace(found, metadata={**found.metadata, "data": "minrnn/hopper/medium-v0"})
     assert checkpoints.data_returns(local) is None  # and nothing has been rolled out
 
 
@@ -129,27 +130,27 @@ def test_a_runs_configuration_does_not_choose_a_module_to_import(tmp_path, monke
 def test_targets_are_those_named_or_quantiles_or_the_runs(tmp_path):
     found = checkpoints.find([save(tmp_path / "a")], "last")
     data = np.array([0.0, 10.0])
-    assert compare.choose_targets(found, compare.Plan(targets=(5.0,)), data) == (5.0,)
-    assert compare.choose_targets(found, compare.Plan(quantiles=(0, 0.5, 0.5)), data) == (0.0, 5.0)
-    tiny = compare.choose_targets(found, compare.Plan(quantiles=(0, 0.5, 1)), data / 1e4)
+    assert compare.choose_targets(found, Plan(targets=(5.0,)), data) == (5.0,)
+    assert compare.choose_targets(found, Plan(quantiles=(0, 0.5, 0.5)), data) == (0.0, 5.0)
+    tiny = compare.choose_targets(found, Plan(quantiles=(0, 0.5, 1)), data / 1e4)
     assert tiny == (0.0, 0.0005, 0.001)
-    assert compare.choose_targets(found, compare.Plan(), data) == (1.0, 2.0)
+    assert compare.choose_targets(found, Plan(), data) == (1.0, 2.0)
     with pytest.raises(UserError, match=r"--quantiles needs .*--targets"):
-        compare.choose_targets(found, compare.Plan(quantiles=(0.5,)), None)
+        compare.choose_targets(found, Plan(quantiles=(0.5,)), None)
     other = checkpoints.find([save(tmp_path / "b", targets=(1.0, 9.0), seed=1)], "last")
     with pytest.raises(UserError, match="different targets: give --targets"):
-        compare.choose_targets(found + other, compare.Plan(), data)
+        compare.choose_targets(found + other, Plan(), data)
 
 
 @pytest.mark.parametrize(
     ("plan", "window_of_run", "windows"),
     [
-        (compare.Plan(), None, [None]),
-        (compare.Plan(), 8, [8]),
-        (compare.Plan(window=5), None, [5]),
-        (compare.Plan(memory=("carry", "window")), None, [None, 20]),
-        (compare.Plan(memory=("window", "carry"), window=5), 8, [5, None]),
-        (compare.Plan(memory=("carry",)), 8, [None]),
+        (Plan(), None, [None]),
+        (Plan(), 8, [8]),
+        (Plan(window=5), None, [5]),
+        (Plan(memory=("carry", "window")), None, [None, 20]),
+        (Plan(memory=("window", "carry"), window=5), 8, [5, None]),
+        (Plan(memory=("carry",)), 8, [None]),
     ],
 )
 def test_memory_is_as_planned_or_as_in_the_run(plan, window_of_run, windows):

@@ -11,8 +11,9 @@ import pytest
 
 import evaluate as evaluate_py
 import train
-from agents.evaluation import evaluator
-from agents.evaluation.evaluator import Result
+from agents.evaluation import evaluate as evaluation
+from agents.evaluation.result import Result, merge_runs
+from agents.evaluation.spec import EvalSpec
 from agents.machine import device
 from agents.model.decision import DecisionModel
 from agents.model.normaliser import Spaces
@@ -67,15 +68,8 @@ def env_id():
 def evaluate(seeds: tuple[int, ...], **more: Any) -> list[Result]:
     spaces = Spaces([0.0] * 3, [1.0] * 3, [-1.0] * 2, [1.0] * 2, 1.0, 0.0, 5.0)
     model = DecisionModel(ModelConfig(dim=8, num_layers=1), spaces)
-    return evaluator.evaluate(
-        model,
-        EnvSpec("Brittle-v0", {"seeds": seeds}),
-        [5.0, 2.0],
-        episodes=4,
-        seed=10,
-        num_envs=3,
-        **more,
-    )
+    spec = EvalSpec((5.0, 2.0), episodes=4, seed=10, num_envs=3, **more)
+    return evaluation.evaluate(model, EnvSpec("Brittle-v0", {"seeds": seeds}), spec)
 
 
 def test_means_are_over_the_episodes_that_finished():
@@ -101,7 +95,7 @@ def test_more_than_half_of_one_target_is_too_many(seeds):
 
 def test_pooled_runs_keep_their_failures_apart():
     one, two = (evaluate(seeds)[0] for seeds in ((11,), (10, 12)))
-    pooled = evaluator.pool([one, two])
+    pooled = merge_runs([one, two])
     assert list(pooled.failures) == [1, 4, 6]
     assert pooled.mean == (3 + 3 + 6 + 6 + 6) / 5
     low, high = pooled.mean_interval

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import train
-from agents.evaluation import evaluator
+from agents.evaluation import evaluate as evaluation
+from agents.evaluation.spec import EvalSpec
 from agents.storage.checkpoint import load_checkpoint
 from envs.errors import UserError
 from envs.rollout import rollout
@@ -39,7 +40,7 @@ def run(data: str, folder: Path, *arguments: str) -> list[tuple[str, int]]:
     played: list[tuple[str, int]] = []
 
     def noting(name: str) -> Any:
-        play = getattr(evaluator, name)
+        play = getattr(evaluation, name)
 
         def noted(env_id: str, actor: Any, seeds: list[int], **more: Any) -> Any:
             played.append((name, seeds[0]))
@@ -51,7 +52,7 @@ def run(data: str, folder: Path, *arguments: str) -> list[tuple[str, int]]:
         # The precision that training likes is not that of other tests.
         patch.setattr("agents.machine.device.configure", lambda threads: None)
         for name in ("rollout", "pool_rollout"):
-            patch.setattr(evaluator, name, noting(name))
+            patch.setattr(evaluation, name, noting(name))
         train.main(["--preset", "smoke", "--env", data, "--run-dir", str(folder), *arguments])
     return played
 
@@ -64,9 +65,8 @@ def test_only_the_evaluations_during_training_are_envpools(data, tmp_path, capsy
     assert set(played[2:]) == {("rollout", 10_000)}
     report = json.loads((folder / "results.json").read_text())
     model, facts = load_checkpoint(folder / "last")
-    again = evaluator.evaluate(
-        model, "Hopper-v5", facts["targets"], episodes=2, seed=10_000, num_envs=4
-    )
+    spec = EvalSpec(tuple(facts["targets"]), episodes=2, seed=10_000, num_envs=4)
+    again = evaluation.evaluate(model, EnvSpec("Hopper-v5"), spec)
     for row, result in zip(report["results"]["last"], again, strict=True):
         assert row["returns"] == result.returns.tolist()
     chosen = report["protocols"]["best"]["checkpoint"]
@@ -96,7 +96,6 @@ def test_another_stepper_is_refused(data, tmp_path, capsys):
 )
 def test_what_scores_need_is_not_taken_for_envpool(keys, more):
     env = EnvSpec("Hopper-v5", obs_keys=keys)
+    spec = EvalSpec((1.0,), **{"num_procs": 1, "stepper": "envpool", **more})
     with pytest.raises(ValueError, match="envpool takes no"):
-        evaluator.evaluate(
-            None, env, [1.0], episodes=1, seed=0, num_envs=1, stepper="envpool", **more
-        )  # fmt: skip
+        evaluation.evaluate(None, env, spec)

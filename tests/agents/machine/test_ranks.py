@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from agents.evaluation.across_ranks import _plain, whole
+from agents.evaluation.across_ranks import _to_json, gather
 from agents.machine import device as runtime
 from agents.machine import ranks as distributed
 from agents.machine.ranks import ALONE, Ranks
@@ -84,7 +84,7 @@ def cut(rollout, rank, ranks):
 
 @pytest.mark.parametrize("says", [True, False])
 @pytest.mark.parametrize("ranks", [2, 3, 8])
-def test_a_rollout_in_parts_is_the_whole(ranks, says):
+def test_the_shares_of_a_rollout_are_gathered(ranks, says):
     rng = np.random.default_rng(0)
     played = Rollout(
         rng.normal(size=6),
@@ -94,12 +94,12 @@ def test_a_rollout_in_parts_is_the_whole(ranks, says):
         failures={1: "seed 1, step 3: gone", 5: "seed 5, step 1: gone"},
     )
     played.returns[[1, 5]] = np.nan
-    said = [_plain(cut(played, rank, ranks)) for rank in range(ranks)]
-    found = whole(cut(played, ranks - 1, ranks), Told(ranks - 1, said))
+    said = [_to_json(cut(played, rank, ranks)) for rank in range(ranks)]
+    found = gather(cut(played, ranks - 1, ranks), Told(ranks - 1, said))
     for name in ("returns", "lengths", "terminated", "success"):
         np.testing.assert_array_equal(getattr(found, name), getattr(played, name))
     assert found.failures == played.failures
-    assert whole(played, ALONE) is played
+    assert gather(played, ALONE) is played
 
 
 def test_one_process_alone_needs_nobody():

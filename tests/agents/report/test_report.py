@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from agents.evaluation import evaluator
 from agents.evaluation.checkpoints import Checkpoint
 from agents.evaluation.compare import Line
-from agents.evaluation.evaluator import Result
+from agents.evaluation.result import Result, merge_runs
+from agents.evaluation.spec import EvalSpec
 from agents.report import page as html
 from agents.report import plots, rows, table, write
 from envs.scoring import references, statistics
@@ -37,7 +37,7 @@ def line(tmp_path, name="last", data="a/<b>-v0", setting="", own=None, **more):
         data=data, env="Hopper-v5", targets=[1, 3], episodes=4, seeds=[10], own=own
     )
     protocol |= {"runs": ["run-a"]}
-    return Line(name, setting, (member,), None, results, protocol, np.array([0.0, 2.0, 5.0]))
+    return Line(name, setting, (member,), EvalSpec(), results, protocol, np.array([0.0, 2.0, 5.0]))
 
 
 LONG = ["minrnn/halfcheetah/medium-replay-v0", "minrnn/walker2d/medium-replay-v0"]
@@ -56,7 +56,7 @@ def lines_of_two_data_sets(tmp_path, **more):
 def test_pooled_runs_lie_end_to_end():
     success = np.array([True, False, True, True])
     one, two = result(success=success), result(returns=(5.0, 6.0, 7.0, 8.0), success=~success)
-    pooled = evaluator.pool([one, two])
+    pooled = merge_runs([one, two])
     assert pooled.num_runs == 2
     assert pooled.returns.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert pooled.by_run(pooled.returns)[1].tolist() == [5, 6, 7, 8]
@@ -66,13 +66,13 @@ def test_pooled_runs_lie_end_to_end():
 
 def test_an_interval_over_runs_is_as_wide_as_their_difference():
     # Two runs whose episodes are all alike: what differs is the run.
-    pooled = evaluator.pool([result(returns=[0.0] * 50), result(returns=[10.0] * 50)])
+    pooled = merge_runs([result(returns=[0.0] * 50), result(returns=[10.0] * 50)])
     assert pooled.mean_interval == (0.0, 10.0)
     alone = result(returns=[0.0, 10.0] * 50)
     low, high = alone.mean_interval
     assert 3 < low < 5 < high < 7
     success = np.repeat([True, False], 50)
-    both = evaluator.pool([result(success=success[:4]), result(success=success[-4:])])
+    both = merge_runs([result(success=success[:4]), result(success=success[-4:])])
     assert both.success_interval == (0.0, 1.0)
 
 
@@ -92,7 +92,7 @@ def test_a_row_has_raw_and_normalised_statistics_and_every_episode():
     assert row["lengths"] == [1, 2, 3, 4]
     unknown = {"reference_min": None, "reference_max": None}
     assert rows.row(result(), unknown)["score_iqm_interval_95"] is None
-    pooled = evaluator.pool([result(), result(returns=[5.0, 6.0, 7.0, 8.0])])
+    pooled = merge_runs([result(), result(returns=[5.0, 6.0, 7.0, 8.0])])
     assert rows.row(pooled, HOPPER)["mean_of_each_run"] == [2.5, 6.5]
 
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from agents.evaluation import evaluator
 from agents.evaluation.checkpoints import Checkpoint
 from agents.evaluation.compare import Line
+from agents.evaluation.evaluate import evaluate
+from agents.evaluation.spec import EvalSpec
 from agents.report.media import rendering, video, watch
 from envs.errors import UserError
 from tests.support.models import tiny_model
@@ -72,14 +73,13 @@ def checkpoint(tmp_path, env_id="Drawn-v0", **kwargs):
 @pytest.fixture
 def line(tmp_path):
     member = checkpoint(tmp_path)
-    results = evaluator.evaluate(
-        member.model, "Drawn-v0", [1.0, 9.0], episodes=3, seed=SEED, num_envs=2, record=True
-    )
-    return Line("last", "", (member,), None, results, {})
+    spec = EvalSpec((1.0, 9.0), episodes=3, seed=SEED, num_envs=2, record=True)
+    results = evaluate(member.model, member.env, spec)
+    return Line("last", "", (member,), spec, results, {})
 
 
 def test_films_show_the_episodes_that_were_evaluated(line):
-    films = video.film(line, SEED)
+    films = video.film(line)
     assert [film.title for film in films] == ["best", "median", "worst"]
     assert [film.seed for film in films] == [12, 11, 10]  # the longer, the more reward
     returns = line.top.returns
@@ -111,7 +111,7 @@ def test_a_film_holds_one_picture_at_a_time(line, monkeypatch):
         return b"mp4"
 
     monkeypatch.setattr(video, "encode", encode)
-    films = video.film(line, SEED)
+    films = video.film(line)
     assert len(most) == sum(-(-film.steps // 2) + 1 for film in films)
     assert max(most) <= 2  # one, and the next while it is drawn
     assert all(film.poster.startswith(b"\xff\xd8") for film in films)
@@ -122,7 +122,7 @@ def test_captions_have_returns_as_the_tables_do(line, monkeypatch):
     monkeypatch.setattr(video, "caption", lambda image, text: captions.append(text) or image[:32])
     monkeypatch.setattr(video, "encode", lambda images, fps: bytes(len(list(images))))
     line.results[-1] = dataclasses.replace(line.top, target=12345.6)
-    video.film(line, SEED)
+    video.film(line)
     assert captions[0] == "asked 12345.6   step 0   return 0.0"
     assert f"step 12   return {line.top.returns.max():.1f}" in captions[6]
 
@@ -130,7 +130,7 @@ def test_captions_have_returns_as_the_tables_do(line, monkeypatch):
 def test_an_episode_of_another_return_is_refused(line):
     line.top.returns[:] += 1e-9
     with pytest.raises(UserError, match=r"not deterministic.*--video"):
-        video.film(line, SEED)
+        video.film(line)
 
 
 def test_what_cannot_be_drawn_is_said_before_anything_is_played(tmp_path):
@@ -195,13 +195,12 @@ def test_a_walker_stays_in_the_picture():
     assert brown[1] == pytest.approx(brown[0], rel=0.5)
 
 
-def screen(tmp_path, monkeypatch, height, **options):
+def screen(tmp_path, monkeypatch, height, window=None):
     monkeypatch.setattr(watch, "has_display", lambda: False)
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=100, height=height)
-    played = watch.watch(
-        checkpoint(tmp_path), 9.0, seed=SEED, console=console, real_time=False, **options
-    )
+    spec = EvalSpec(seed=SEED, window=window)
+    played = watch.watch(checkpoint(tmp_path), 9.0, spec, console=console, real_time=False)
     return played, text.getvalue()
 
 
@@ -216,7 +215,8 @@ def test_text_in_a_file_ends_with_its_line(tmp_path, monkeypatch):
     monkeypatch.setattr(watch, "has_display", lambda: False)
     text = io.StringIO()
     console = Console(file=text, width=100, height=24)
-    watch.watch(checkpoint(tmp_path), 9.0, seed=SEED, console=console, real_time=False)
+    spec = EvalSpec(seed=SEED)
+    watch.watch(checkpoint(tmp_path), 9.0, spec, console=console, real_time=False)
     assert text.getvalue().endswith("╯\n")
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import train
-from agents.evaluation.during_training import Judge
-from agents.evaluation.evaluator import Result
+from agents.evaluation.during_training import Evaluator
+from agents.evaluation.result import Result
 from agents.runs.folder import finished
 from agents.storage import tensor_folder
 from agents.storage.training_state import States
@@ -187,7 +187,7 @@ def test_a_run_that_is_not_evaluated_leaves_the_mark_of_its_end(tmp_path):
     with go_on(tmp_path / "run") as run:
         fit(run)
         assert not finished(tmp_path / "run")
-        summary = train.report(run, Judge(run.config, run.data, CPU))
+        summary = train.report(run, Evaluator(run.config, run.data, CPU))
     assert "not evaluated, as --eval.episodes is 0" in summary
     assert finished(tmp_path / "run")
     left = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -292,7 +292,7 @@ def test_a_run_without_state_is_left_alone(tmp_path):
 
 
 def test_a_damaged_log_does_not_keep_a_run_from_its_end(tmp_path, capsys):
-    class Plays(Judge):
+    class Plays(Evaluator):
         def final(self, models):
             return {"last": [Result(1.0, np.ones(1), np.ones(1, np.int64))]}
 

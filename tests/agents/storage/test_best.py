@@ -29,10 +29,10 @@ class Played(Exception):
 
 
 class Scores:
-    """A judge whose scores are given, by update."""
+    """An evaluator whose scores are given, by update."""
 
     def __init__(self, run, scores):
-        self.run, self.scores, self.targets = run, scores, (1.0,)
+        self.run, self.scores = run, scores
 
     def quick(self, model):
         return {"score": 0.0}, self.scores[self.run.trainer.update]
@@ -46,9 +46,9 @@ def go_on_with(folder, scores):
     with go_on(folder) as run:
         evaluated = dataclasses.replace(run.config.eval, episodes=1)
         run.config = dataclasses.replace(run.config, eval=evaluated)
-        judge = Scores(run, scores)
-        train.fit(run, judge)
-        train.report(run, judge)
+        evaluator = Scores(run, scores)
+        train.fit(run, evaluator)
+        train.report(run, evaluator)
 
 
 def played(folder, scores):

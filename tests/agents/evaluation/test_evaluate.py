@@ -8,7 +8,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agents.evaluation import evaluator
+from agents.evaluation import evaluate as evaluation
+from agents.evaluation.result import Result
+from agents.evaluation.spec import EvalSpec
 from agents.model.decision import DecisionModel
 from agents.model.normaliser import Spaces
 from agents.report import rows, table
@@ -19,6 +21,7 @@ from envs.scoring.protocol import score_protocol
 from envs.worlds.spec import EnvSpec
 
 OBS = 3
+LINE = EnvSpec("Line-v0")
 
 
 class Line(gym.Env[dict[str, np.ndarray], np.ndarray]):
@@ -56,12 +59,9 @@ def model(obs_dim: int = OBS) -> DecisionModel:
     return DecisionModel(ModelConfig(dim=8, num_layers=1), spaces)
 
 
-def evaluate(
-    obs_dim: int = OBS, env: EnvSpec | str = "Line-v0", **more: Any
-) -> list[evaluator.Result]:
-    return evaluator.evaluate(
-        model(obs_dim), env, [5.0, 2.0], episodes=3, seed=10, num_envs=4, **more
-    )
+def evaluate(obs_dim: int = OBS, env: EnvSpec = LINE, **more: Any) -> list[Result]:
+    spec = EvalSpec((5.0, 2.0), episodes=3, seed=10, num_envs=4, **more)
+    return evaluation.evaluate(model(obs_dim), env, spec)
 
 
 def test_successes_lie_with_their_episodes():
@@ -137,22 +137,21 @@ def test_a_checkpoint_remembers_the_environment(tmp_path):
     checkpoint.save_checkpoint(tmp_path / "new", model(2), facts | world)
     acting, loaded = checkpoint.load_checkpoint(tmp_path / "new")
     assert {key: loaded[key] for key in world} == world
-    played = evaluator.evaluate(
-        acting, EnvSpec.from_json(loaded), [1.0], episodes=1, seed=0, num_envs=1
-    )
+    spec = EvalSpec((1.0,), episodes=1, seed=0, num_envs=1)
+    played = evaluation.evaluate(acting, EnvSpec.from_json(loaded), spec)
     assert played[0].lengths.tolist() == [7]
 
 
 @pytest.mark.parametrize(("engine", "procs"), [("numba", 3), ("eager", 1)])
 def test_processes_of_its_own_choice_cannot_change_a_score(monkeypatch, engine, procs):
     taken = []
-    monkeypatch.setattr(evaluator, "choose_num_procs", lambda steps: 3)
-    play = evaluator.rollout
+    monkeypatch.setattr(evaluation, "choose_num_procs", lambda steps: 3)
+    play = evaluation.rollout
 
     def alone(*given: Any, num_procs: int, **more: Any) -> Any:
         taken.append(num_procs)
         return play(*given, **more)
 
-    monkeypatch.setattr(evaluator, "rollout", alone)
+    monkeypatch.setattr(evaluation, "rollout", alone)
     evaluate(engine=engine, num_procs=None)
     assert taken == [procs]

@@ -43,7 +43,7 @@ from envs.sources.minari import folder, remote
 from envs.worlds.spec import EnvSpec
 from tests.support.models import tiny_data, tiny_model
 
-FACTS = {"env_id": "Toy-v0", "data": "a/b-v0", "targets": [1.0], "update": 3, "window": None}
+METADATA = {"env_id": "Toy-v0", "data": "a/b-v0", "targets": [1.0], "update": 3, "window": None}
 ROOT = Path(__file__).parents[1]
 LOADS = ("minrnn", "agents", "envs", "configs", "train.py", "evaluate.py")
 FORBIDDEN = (
@@ -202,7 +202,7 @@ def loaded_as_weights(path: Path) -> None:
     loaded_as_part_of_a_checkpoint(path, "model.safetensors")
 
 
-def loaded_as_facts(path: Path) -> None:
+def loaded_as_metadata(path: Path) -> None:
     loaded_as_part_of_a_checkpoint(path, "agent.json")
 
 
@@ -212,7 +212,7 @@ def loaded_as_sums(path: Path) -> None:
 
 def loaded_as_part_of_a_checkpoint(path: Path, name: str) -> None:
     last = path.parent / "last"
-    save_checkpoint(last, tiny_model(), FACTS)
+    save_checkpoint(last, tiny_model(), METADATA)
     replaced(path, last / name, lambda: load_checkpoint(last))
 
 
@@ -220,7 +220,7 @@ def loaded_as_weights_of_a_state(path: Path) -> None:
     loaded_as_part_of_a_state(path, "state.safetensors")
 
 
-def loaded_as_facts_of_a_state(path: Path) -> None:
+def loaded_as_metadata_of_a_state(path: Path) -> None:
     loaded_as_part_of_a_state(path, "state.json")
 
 
@@ -282,7 +282,7 @@ def loaded_as_returns(path: Path) -> None:
 
 def beside_a_checkpoint(path: Path, name: str) -> None:
     """Load a run in which the file has this name."""
-    save_checkpoint(path.parent / "last", tiny_model(), FACTS)
+    save_checkpoint(path.parent / "last", tiny_model(), METADATA)
     shutil.move(path, path.parent / name)
     for checkpoint in checkpoints.find([path.parent], "last"):
         checkpoints.data_returns(checkpoint)
@@ -296,9 +296,9 @@ def loaded_as_minari(path: Path) -> None:
 
 
 PLACES = (
-    *(loaded_as_weights, loaded_as_facts, loaded_as_run, loaded_as_returns, loaded_as_data),
+    *(loaded_as_weights, loaded_as_metadata, loaded_as_run, loaded_as_returns, loaded_as_data),
     *(loaded_as_archive, loaded_as_policy, loaded_as_minari, loaded_as_sums),
-    *(loaded_as_weights_of_a_state, loaded_as_facts_of_a_state, loaded_as_sums_of_a_state),
+    *(loaded_as_weights_of_a_state, loaded_as_metadata_of_a_state, loaded_as_sums_of_a_state),
     loaded_as_configuration,
 )
 

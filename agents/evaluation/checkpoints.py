@@ -12,7 +12,8 @@ import numpy as np
 
 from agents.model.decision import DecisionModel
 from agents.storage.checkpoint import load_checkpoint
-from agents.storage.tensor_folder import AGENT, read_json
+from agents.storage.formats import AGENT
+from agents.storage.tensor_folder import read_json
 from configs import saved
 from configs.schema import fits
 from envs import sources

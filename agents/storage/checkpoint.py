@@ -1,7 +1,7 @@
 """A checkpoint is a folder that acts alone: weights and normaliser, and `agent.json`.
 
-Folders appear whole or not at all (envs.files), and loading runs none of their code
-(agents.storage.tensor_folder). Formats: 1, without checksums; 2, with SHA256SUMS.
+Folders appear whole or not at all (envs.files), and loading them runs no code of theirs
+(agents.storage.tensor_folder).
 """
 
 from __future__ import annotations
@@ -15,15 +15,9 @@ import torch
 
 from agents.model.decision import DecisionModel
 from agents.model.normaliser import Spaces
+from agents.storage.formats import AGENT
 from agents.storage.metadata import check_metadata
-from agents.storage.tensor_folder import (
-    AGENT,
-    Layout,
-    layout,
-    load_folder,
-    refused,
-    save_folder,
-)
+from agents.storage.tensor_folder import Layout, layout, load_folder, refused, save_folder
 
 LARGEST_SIDE = 10_000_000
 """Numbers in an observation, or in an action."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import json
 import math
 import os
@@ -16,60 +15,19 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from agents.storage.formats import FolderFormat
 from envs.errors import UserError
 from envs.files import atomic_folder, old_name
 
 SUMS = "SHA256SUMS"
 """Written as sha256sum does: `sha256sum -c SHA256SUMS` checks a folder without this code."""
-
-
-class FolderFormat(NamedTuple):
-    """A kind of folder: what its files are called, and how they are read."""
-
-    what: str
-    """The name of such a folder in messages."""
-    metadata: str
-    """The file of JSON."""
-    tensors: str
-    version: int
-    """The version that is written, and the newest that is read; "format" in the metadata."""
-    largest: int
-    """Bytes of JSON; parsed, they may take thirty times as much memory."""
-    weights: tuple[str, ...]
-    """What the names of the model's tensors begin with."""
-
-
-AGENT = FolderFormat("checkpoint", "agent.json", "model.safetensors", 3, 1_000_000, ("",))
-STATE = FolderFormat(
-    "training state",
-    "state.json",
-    "state.safetensors",
-    3,
-    16_000_000,
-    ("model.", "average.module.", "optimizer."),
-)
-RENAMES: dict[int, dict[str, str]] = {
-    3: {
-        "obs_mean": "normaliser.obs_mean",
-        "obs_std": "normaliser.obs_std",
-        "return_scale": "normaliser.return_scale",
-        "rtg_low": "normaliser.rtg_low",
-        "rtg_high": "normaliser.rtg_high",
-        "action_low": "head.action_low",
-        "action_high": "head.action_high",
-        "head.weight": "head.mean.weight",
-        "head.bias": "head.mean.bias",
-    },
-}
-"""By the format that changed them: the old and the new names of the model's tensors, or the parts
-of a module's name before a dot. Folders of older formats are read with the new names."""
 _WITH_SUMS = 2
 """The first version whose folders have checksums."""
 LARGEST_HEADER = 1_000_000
@@ -163,7 +121,7 @@ def load_folder(
         path = folder / kind.tensors
         with _open(path) as file:
             parts = _read_header(file, path)
-            names = {_renamed(name, kind, version): name for name in parts}
+            names = {kind.renamed(name, version): name for name in parts}
             if len(names) != len(parts):
                 raise ValueError("a tensor has both its old and its new name")
             found = {new: parts[name] for new, name in names.items()}
@@ -201,22 +159,6 @@ def refused(folder: Path, kind: FolderFormat) -> Iterator[None]:
         raise CannotLoad(
             f"the {kind.what} in {folder} is damaged ({text})", "take another one, or train again"
         ) from error
-
-
-def _renamed(name: str, kind: FolderFormat, version: int) -> str:
-    # Return the name that a tensor of a folder of `version` has in the present version.
-    for since in sorted(RENAMES):
-        if version < since <= kind.version:
-            for start, (old, new) in itertools.product(kind.weights, RENAMES[since].items()):
-                if f"{name}.".startswith(f"{start}{old}."):
-                    name = start + new + name.removeprefix(start + old)
-                    break
-    if version < 3 <= kind.version and kind is STATE:
-        # The optimiser's names are the objective's since, and metrics have their own.
-        name = {"losses": "pending.loss", "norms": "pending.grad_norm"}.get(name, name)
-        if name.startswith("optimizer.") and not name.startswith("optimizer.model."):
-            name = name.replace("optimizer.", "optimizer.model.", 1)
-    return name
 
 
 def _read_header(file: io.BufferedReader, path: Path) -> Layout:

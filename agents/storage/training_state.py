@@ -1,4 +1,4 @@
-"""The state of a training run: all that has to be kept so that going on is exact to the bit."""
+"""The state of a training run: all that is needed to resume it bit for bit."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.storage.formats import STATE
 from agents.storage.tensor_folder import (
-    STATE,
     CannotLoad,
     Layout,
     NewerVersion,
@@ -39,32 +39,32 @@ PENDING = "pending."
 
 
 def capture(trainer: Trainer) -> tuple[dict[str, Tensor], Metadata]:
-    """Return the tensors and facts that `restore` needs, after a check that they are finite."""
+    """Return the tensors and metadata that `restore` needs, after a check that they are finite."""
     trainer.check()
     tensors = {**_weights(trainer), **_moments(trainer), **_generators(trainer.device)}
     for name, values in trainer.pending.items():
         tensors[f"pending.{name}"] = torch.stack(values)
-    facts = {
+    metadata = {
         "update": trainer.update,
         "sampler": trainer.sampler.state_dict(),
         "seconds": time.perf_counter() - trainer.since if trainer.pending else 0.0,
     }
-    return tensors, facts
+    return tensors, metadata
 
 
-def restore(trainer: Trainer, tensors: dict[str, Tensor], facts: Metadata) -> None:
-    """Bring a trainer of the same run to where `capture` found it.
+def restore(trainer: Trainer, tensors: dict[str, Tensor], metadata: Metadata) -> None:
+    """Restore a trainer of the same run to the state that `capture` returned.
 
-    On another kind of device the random numbers of dropout are others from here on. Metadata that
-    cannot be raise what `sound` catches.
+    On another kind of device, dropout draws other random numbers from here on. Raises ValueError,
+    and other errors that `refused` catches, where the metadata or the tensors are impossible.
     """
-    update, seconds = facts["update"], facts["seconds"]
+    update, seconds = metadata["update"], metadata["seconds"]
     if not fits(update, int) or not 0 <= update <= trainer.config.updates:
         raise ValueError(f"update {update!r:.50} of {trainer.config.updates}")
     if not fits(seconds, float) or seconds < 0:
         raise ValueError(f"{seconds!r:.50} seconds")
-    trainer.sampler.load_state_dict(facts["sampler"])
-    if trainer.sampler.state_dict() != facts["sampler"]:
+    trainer.sampler.load_state_dict(metadata["sampler"])
+    if trainer.sampler.state_dict() != metadata["sampler"]:
         raise ValueError("an impossible sampler")
     with torch.no_grad():
         for name, own in _weights(trainer).items():
@@ -90,7 +90,7 @@ def restore(trainer: Trainer, tensors: dict[str, Tensor], facts: Metadata) -> No
 
 
 def expected(trainer: Trainer) -> Callable[[Metadata, Layout], Layout]:
-    """Return the check of a state's header against the run: what `load_folder` takes."""
+    """Return the function that gives `load_folder` the layout of the run's states."""
     weights = {name: value.to("meta") for name, value in _weights(trainer).items()}
     moments: dict[str, Tensor] = {}
     for name, parameter in trainer.objective.named_parameters():
@@ -99,7 +99,7 @@ def expected(trainer: Trainer) -> Callable[[Metadata, Layout], Layout]:
     cpu = torch.get_rng_state().to("meta")
     cuda = torch.empty(16, dtype=torch.uint8, device="meta")
 
-    def wanted(facts: Metadata, found: Layout) -> Layout:
+    def wanted(metadata: Metadata, found: Layout) -> Layout:
         # As many as there were updates since the last line of the log.
         shape = found.get(f"{PENDING}loss", ((0,),))[0]
         pending = {name: torch.empty(shape, device="meta") for name in found if _is_pending(name)}

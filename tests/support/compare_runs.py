@@ -26,7 +26,7 @@ def differences(one: Path, two: Path) -> list[str]:
     for name in files[0] & files[1]:
         found += [f"{name}: {line}" for line in _tensors(one / name, two / name)]
     for name in _names(one, "*.json") | _names(two, "*.json"):
-        ours, theirs = _facts(one / name), _facts(two / name)
+        ours, theirs = _metadata(one / name), _metadata(two / name)
         for key in ours.keys() | theirs.keys():
             if ours.get(key) != theirs.get(key):
                 found.append(f"{name}: {key} is {ours.get(key)!r:.300}, {theirs.get(key)!r:.300}")
@@ -61,9 +61,9 @@ def _tensors(one: Path, two: Path) -> Iterator[str]:
             yield f"{name} differs"
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    facts = json.loads(path.read_text()) if path.exists() else {}
-    return {key: value for key, value in facts.items() if key not in ELSEWHERE}
+def _metadata(path: Path) -> dict[str, Any]:
+    metadata = json.loads(path.read_text()) if path.exists() else {}
+    return {key: value for key, value in metadata.items() if key not in ELSEWHERE}
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ from agents.loggers.run_log import check_position
 from agents.model.decision import DecisionModel
 from agents.model.normaliser import Spaces
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
-from agents.storage.tensor_folder import STATE, save_folder
+from agents.storage.formats import STATE
+from agents.storage.tensor_folder import save_folder
 from agents.storage.training_state import States, capture, check_run
 from agents.training.objectives import ReturnConditioned
 from agents.training.trainer import Trainer
@@ -19,8 +20,13 @@ from configs import ModelConfig, OptimConfig
 from envs.data.sampler import PackedSampler, WindowSampler
 from tests.support.models import tiny_data, tiny_model
 
-FACTS = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": [1.0, 2.0], "update": 3}
-FACTS |= {"window": None, "env_kwargs": {"speed": 2}, "obs_keys": ["a"], "reference": [0, 1, "x"]}
+METADATA = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": [1.0, 2.0], "update": 3}
+METADATA |= {
+    "window": None,
+    "env_kwargs": {"speed": 2},
+    "obs_keys": ["a"],
+    "reference": [0, 1, "x"],
+}
 MODELS: dict[str, dict[str, Any]] = {
     "mingru": {},
     "minlstm": {"backbone": "minlstm", "learn_initial_state": True, "rtg_scales": 0},
@@ -46,7 +52,7 @@ class Checkpoints:
         spaces = Spaces([0.0] * 3, [1.0] * 3, [-1.0] * 2, [1.0] * 2, 10.0, 0.0, 50.0)
         for name, options in MODELS.items():
             model = DecisionModel(ModelConfig(**{"dim": 8, "num_layers": 2} | options), spaces)
-            save_checkpoint(folder / name, model, FACTS)
+            save_checkpoint(folder / name, model, METADATA)
 
     def load(self, case: Path, base: str) -> DecisionModel:
         """Return the model of a case."""
@@ -80,12 +86,12 @@ class SavedStates:
             for update in trainer.fit():
                 if update == int(NAME):
                     break
-            tensors, facts = capture(trainer)
-            facts |= {"evaluated": 3, "best_score": 1.5, "best_update": 2}
-            facts["log"] = {"seconds": 1.0, "metrics": 7, "tensorboard": {"events": 9}}
-            facts["data"] = {"episodes": 12, "steps": 200, "sha256": "0" * 64}
-            facts["machine"] = {"torch": "2", "device": "cpu", "threads": 1, "ranks": 1}
-            save_folder(folder / name, tensors, facts, STATE)
+            tensors, metadata = capture(trainer)
+            metadata |= {"evaluated": 3, "best_score": 1.5, "best_update": 2}
+            metadata["log"] = {"seconds": 1.0, "metrics": 7, "tensorboard": {"events": 9}}
+            metadata["data"] = {"episodes": 12, "steps": 200, "sha256": "0" * 64}
+            metadata["machine"] = {"torch": "2", "device": "cpu", "threads": 1, "ranks": 1}
+            save_folder(folder / name, tensors, metadata, STATE)
 
     def load(self, case: Path, base: str) -> Trainer:
         """Return the trainer of the base, gone on from the case."""

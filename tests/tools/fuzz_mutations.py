@@ -92,7 +92,7 @@ def mutate(base: Path, case: Path, rng: random.Random, canary: Path) -> str:
     json_name, tensors = (next(base.glob(f"*.{end}")).name for end in ("json", "safetensors"))
     name = rng.choice([*[json_name] * 5, *[tensors] * 4, SUMS])
     kinds = {
-        json_name: [*[facts] * 8, octets, whole],
+        json_name: [*[metadata] * 8, octets, whole],
         tensors: [*[header] * 6, octets, octets, whole],
     }
     ways = kinds.get(name, [octets, whole])
@@ -193,7 +193,7 @@ def grow(table: dict[str, Any], size: int, name: str) -> None:
         table[name] = {"dtype": "F32", "shape": [size], "data_offsets": [begin, begin + 4 * size]}
 
 
-def facts(path: Path, rng: random.Random, canary: Path) -> None:
+def metadata(path: Path, rng: random.Random, canary: Path) -> None:
     """Change something that agent.json says."""
     del canary
     try:

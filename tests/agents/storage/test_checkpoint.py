@@ -15,14 +15,15 @@ from safetensors.torch import save_file
 from agents.acting.policy import Policy
 from agents.storage import tensor_folder
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
+from agents.storage.formats import AGENT
 from envs import files
 from envs.errors import UserError
 from envs.files import write_json
 from tests.support.models import tiny_model
 from tests.tools.fuzz_mutations import write_sums
 
-FACTS = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": [1.0], "update": 3, "window": None}
-FACTS |= {"env_kwargs": {"speed": 2}, "obs_keys": ["a"], "reference": (1.0, 2.0, "its own")}
+METADATA = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": [1.0], "update": 3, "window": None}
+METADATA |= {"env_kwargs": {"speed": 2}, "obs_keys": ["a"], "reference": (1.0, 2.0, "its own")}
 
 
 @pytest.mark.parametrize("tokens", ["fused", "interleaved"])
@@ -31,9 +32,9 @@ def test_a_loaded_model_acts_as_the_saved_one(tmp_path, tokens):
     with torch.no_grad():  # statistics that are not the defaults, so that they have to travel
         model.normaliser.obs_mean.add_(0.5)
         model.normaliser.obs_std.mul_(3)
-    save_checkpoint(tmp_path / "last", model, FACTS)
-    loaded, facts = load_checkpoint(tmp_path / "last")
-    assert facts == {"format": tensor_folder.AGENT.version, **FACTS}
+    save_checkpoint(tmp_path / "last", model, METADATA)
+    loaded, metadata = load_checkpoint(tmp_path / "last")
+    assert metadata == {"format": AGENT.version, **METADATA}
     obs = np.random.default_rng(0).normal(size=(3, 4))
     start, queue = np.ones(3, bool), np.zeros(3, int)
     actions = [Policy(m, [1.0])(obs, np.zeros(3), start, queue) for m in (model, loaded)]
@@ -42,8 +43,8 @@ def test_a_loaded_model_acts_as_the_saved_one(tmp_path, tokens):
 
 def test_a_new_checkpoint_takes_the_place_of_the_old_one(tmp_path):
     model = tiny_model()
-    save_checkpoint(tmp_path / "last", model, FACTS)
-    save_checkpoint(tmp_path / "last", model, {**FACTS, "update": 4})
+    save_checkpoint(tmp_path / "last", model, METADATA)
+    save_checkpoint(tmp_path / "last", model, {**METADATA, "update": 4})
     assert load_checkpoint(tmp_path / "last")[1]["update"] == 4
     assert os.listdir(tmp_path) == ["last"]
 
@@ -51,7 +52,7 @@ def test_a_new_checkpoint_takes_the_place_of_the_old_one(tmp_path):
 @pytest.mark.parametrize("fails", ["save_file", "_sync", "os.rename"])
 def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkeypatch, fails):
     model = tiny_model()
-    save_checkpoint(tmp_path / "last", model, FACTS)
+    save_checkpoint(tmp_path / "last", model, METADATA)
 
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -66,14 +67,14 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(tmp_path, monkey
     else:
         monkeypatch.setattr(tensor_folder if fails == "save_file" else files, fails, full)
     with pytest.raises(UserError, match=r"No space left on device.*free some space"):
-        save_checkpoint(tmp_path / "last", model, {**FACTS, "update": 9})
+        save_checkpoint(tmp_path / "last", model, {**METADATA, "update": 9})
     monkeypatch.undo()
     assert os.listdir(tmp_path) == ["last"]
     assert load_checkpoint(tmp_path / "last")[1]["update"] == 3
 
 
 def test_a_kill_between_the_renames_loses_nothing(tmp_path):
-    save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
+    save_checkpoint(tmp_path / "last", tiny_model(), METADATA)
     os.rename(tmp_path / "last", tmp_path / ".old-last")
     assert load_checkpoint(tmp_path / "last")[1]["update"] == 3
 
@@ -113,7 +114,7 @@ def damage_shape(folder):
     (folder / "agent.json").write_text(json.dumps(agent))
 
 
-def damage_facts(folder):
+def damage_metadata(folder):
     agent = json.loads((folder / "agent.json").read_text())
     del agent["targets"]
     (folder / "agent.json").write_text(json.dumps(agent))
@@ -131,10 +132,10 @@ def damage_sums(folder):
 @pytest.mark.parametrize("sums", ["kept", "its own"])
 @pytest.mark.parametrize(
     "damage",
-    [damage_cut, damage_json, damage_option, damage_shape, damage_facts],
+    [damage_cut, damage_json, damage_option, damage_shape, damage_metadata],
 )
 def test_a_damaged_checkpoint_is_one_line(tmp_path, damage, sums):
-    save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
+    save_checkpoint(tmp_path / "last", tiny_model(), METADATA)
     damage(tmp_path / "last")
     if sums == "its own":
         write_sums(tmp_path / "last")
@@ -145,7 +146,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path, damage, sums):
 
 @pytest.mark.parametrize("damage", [damage_last_byte, damage_sums])
 def test_checksums_find_what_nothing_else_would(tmp_path, damage):
-    save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
+    save_checkpoint(tmp_path / "last", tiny_model(), METADATA)
     damage(tmp_path / "last")
     with pytest.raises(UserError, match="SHA256SUMS"):
         load_checkpoint(tmp_path / "last")
@@ -154,7 +155,7 @@ def test_checksums_find_what_nothing_else_would(tmp_path, damage):
 def test_checksums_are_those_of_sha256sum(tmp_path):
     if shutil.which("sha256sum") is None:
         pytest.skip("needs sha256sum")
-    save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
+    save_checkpoint(tmp_path / "last", tiny_model(), METADATA)
     command = ["sha256sum", "--strict", "-c", "SHA256SUMS"]
     done = subprocess.run(command, cwd=tmp_path / "last", capture_output=True, text=True)
     assert done.stdout == "agent.json: OK\nmodel.safetensors: OK\n"
@@ -164,35 +165,35 @@ def test_a_checkpoint_of_format_1_has_no_checksums_and_is_read(tmp_path):
     model, folder = tiny_model(), tmp_path / "last"
     folder.mkdir()
     save_file(model.state_dict(), folder / "model.safetensors")
-    agent = {"format": 1, "model": dataclasses.asdict(model.config), **FACTS}
+    agent = {"format": 1, "model": dataclasses.asdict(model.config), **METADATA}
     for later in ("env_kwargs", "obs_keys", "reference"):
         del agent[later]
     (folder / "agent.json").write_text(json.dumps(agent))
-    loaded, facts = load_checkpoint(folder)
-    assert (facts["env_kwargs"], facts["obs_keys"], facts["reference"]) == ({}, [], None)
+    loaded, metadata = load_checkpoint(folder)
+    assert (metadata["env_kwargs"], metadata["obs_keys"], metadata["reference"]) == ({}, [], None)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
 
 
 def test_loading_draws_no_random_numbers(tmp_path):
-    save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
+    save_checkpoint(tmp_path / "last", tiny_model(), METADATA)
     before = torch.get_rng_state()
     load_checkpoint(tmp_path / "last")
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_link_to_a_checkpoint_is_replaced_and_what_it_leads_to_stays(tmp_path):
-    save_checkpoint(tmp_path / "kept", tiny_model(), FACTS)
+    save_checkpoint(tmp_path / "kept", tiny_model(), METADATA)
     (tmp_path / "last").symlink_to(tmp_path / "kept")
     for update in (4, 5):
-        save_checkpoint(tmp_path / "last", tiny_model(), {**FACTS, "update": update})
+        save_checkpoint(tmp_path / "last", tiny_model(), {**METADATA, "update": update})
         assert load_checkpoint(tmp_path / "last")[1]["update"] == update
     assert load_checkpoint(tmp_path / "kept")[1]["update"] == 3
     assert sorted(os.listdir(tmp_path)) == ["kept", "last"]
 
 
 def test_a_newer_format_is_named(tmp_path):
-    save_checkpoint(tmp_path / "last", tiny_model(), FACTS)
+    save_checkpoint(tmp_path / "last", tiny_model(), METADATA)
     file = tmp_path / "last" / "agent.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
     (tmp_path / "last" / "SHA256SUMS").unlink()

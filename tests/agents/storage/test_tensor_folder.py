@@ -11,15 +11,8 @@ import pytest
 import torch
 
 from agents.storage import tensor_folder
-from agents.storage.tensor_folder import (
-    AGENT,
-    STATE,
-    Layout,
-    layout,
-    load_folder,
-    read_json,
-    save_folder,
-)
+from agents.storage.formats import AGENT, STATE
+from agents.storage.tensor_folder import Layout, layout, load_folder, read_json, save_folder
 from envs.errors import UserError
 from tests.tools.fuzz_mutations import JSON, TENSORS, write_sums
 
@@ -41,10 +34,10 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def test_every_kind_of_tensor_and_metadata_comes_back(tmp_path: Path) -> None:
-    facts = {"best": float("-inf"), "update": 7, "losses": [0.1, 0.2], "sampler": {"a": None}}
-    save_folder(tmp_path / "state", tensors(), facts, STATE)
+    metadata = {"best": float("-inf"), "update": 7, "losses": [0.1, 0.2], "sampler": {"a": None}}
+    save_folder(tmp_path / "state", tensors(), metadata, STATE)
     found, told = load_folder(tmp_path / "state", STATE, lambda *_: layout(tensors()))
-    assert told == {"format": STATE.version, **facts}
+    assert told == {"format": STATE.version, **metadata}
     assert layout(found) == layout(tensors())
     for name, tensor in tensors().items():
         assert torch.equal(found[name], tensor)
@@ -71,36 +64,46 @@ def test_tensors_other_than_expected_are_named(
         load_folder(tmp_path / "state", STATE, lambda *_: expected)
 
 
-def test_tensors_of_an_older_format_are_read_by_their_new_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensors_of_an_older_version_are_read_by_their_new_names(tmp_path: Path) -> None:
+    changes = {
+        8: {"obs_mean": "norm.m", "head": "out"},
+        9: {"norm.m": "norm.mean", "out": "out.linear", "out.linear": "never"},
+    }
+    kind = AGENT._replace(renames=changes)
     names = ["obs_mean", "obs_mean_too", "head.weight", "stack.0.b"]
-    new = ["norm.mean", "obs_mean_too", "out.linear.weight", "stack.0.b"]
-    changes = {8: {"obs_mean": "norm.m", "head": "out"}, 9: {"norm.m": "norm.mean"}}
-    monkeypatch.setattr(tensor_folder, "RENAMES", changes | {9: changes[9] | {"out": "out.linear"}})
-    starts = {AGENT: [""], STATE: ["model.", "average.module.", "optimizer.", "other."]}
-    for kind, begins in starts.items():
-        save = {f"{begin}{name}": torch.tensor(3.0) for begin in begins for name in names}
-        save_folder(tmp_path / "a", save, {}, kind._replace(version=7))
-        last = dict(zip(names, new, strict=True))
-        for read, then in ((7, {}), (9, last), (99, last)):
-            wanted = {
-                begin + (name if begin == "other." else then.get(name, name))
-                for begin in begins
-                for name in names
-            }
-            layouts: list[Any] = []
-
-            def expected(_: Any, found: Any, seen: list[Any] = layouts) -> Any:
-                seen.append(found)
-                return found
-
-            loaded, _ = load_folder(tmp_path / "a", kind._replace(version=read), expected)
-            assert set(loaded) == set(layouts[0]) == wanted
-        save_folder(tmp_path / "a", save, {}, kind._replace(version=9))
-        assert set(load_folder(tmp_path / "a", kind._replace(version=9), found_layout)[0]) == set(
-            save
+    at_8 = ["norm.m", "obs_mean_too", "out.weight", "stack.0.b"]
+    at_9 = ["norm.mean", "obs_mean_too", "out.linear.weight", "stack.0.b"]
+    save = {name: torch.tensor(float(i)) for i, name in enumerate(names)}
+    for written, read, wanted in [(7, 7, names), (7, 8, at_8), (7, 10, at_9), (9, 10, names)]:
+        save_folder(tmp_path / "a", save, {}, kind._replace(version=written))
+        layouts: list[Layout] = []
+        loaded, _ = load_folder(
+            tmp_path / "a",
+            kind._replace(version=read),
+            lambda _, found, seen=layouts: seen.append(found) or found,
         )
+        assert {name: int(tensor) for name, tensor in loaded.items()} == {
+            name: i for i, name in enumerate(wanted)
+        }
+        assert layouts[0].keys() == loaded.keys()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("model.obs_mean", "model.normaliser.obs_mean"),
+        ("average.module.action_low", "average.module.head.action_low"),
+        ("average.n_averaged", "average.n_averaged"),
+        ("optimizer.head.weight.exp_avg", "optimizer.model.head.mean.weight.exp_avg"),
+        ("optimizer.stack.blocks.0.w.step", "optimizer.model.stack.blocks.0.w.step"),
+        ("losses", "pending.loss"),
+        ("norms", "pending.grad_norm"),
+        ("generator.cpu", "generator.cpu"),
+    ],
+)
+def test_the_names_of_old_states_become_the_new_ones(old: str, new: str) -> None:
+    assert STATE.renamed(old, 1) == STATE.renamed(old, 2) == new
+    assert STATE.renamed(old, 3) == old
 
 
 def test_a_tensor_that_is_there_by_both_names_is_damage(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agents.storage import training_state
-from agents.storage.tensor_folder import STATE
+from agents.storage.formats import STATE
 from agents.storage.training_state import States, capture
 from agents.training.objectives import ReturnConditioned
 from agents.training.trainer import Trainer
@@ -176,11 +176,11 @@ def test_an_impossible_sampler_is_damage(tmp_path, kind, change):
     trainer, states, told = make(kind), States(tmp_path, 2), []
     states.save("0000", *capture(trainer))
     train_to(trainer, 2)
-    tensors, facts = capture(trainer)
+    tensors, metadata = capture(trainer)
     for name, value in change.items():
-        both = {**facts["sampler"]["rng"], **value} if isinstance(value, dict) else value
-        facts["sampler"] = {**facts["sampler"], name: both}
-    states.save("0002", tensors, facts)
+        both = {**metadata["sampler"]["rng"], **value} if isinstance(value, dict) else value
+        metadata["sampler"] = {**metadata["sampler"], name: both}
+    states.save("0002", tensors, metadata)
     train_to(trainer, 3)
     again = make(kind, seed=9)
     assert states.restore(again, told.append)["update"] == again.update == 0

@@ -43,7 +43,7 @@ def typed(value: Any, kind: Any, name: str) -> Any:
     elif origin is Literal:
         if value in arguments:
             return value
-    elif origin is tuple and isinstance(value, list):
+    elif origin is tuple and isinstance(value, (list, tuple)):
         kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(kinds) == len(value):
             return tuple(typed(*pair, name) for pair in zip(value, kinds, strict=True))

@@ -245,7 +245,8 @@ def test_two_data_sets_are_trained_on_together(checkout, data, tmp_path):
 
 def test_training_survives_a_machine_that_draws_with_osmesa(checkout, data, tmp_path):
     # MuJoCo loads OSMesa at its import, torch's optimisers triton: in this order LLVM crashes.
-    if run(checkout, "-c", "import OpenGL.GL, OpenGL.osmesa", PYOPENGL_PLATFORM="osmesa").returncode:
+    probe = "import OpenGL.GL, OpenGL.osmesa"
+    if run(checkout, "-c", probe, PYOPENGL_PLATFORM="osmesa").returncode:
         pytest.skip("OSMesa is not installed")
     flags = ["--preset", "smoke", "--env", data, "--run-dir", tmp_path / "run"]
     done = run(checkout, "train.py", *flags, MUJOCO_GL="osmesa")

@@ -1,18 +1,18 @@
-"""The one exception that means: the user can mend this."""
+"""The exception for problems that the user can fix."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LONGEST = 5000  # letters
+_LONGEST = 5000  # characters
 
 
 class UserError(Exception):
-    """A problem the user can mend. Its text is one line that names what is wrong and the fix.
+    """A problem that the user can fix. Its text is one line that names the problem and the fix.
 
-    The scripts print that line and exit with code 2; anything else is a defect of ours and keeps
-    its traceback.
+    The scripts print that line and exit with code 2; any other exception is a bug and keeps its
+    traceback.
     """
 
     def __init__(self, text: str) -> None:
@@ -20,9 +20,9 @@ class UserError(Exception):
 
 
 def one_line(text: str) -> str:
-    r"""Return a text for people as one line of bounded length that a terminal only prints.
+    r"""Return a text as one line of bounded length, without a terminal's control characters.
 
-    Names and values from files are quoted in it, and a file may hold anything in their place.
+    Messages quote names and values from files, which may hold anything.
 
     Example:
         >>> one_line("part a\nb is \x1b[2J")
@@ -34,20 +34,20 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        letter
-        if letter.isprintable()
+        char
+        if char.isprintable()
         else " "
-        if letter.isspace()
-        else letter.encode("unicode_escape").decode()
-        for letter in text
+        if char.isspace()
+        else char.encode("unicode_escape").decode()
+        for char in text
     )
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Context: Ctrl-C during an import stays what it is.
+    """Context in which Ctrl-C during an import stays a KeyboardInterrupt.
 
-    Modules in C, and who imports them, make errors of their own of a KeyboardInterrupt.
+    Extension modules, and their importers, turn a KeyboardInterrupt into errors of their own.
     """
     try:
         yield

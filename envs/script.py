@@ -1,4 +1,4 @@
-"""How every script ends: a problem the user can mend is one line on stderr, never a traceback."""
+"""How scripts end: a problem that the user can fix is one line on stderr, never a traceback."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from envs.errors import UserError
 
 
 def run_script(main: Callable[[], None]) -> int:
-    """Run `main`, return the exit code: 0, 2 for a UserError, 1 for a failing disk, 130 for ^C."""
+    """Run `main`; return the exit code: 0, 2 (UserError), 1 (disk error), 130 (Ctrl-C)."""
     try:
         main()
     except UserError as error:
         sys.stderr.write(f"\nerror: {error}\n")
         return 2
-    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
         sys.stderr.close()
         return 1
     except OSError as error:
@@ -28,6 +28,6 @@ def run_script(main: Callable[[], None]) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted: what was saved before stays\n")
+        sys.stderr.write("\ninterrupted; everything saved before is kept\n")
         return 130
     return 0

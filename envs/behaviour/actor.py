@@ -1,4 +1,4 @@
-"""A behaviour policy as an actor of the episode queue: noise that belongs to the episode."""
+"""A behaviour policy as the actor of a rollout, with noise that depends on the episode."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from envs.behaviour.policy import Float32, Policy
 class PolicyActor:
     """Run a policy in `rollout`, with a generator of noise for each episode.
 
-    An episode's noise depends on its own seed alone, so that episode is the same whatever runs
-    beside it. With deterministic=True the policy's mode acts.
+    An episode's noise depends on its own seed alone, so an episode is the same whatever runs
+    beside it. noise: its scale; 0 acts by the policy's mode.
     """
 
     def __init__(
-        self, policy: Policy, seeds: Sequence[int], *, deterministic: bool = False, block: int = 256
+        self, policy: Policy, seeds: Sequence[int], *, noise: float = 1.0, block: int = 256
     ) -> None:
-        self.policy, self.deterministic = policy, deterministic
+        self.policy, self._scale = policy, np.float32(noise)
         self._seeds, self._block = [int(seed) for seed in seeds], block
         self._rngs: list[np.random.Generator | None] = []
         self._noise: Float32 = np.zeros((0, block, policy.action_dim), np.float32)
@@ -33,9 +33,7 @@ class PolicyActor:
         resets: NDArray[np.bool_],
         episode: NDArray[np.int64],
     ) -> Float32:
-        """See envs.rollout.queue.Actor."""
-        if self.deterministic:
-            return self.policy.act(obs, None)
+        """See envs.rollout.loop.Actor."""
         if not self._rngs:
             self._rngs = [None] * len(obs)
             self._noise = np.zeros((len(obs), *self._noise.shape[1:]), np.float32)
@@ -49,10 +47,10 @@ class PolicyActor:
             self._used[row] = 0
         noise = self._noise[np.arange(len(obs)), self._used]
         self._used += 1
-        return self.policy.act(obs, noise)
+        return self.policy.act(obs, noise * self._scale)
 
     def keep(self, rows: NDArray[np.int64]) -> None:
-        """Drop the rows whose episodes are over."""
+        """Keep these rows; the episodes of the others have ended."""
         if self._rngs:
             self._rngs = [self._rngs[row] for row in rows]
             self._noise, self._used = self._noise[rows], self._used[rows]

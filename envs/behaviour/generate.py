@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from envs.behaviour.actor import PolicyActor
@@ -18,38 +16,19 @@ from envs.errors import UserError
 from envs.rollout import Progress, rollout
 
 
-@dataclass(frozen=True)
-class _Scaled:
-    """A policy whose noise is scaled."""
-
-    policy: Policy
-    noise: float
-
-    @property
-    def obs_dim(self) -> int:
-        return self.policy.obs_dim
-
-    @property
-    def action_dim(self) -> int:
-        return self.policy.action_dim
-
-    def act(
-        self, obs: NDArray[np.floating], noise: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        return self.policy.act(obs, None if noise is None else noise * np.float32(self.noise))
-
-
 def run_policy(
     policy: Policy,
     env_id: str,
     episodes: int,
     seed: Sequence[int],
     *,
+    noise: float = 1.0,
     num_envs: int = 16,
     progress: Progress | None = None,
 ) -> list[Episode]:
     """Roll out `episodes` episodes of one policy; seed is any sequence of integers.
 
+    noise: scale of the policy's own noise.
     The first n episodes are the same whatever `episodes` and `num_envs` are.
     """
     if min(seed) < 0:
@@ -60,7 +39,7 @@ def run_policy(
     )
     result = rollout(
         env_id,
-        PolicyActor(policy, noise_seeds.tolist()),
+        PolicyActor(policy, noise_seeds.tolist(), noise=noise),
         env_seeds.tolist(),
         num_envs=num_envs,
         record=True,
@@ -73,7 +52,7 @@ def run_policy(
 def generate_level(
     family: str, level: str, *, seed: int = 0, num_envs: int = 16, progress: bool = True
 ) -> list[Episode]:
-    """Roll out one of the project's own data sets, its checkpoints in training order."""
+    """Roll out one of the project's own data sets: its checkpoints, in training order."""
     env_id, mix = ENVIRONMENTS[family], stages(family, level)
     episodes: list[Episode] = []
     total = sum(stage.episodes for stage in mix)
@@ -81,10 +60,11 @@ def generate_level(
         for stage in mix:
             policy = load_policy(WEIGHTS / env_id / f"{stage.policy}.npz")
             episodes += run_policy(
-                _Scaled(policy, stage.noise),
+                policy,
                 env_id,
                 stage.episodes,
                 (seed, int(stage.policy)),
+                noise=stage.noise,
                 num_envs=num_envs,
                 progress=lambda _done, _total: bar.update(),
             )

@@ -1,7 +1,7 @@
 """Which checkpoints make up which data set, and how many episodes of each.
 
-The counts are chosen so that returns are spread from nearly random to the best (replay), and that
-the largest set is rolled out in well under a minute on one core.
+The counts are chosen so that returns spread from nearly random to the best (replay), and that the
+largest set is rolled out in well under a minute on one core.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Stage:
     """The file's name without .npz; for the shipped ones, the training step of the checkpoint."""
     episodes: int
     noise: float = 1.0
-    """Scale of the policy's own noise: 1 samples it as it was trained, 0 takes its mode."""
+    """Scale of the policy's own noise: 1 samples as in training, 0 takes the mode."""
 
 
 ENVIRONMENTS = {"hopper": "Hopper-v5", "walker2d": "Walker2d-v5", "halfcheetah": "HalfCheetah-v5"}
@@ -34,49 +34,17 @@ def _stages(episodes: dict[int, int], noise: float = 1.0) -> tuple[Stage, ...]:
 
 _REPLAY = {
     "hopper": _stages(
-        {
-            5_000: 40,
-            10_000: 40,
-            25_000: 40,
-            50_000: 50,
-            75_000: 50,
-            100_000: 50,
-            150_000: 40,
-            200_000: 50,
-            325_000: 70,
-            375_000: 60,
-            450_000: 70,
-        }
+        {5_000: 40, 10_000: 40, 25_000: 40, 50_000: 50, 75_000: 50, 100_000: 50}
+        | {150_000: 40, 200_000: 50, 325_000: 70, 375_000: 60, 450_000: 70}
     )
     + _stages({575_000: 60}, noise=0.5),
     "walker2d": _stages(
-        {
-            5_000: 20,
-            10_000: 30,
-            50_000: 40,
-            75_000: 40,
-            150_000: 45,
-            175_000: 45,
-            200_000: 20,
-            325_000: 30,
-            425_000: 30,
-            600_000: 30,
-        }
+        {5_000: 20, 10_000: 30, 50_000: 40, 75_000: 40, 150_000: 45}
+        | {175_000: 45, 200_000: 20, 325_000: 30, 425_000: 30, 600_000: 30}
     ),
     "halfcheetah": _stages(
-        {
-            10_000: 15,
-            25_000: 15,
-            50_000: 20,
-            75_000: 20,
-            100_000: 25,
-            150_000: 25,
-            200_000: 25,
-            250_000: 25,
-            325_000: 25,
-            475_000: 25,
-            650_000: 25,
-        }
+        {10_000: 15, 25_000: 15, 50_000: 20, 75_000: 20, 100_000: 25, 150_000: 25}
+        | {200_000: 25, 250_000: 25, 325_000: 25, 475_000: 25, 650_000: 25}
     ),
 }
 _MEDIUM = {
@@ -92,14 +60,14 @@ _EXPERT = {
 
 
 def stages(family: str, level: str) -> tuple[Stage, ...]:
-    """Return the stages of a data set; medium-expert is the episodes of both."""
+    """Return the stages of a data set; medium-expert has the episodes of both."""
     if level == "medium-expert":
         return _MEDIUM[family] + _EXPERT[family]
     return {"medium-replay": _REPLAY, "medium": _MEDIUM, "expert": _EXPERT}[level][family]
 
 
 def fingerprint(family: str, level: str, seed: int) -> str:
-    """Return a digest of all that decides a data set's contents here: stages, weights and seed."""
+    """Return a digest of everything that decides a data set's contents: stages, weights, seed."""
     digest = hashlib.sha256(repr((stages(family, level), seed)).encode())
     for stage in stages(family, level):
         digest.update((WEIGHTS / ENVIRONMENTS[family] / f"{stage.policy}.npz").read_bytes())
@@ -107,6 +75,6 @@ def fingerprint(family: str, level: str, seed: int) -> str:
 
 
 def checkpoints(family: str) -> tuple[str, ...]:
-    """Return the names of all checkpoints that some level of this family needs."""
+    """Return the names of all checkpoints that a level of this family uses."""
     used = {stage.policy for level in LEVELS for stage in stages(family, level)}
     return tuple(sorted(used))

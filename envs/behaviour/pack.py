@@ -18,8 +18,8 @@ from envs.errors import UserError
 def pack(source: Path, target: Path, names: tuple[str, ...]) -> int:
     """Write the named checkpoints of `source` into `target` as float16; return the bytes written.
 
-    Only the actor's weights are kept. Halving the precision moves an action by about 1e-3, far
-    below the policy's own noise.
+    Only the actor's weights are kept. The lower precision changes an action by about 1e-3, far
+    less than the policy's own noise.
     """
     target.mkdir(parents=True, exist_ok=True)
     total = 0

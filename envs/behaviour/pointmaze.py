@@ -3,16 +3,16 @@
 The recipe is that of D4RL/pointmaze/*-v2 (Farama-Foundation/minari-dataset-generation-scripts,
 scripts/pointmaze): one endless run of PointMaze_*-v3 with continuing_task and reset_target, cut
 into episodes at each success. Action = 10 (waypoint - position) - velocity + N(0, 0.5), clipped to
--1 and 1; the waypoints are the cells of a shortest path, jittered, and last the goal itself.
-Different here: noise is seeded; the first observation of an episode has the new goal, where
-Minari's still has the old one; the first waypoint is jittered too.
+-1 and 1; the waypoints are the jittered cells of a shortest path, followed by the goal itself.
+Differences: noise is seeded; the first observation of an episode has the new goal, where Minari's
+still has the old one; the first waypoint is jittered too.
 
-An episode in the data earns its single reward of 1 at its end. So the task to be evaluated is
-PointMaze_*-v3 with continuing_task=False: an episode ends at its success, or after the
-environment's time limit, and its return is 1 or 0. In the plain environment the agent would have to
-stay at its goal until the time limit, which no episode shows. With the rewards of the Dense
-variants, exp(-distance) at every step, the longest way has the highest return: nothing to ask for.
-All returns in the data are 1, so the goal in the observation decides here, not the target.
+An episode in the data has one reward, 1 at its end. So agents are evaluated on PointMaze_*-v3 with
+continuing_task=False: an episode ends at its success or at the environment's time limit, and its
+return is 1 or 0. In the plain environment the agent would have to stay at its goal until the time
+limit, which no episode shows. With the rewards of the Dense variants, exp(-distance) at every step,
+the longest path has the highest return, which is no sensible target. All returns in the data are 1,
+so the goal in the observation decides what the agent does, not the target return.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from envs.behaviour.generate import progress_bar
 from envs.data.trajectories import Episode
 from envs.worlds.make import make_env
 from envs.worlds.spec import EnvSpec
@@ -35,11 +36,11 @@ Cell = tuple[int, int]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is recorded."""
+    """The environment and the length of one recording."""
 
     env_id: str
     steps: int
-    """At least so many: the last episode is played to its end."""
+    """The least number of steps: the last episode runs to its end."""
 
 
 RECIPES = {
@@ -49,9 +50,9 @@ RECIPES = {
     "large": Recipe("PointMaze_Large-v3", 600_000),
 }
 RECORDED = {"continuing_task": True, "reset_target": True, "max_episode_steps": 1_000_000}
-"""Arguments of the environment that is recorded: it never ends."""
+"""Arguments of the recorded environment, which never ends."""
 EVALUATED = {"continuing_task": False}
-"""Arguments of the environment that the data is made for: an episode ends at its success."""
+"""Arguments of the environment for evaluation: an episode ends at its success."""
 
 _GAIN, _DAMPING, _NOISE, _REACHED, _JITTER = 10.0, 1.0, 0.5, 0.1, 0.2
 _RESET_SEED = 123  # Minari's
@@ -59,7 +60,7 @@ _MOVES = ((0, 1), (0, -1), (-1, 0), (1, 0))
 
 
 class WaypointController:
-    """Drive the point along the cells of a shortest path, then to the goal itself.
+    """Drives the point along the cells of a shortest path, then to the goal itself.
 
     maze: gymnasium-robotics' Maze. `plan` is called at the start of each episode.
     """
@@ -81,7 +82,7 @@ class WaypointController:
         return int(row), int(column)
 
     def act(self, x: float, y: float, vx: float, vy: float) -> tuple[float, float]:
-        """Return the force towards the next waypoint, neither noisy nor clipped."""
+        """Return the force towards the next waypoint, without noise or clipping."""
         to_x, to_y = self._waypoints[0]
         if len(self._waypoints) > 1 and (to_x - x) ** 2 + (to_y - y) ** 2 <= _REACHED**2:
             self._waypoints.popleft()
@@ -92,7 +93,7 @@ class WaypointController:
 def path(maze_map: list[list[Any]], start: Cell, end: Cell) -> list[Cell]:
     """Return the cells of a shortest path, both ends included; 1 in the map is a wall.
 
-    Breadth-first from the end, so that of equal paths it is the one that value iteration takes.
+    Breadth-first search from the end: of equally short paths, the one that value iteration takes.
 
     Example:
         >>> path([[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 1, 1], [1, 1, 1, 1]], (2, 1), (1, 2))
@@ -117,21 +118,14 @@ def _neighbours(maze_map: list[list[Any]], cell: Cell) -> list[Cell]:
 
 
 def generate(level: str, *, seed: int = 0, progress: bool = True) -> list[Episode]:
-    """Record one of RECIPES; observations are flat, as make_env has them.
+    """Record one of RECIPES; observations are flat, as make_env returns them.
 
     Raises UserError where gymnasium-robotics is not installed.
     """
     recipe = RECIPES[level]
     env = make_env(EnvSpec(recipe.env_id, RECORDED))
     try:
-        with tqdm(
-            total=recipe.steps,
-            desc=f"making pointmaze {level}",
-            unit="steps",
-            unit_scale=True,
-            leave=False,
-            disable=not progress,
-        ) as bar:
+        with progress_bar(recipe.steps, f"making pointmaze {level}", "steps", progress) as bar:
             return _record(env, recipe.steps, seed, bar)
     finally:
         env.close()
@@ -159,7 +153,7 @@ def _record(env: Any, steps: int, seed: int, bar: tqdm[Any]) -> list[Episode]:
 def _to_goal(
     env: Any, obs: NDArray[np.float64], controller: WaypointController, noise: np.random.Generator
 ) -> Episode:
-    """Play until the goal is reached."""
+    """Record steps until the goal is reached."""
     seen, actions, rewards = [obs], list[NDArray[np.float32]](), list[float]()
     success = False
     while not success:
@@ -175,7 +169,7 @@ def _to_goal(
 
 
 def fingerprint(level: str, seed: int) -> str:
-    """Return a digest of all that decides a data set's contents here, but for this file's code."""
+    """Return a digest of everything that decides a data set's contents, except this file's code."""
     constants = (_GAIN, _DAMPING, _NOISE, _REACHED, _JITTER, _RESET_SEED)
     text = repr((RECIPES[level], RECORDED, EVALUATED, constants, seed))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

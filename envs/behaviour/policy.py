@@ -21,14 +21,14 @@ _ACTIVATIONS: dict[str, Callable[[Float32], Float32]] = {
     "lrelu": lambda x: np.where(x > 0.0, x, 0.2 * x),
     "none": lambda x: x,
 }
-# Products are of this many rows each, padded with zeros: the rounding of a row in BLAS depends on
-# the number of rows and, above eight on AVX2, on its place. So an episode does not depend on the
-# others that run beside it.
+# Each matrix product has this many rows, padded with zeros: in BLAS the rounding of a row depends
+# on the number of rows and, above eight on AVX2, on its place. So an episode does not depend on
+# those that run beside it.
 _BLOCK = 8
 
 
 class Policy(Protocol):
-    """A stochastic policy: a batch of observations and of standard normal noise to actions."""
+    """A stochastic policy: maps observations and standard normal noise to actions."""
 
     @property
     def obs_dim(self) -> int:
@@ -47,7 +47,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class SACPolicy:
-    """A tanh-Gaussian actor with a head for the standard deviation, as SAC trains it.
+    """SAC's tanh-Gaussian actor, with a head for the standard deviation.
 
     action = tanh(mean + exp(clip(log_std, -20, 2)) * noise)
     """
@@ -60,7 +60,7 @@ class SACPolicy:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> SACPolicy:
         """Read the arrays params/Dense_i/{kernel,bias}; the last two layers are the two heads.
 
-        Raises ValueError or KeyError where they are not there or do not fit each other.
+        Raises ValueError or KeyError where arrays are missing or do not fit each other.
         """
         count = sum(key.endswith("/kernel") for key in arrays)
         layers = [
@@ -117,7 +117,7 @@ class MLPPolicy:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> MLPPolicy:
-        """Read the format above; ValueError or KeyError where arrays lack or do not fit."""
+        """Read the format above; ValueError or KeyError where arrays are missing or do not fit."""
         count = sum(key[0] == "W" and key[1:].isdigit() for key in arrays)
 
         def optional(key: str) -> Float32 | None:
@@ -171,7 +171,7 @@ class MLPPolicy:
 
 @dataclass(frozen=True)
 class Rescaled:
-    """A policy with actions in [-1, 1], stretched to [low, high] as SB3 and sbx do."""
+    """A policy whose actions in [-1, 1] are rescaled to [low, high], as SB3 and sbx do."""
 
     policy: Policy
     low: Float32
@@ -195,10 +195,10 @@ class Rescaled:
 
 
 def fit_bounds(policy: SACPolicy | MLPPolicy, low: Float32, high: Float32) -> Policy:
-    """Return the policy as it acts where actions lie in [low, high], each (A,), as SB3 does it.
+    """Return the policy with actions in [low, high], each (A,), as SB3 does it.
 
-    Those that end in tanh are rescaled (SAC, TD3), others clipped (PPO); with bounds of -1 and 1
-    the policy is returned as it is.
+    Policies that end in tanh are rescaled (SAC, TD3), others are clipped (PPO); with bounds of -1
+    and 1 the policy is returned unchanged.
     """
     if (low == -1.0).all() and (high == 1.0).all():
         return policy
@@ -225,7 +225,7 @@ def load_policy(path: Path) -> SACPolicy | MLPPolicy:
     ) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{path} is not a policy ({reason}); it needs the arrays W0, b0, ... or "
+            f"{path} is not a policy ({reason}); a policy has the arrays W0, b0, ... or "
             f"params/Dense_0/kernel, ... (see envs/behaviour/policy.py)"
         ) from error
 
@@ -259,7 +259,7 @@ def _linear(x: Float32, layer: tuple[Float32, Float32]) -> Float32:
 
 
 def _pad(obs: NDArray[np.floating]) -> Float32:
-    """Return obs as float32 with zero rows added up to a multiple of _BLOCK."""
+    """Return obs as float32, padded with zero rows to a multiple of _BLOCK."""
     padded = np.zeros((-(-len(obs) // _BLOCK) * _BLOCK, obs.shape[1]), np.float32)
     padded[: len(obs)] = obs
     return padded

@@ -45,7 +45,7 @@ def train(env_id: str, steps: int, seed: int, out: Path) -> None:
 
     A file holds the actor's weights and, as __eval, the returns of five deterministic episodes.
     """
-    os.environ.setdefault("XLA_FLAGS", _ONE_THREAD)  # has to be set before jax is imported
+    os.environ.setdefault("XLA_FLAGS", _ONE_THREAD)  # must be set before jax is imported
     try:
         jax = importlib.import_module("jax")
         sac = importlib.import_module("sbx").SAC
@@ -65,7 +65,7 @@ def train(env_id: str, steps: int, seed: int, out: Path) -> None:
         return total
 
     def keep(values: Mapping[str, Any], _globals: Mapping[str, Any]) -> bool:
-        """Save a checkpoint where one is due; called after every step."""
+        """Save a checkpoint if one is due; called after every step."""
         model = values["self"]
         step = int(model.num_timesteps)
         if step % EVERY == 0 or step in EARLY:

@@ -1,4 +1,4 @@
-"""Look at a data set: python -m envs.inspect ID."""
+"""Describe a data set: python -m envs.inspect ID."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from envs.inspect import histogram
 from envs.inspect.summary import describe
 from envs.script import run_script
 
-DESCRIPTION = """Look at a data set: sizes, episodes, lengths, returns (a histogram here and as a
-PNG), reference scores, what was repaired, and what will not do."""
+DESCRIPTION = """Describe a data set: sizes, episodes, lengths, returns (with a histogram, also as a
+PNG), reference scores, repairs, and defects."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run as python -m envs.inspect."""
     parser = argparse.ArgumentParser(description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("id", help="what train.py takes as --env")
-    # As train.py has them, and without the prefix.
+    parser.add_argument("id", help="data set id or file, as for train.py --env")
+    # Named as in train.py, and without its prefix.
     parser.add_argument(
         *("--env-id", "--data.env-id"),
         dest="env_id",
-        help="environment of a file of one's own, such as Hopper-v4",
+        help="environment of your own file, such as Hopper-v4",
     )
-    parser.add_argument("--plot", type=Path, help="where the PNG goes; default: NAME.png here")
-    parser.add_argument("--no-plot", action="store_true", help="draw no PNG")
+    parser.add_argument("--plot", type=Path, help="path of the PNG; default: NAME.png here")
+    parser.add_argument("--no-plot", action="store_true", help="write no PNG")
     parser.add_argument(
         *("--no-download", "--data.no-download"),
         dest="download",
         action="store_false",
-        help="only what is on this disk",
+        help="use only data on this disk",
     )
     parser.add_argument(
         *("--no-cache", "--data.no-cache"),
         dest="cache",
         action="store_false",
-        help="keep no copy of a large data set",
+        help="keep no cached copy of a large data set",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     args = parser.parse_args(argv)
@@ -67,7 +67,7 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def report(about: dict[str, Any]) -> str:
-    """Return the facts of `describe` as lines for the terminal."""
+    """Return the result of `describe` as lines for the terminal."""
     arguments = ", ".join(f"{name}={value}" for name, value in about["env_kwargs"].items())
     keys = ", ".join(about["obs_keys"])
     reference, constant = about["reference"], about["constant_observations"]

@@ -1,4 +1,4 @@
-"""Histograms of a data set: as text, and as a picture."""
+"""Histograms of a data set, as text and as a picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BINS, WIDTH = 16, 40  # rows, characters
 
 
 def text(values: NDArray[np.floating], bins: int = BINS, width: int = WIDTH) -> str:
-    """Return a histogram as text, one line for each bin, or one for values that are all equal.
+    """Return a histogram as text: one line for each bin, or one where all values are equal.
 
     Example:
         >>> print(text(np.array([0.0, 1.0, 1.0, 2.0]), bins=2, width=6))

@@ -1,4 +1,4 @@
-"""What is to be known of a data set, as JSON types."""
+"""A summary of a data set, as JSON types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUANTILES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
 def describe(data: Trajectories) -> dict[str, Any]:
-    """Return what is to be known of a data set, fit for JSON."""
+    """Return a summary of a data set, fit for JSON."""
     returns = data.returns
     try:
         sources.check_env(data)
@@ -26,8 +26,9 @@ def describe(data: Trajectories) -> dict[str, Any]:
     except UserError as error:
         defect = str(error)
     top = float(np.sort(returns)[-max(1, round(0.1 * len(returns))) :].mean())
-    reference = references.reference(data.env, data.reference)
-    no_score = "no reference returns for this environment" if reference is None else _cut(data)
+    found = references.reference(data.env, data.reference)
+    low, high, source = found or (0.0, 1.0, "")
+    no_score = "no reference returns for this environment" if found is None else _cut(data)
     return {
         "name": data.name,
         **data.env.to_json(),
@@ -43,14 +44,14 @@ def describe(data: Trajectories) -> dict[str, Any]:
         "action_high": data.action_high.tolist(),
         "bytes": data.obs.nbytes + data.action.nbytes + data.reward.nbytes,
         "reference": None
-        if reference is None or no_score
+        if no_score
         else {
-            "random": reference[0],
-            "expert": reference[1],
-            "source": reference[2],
-            "best_score": float(references.scaled(returns.max(), *reference[:2])),
-            "mean_score": float(references.scaled(returns.mean(), *reference[:2])),
-            "top_tenth_score": float(references.scaled(top, *reference[:2])),
+            "random": low,
+            "expert": high,
+            "source": source,
+            "best_score": float(references.scaled(returns.max(), low, high)),
+            "mean_score": float(references.scaled(returns.mean(), low, high)),
+            "top_tenth_score": float(references.scaled(top, low, high)),
         },
         "no_score": no_score,
         "constant_observations": np.flatnonzero(np.ptp(data.obs, axis=0) == 0).tolist(),
@@ -60,9 +61,9 @@ def describe(data: Trajectories) -> dict[str, Any]:
 
 
 def _cut(data: Trajectories) -> str | None:
-    """Say why returns of the data are not those of its environment, where they are not.
+    """Return why the data's returns do not compare with its environment's; None where they do.
 
-    Recordings of mazes are cut at each success, where the environment goes on.
+    Recordings of mazes are cut at each success, where the environment continues.
     """
     known = lookup(data.env)
     limit = time_limit(data.env) or (known.horizon if known else None)
@@ -73,7 +74,7 @@ def _cut(data: Trajectories) -> str | None:
         return None
     return (
         f"{cut:,} of {data.num_episodes:,} episodes were cut before the time limit of {limit} "
-        f"steps, so that their returns are not those that references are of"
+        f"steps, so their returns do not compare with the reference returns"
     )
 
 

@@ -18,7 +18,7 @@ def reference(
     own: the data set's own reference returns, which take precedence over the catalogue's.
     """
     known = None if own else lookup(env)
-    return own if known is None else (known.reference_min, known.reference_max, known.source)
+    return own if known is None else (known.minimum, known.maximum, known.source)
 
 
 def scaled(returns: ArrayLike, minimum: float, maximum: float) -> NDArray[np.float64]:

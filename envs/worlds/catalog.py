@@ -1,4 +1,4 @@
-"""One table: what is known about each environment, and where each number comes from."""
+"""The table of reference returns: their numbers for each environment, and their sources."""
 
 from __future__ import annotations
 
@@ -33,21 +33,8 @@ class Reference:
     """Regular expression of the environment ids."""
     source: str
     needs: Mapping[str, Callable[[Any], bool]] = field(default_factory=dict)
-    """What arguments of the environment may be, None where they are not given and have no default
-    in _DEFAULTS; with others the returns mean something else."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the catalogue knows about one environment id."""
-
-    env_id: str
-    family: str
-    horizon: int
-    reference_min: float
-    reference_max: float
-    source: str
-    """Where the reference numbers come from."""
+    """Allowed values of the environment's arguments, None for one that is neither given nor in
+    _DEFAULTS. With other values, returns have another meaning."""
 
 
 def _among(*allowed: Any) -> Callable[[Any], bool]:
@@ -59,10 +46,10 @@ def _four(tasks: Any) -> bool:
 
 
 def _maze2d(maze: str, minimum: float, maximum: float, horizon: int, default: int) -> Reference:
-    """Name D4RL's numbers for a maze whose time limit today is `default`.
+    """Return D4RL's numbers for a maze whose time limit today is `default`.
 
-    Every step at the goal has its reward, so a return needs the same number of steps, and an
-    episode that goes on at the goal.
+    Every step at the goal is rewarded, so returns compare only for the same number of steps, and
+    where an episode continues at the goal.
     """
     steps = (horizon, None) if horizon == default else (horizon,)
     needs = {"continuing_task": _among(True), "max_episode_steps": _among(*steps)}
@@ -76,7 +63,7 @@ REFERENCES = (
     Reference("halfcheetah", -280.178953, 12135.0, 1000, r"HalfCheetah-v\d+", _LOCOMOTION),
     Reference("walker2d", 1.629008, 4592.3, 1000, r"Walker2d-v\d+", _LOCOMOTION),
     Reference("ant", -325.6, 3879.7, 1000, r"Ant-v\d+", _LOCOMOTION),
-    # Of 100 steps, in which every one can be rewarded; AdroitHandPen-v1 has 200.
+    # Of 100 steps, each of which can be rewarded; AdroitHandPen-v1 has 200.
     Reference(
         *("pen", 96.262799, 3076.8331017826877, 100, r"AdroitHandPen-v\d+", _D4RL),
         {"max_episode_steps": _among(100)},
@@ -109,16 +96,15 @@ REFERENCES = (
 )
 
 
-def lookup(env: EnvSpec | str) -> Known | None:
-    """Return what is known about an environment with these arguments; None where it is unknown.
+def lookup(env: EnvSpec | str) -> Reference | None:
+    """Return the reference of an environment with these arguments; None where there is none.
 
-    The version is not told apart: Hopper-v2 to -v5 share D4RL's constants, by convention.
+    The version does not matter: Hopper-v2 to -v5 share D4RL's constants, by convention.
     """
     spec = EnvSpec.of(env)
     given = {**_DEFAULTS, **spec.kwargs}
     for row in REFERENCES:
         usable = all(fits(given.get(name)) for name, fits in row.needs.items())
         if usable and re.fullmatch(row.pattern, spec.env_id):
-            numbers = row.horizon, row.minimum, row.maximum
-            return Known(spec.env_id, row.family, *numbers, row.source)
+            return row
     return None

@@ -1,7 +1,7 @@
-"""Dict and Tuple observations as flat vectors: which parts, in which order.
+"""Dict and Tuple observations as flat vectors.
 
-The order is that of the names, sorted on each level of a Dict, and of the places in a Tuple; or
-that of `keys`. A part of a part is named "achieved_goal/microwave", an element of a Tuple "pair/0".
+Parts of a Dict are sorted by name on each level, those of a Tuple keep their order; `keys` chooses
+parts and their order. A nested part is named "achieved_goal/microwave", a Tuple's "pair/0".
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Part:
     """Names in Dicts and places in Tuples, from the outside in."""
     space: gym.Space[Any]
     width: int
-    """Numbers that it has in the flat vector."""
+    """Its number of entries in the flat vector."""
 
     @property
     def name(self) -> str:
-        """The path as `keys` has it."""
+        """The path as one text, as in `keys`."""
         return "/".join(map(str, self.path))
 
     def pick(self, obs: Any) -> Any:
@@ -55,15 +55,15 @@ class Part:
 
 
 def parts(space: gym.Space[Any], keys: Sequence[str] = (), *, where: str) -> tuple[Part, ...]:
-    """Return the parts of a Dict or Tuple space in the order in which they lie in the vector.
+    """Return the parts of a Dict or Tuple space, in the order of the flat vector.
 
-    keys: which parts, in which order; () is all. A key that names a Dict or Tuple is all of it.
-    where: what has the space, for the messages.
+    keys: the parts and their order; () is all. A key of a Dict or Tuple means all of its parts.
+    where: the name of the environment or data set, for messages.
     Raises UserError for an unknown or repeated key, and for parts that are not numbers.
     """
     leaves = {"/".join(map(str, path)): (path, leaf) for path, leaf in _leaves(space, ())}
     if not leaves:
-        raise UserError(f"{where} has observations without any part; choose another")
+        raise UserError(f"{where} has empty observations; choose another")
     names: list[str] = []
     for key in keys:
         matching = [name for name in leaves if name == key or name.startswith(f"{key}/")]
@@ -72,7 +72,7 @@ def parts(space: gym.Space[Any], keys: Sequence[str] = (), *, where: str) -> tup
             raise UserError(f"{where} has no observation {key!r}; it has {known}")
         names += matching
     if len(set(names)) < len(names):
-        raise UserError(f"the observations {', '.join(keys)} name one part twice; name each once")
+        raise UserError(f"the observations {', '.join(keys)} include a part twice; name each once")
     return tuple(_part(*leaves[name], where) for name in names or leaves)
 
 
@@ -98,7 +98,7 @@ def _part(path: tuple[str | int, ...], space: gym.Space[Any], where: str) -> Par
     name = "/".join(map(str, path))
     raise UserError(
         f"{where} has {name or 'observations'} of the kind {'image' if image else space}; only "
-        f"numbers are supported, leave that part out with obs_keys or choose another"
+        f"numbers are supported: leave that part out with obs_keys, or choose another"
     )
 
 
@@ -120,7 +120,7 @@ def flatten(
 
 
 class FlatObservation(gym.ObservationWrapper[NDArray[np.float64], Any, Any]):
-    """Make the observations of an environment flat vectors (O,).
+    """A wrapper that makes an environment's observations flat vectors (O,).
 
     Example:
         >>> from gymnasium import spaces
@@ -147,7 +147,7 @@ class FlatObservation(gym.ObservationWrapper[NDArray[np.float64], Any, Any]):
         self.observation_space = spaces.Box(low, high, dtype=np.float64)
 
     def observation(self, observation: Any) -> NDArray[np.float64]:
-        """Return an observation's parts, end to end."""
+        """Return an observation's parts as one vector."""
         if self._plain:
             flat = [np.ravel(part.pick(observation)) for part in self.parts]
         else:

@@ -1,4 +1,4 @@
-"""Make gymnasium environments: one place for their options, and for errors that name the fix."""
+"""Make gymnasium environments: one place for their options and for errors that name the fix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ROBOTICS = ("Adroit", "AntMaze", "PointMaze", "FrankaKitchen", "Fetch", "HandMa
 
 
 def make_env(env: EnvLike) -> gym.Env[Any, Any]:
-    """Make one environment; Dict and Tuple observations come out as flat vectors, see `flat`.
+    """Make one environment; Dict and Tuple observations become flat vectors (envs.worlds.flat).
 
     Raises UserError for an id that is not registered, whose packages are not installed, or that
     does not take the arguments; and for observations that cannot be made flat.
@@ -41,7 +41,7 @@ def make_env(env: EnvLike) -> gym.Env[Any, Any]:
 def make_raw(env: EnvSpec | str) -> gym.Env[Any, Any]:
     """Make one environment with its observations as they are.
 
-    Without gymnasium's checker, which costs time at every step. Raises UserError as make_env does.
+    gymnasium's checker is left out: it takes time at every step. Raises UserError as make_env does.
     """
     spec = EnvSpec.of(env)
     env, arguments = spec.env_id, dict(spec.kwargs)
@@ -49,7 +49,7 @@ def make_raw(env: EnvSpec | str) -> gym.Env[Any, Any]:
         _register_robotics(env)
     try:
         with interruptible(), _quiet_deprecations(), warnings.catch_warnings():
-            # The data decides which version it is compared on; the latest is no better.
+            # The data decides the version; the latest is no better to compare with.
             warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
             return gym.make(env, **{"disable_env_checker": True, **arguments})
     except (gym.error.DependencyNotInstalled, ImportError) as error:
@@ -61,11 +61,11 @@ def make_raw(env: EnvSpec | str) -> gym.Env[Any, Any]:
         near = difflib.get_close_matches(env, list(gym.registry), n=3, cutoff=0.5)
         hint = f"near matches: {', '.join(near)}" if near else _first_line(error)
         raise UserError(f"{env!r} is not an environment that gymnasium knows; {hint}") from error
-    except Exception as error:  # whatever an environment makes of arguments from a file
+    except Exception as error:  # environments raise anything for arguments from a file
         if env.startswith(_ROBOTICS) and isinstance(error, AssertionError):
-            # mujoco_utils compares joint types, which are no integers any more.
+            # mujoco_utils compares joint types with integers, which newer versions do not have.
             raise UserError(
-                f"{env} does not work with the MuJoCo that is installed; "
+                f"{env} does not work with the installed version of MuJoCo; "
                 f'pip install "mujoco<3.17" (3.3.7 works)'
             ) from error
         if not arguments:
@@ -93,9 +93,9 @@ def env_sizes(env: EnvLike) -> tuple[int, int]:
 
 
 def action_bounds(env: EnvLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the least and the greatest actions (A,) of an environment.
+    """Return the lower and upper bounds (A,) of an environment's actions.
 
-    Raises UserError where they are not vectors of numbers, or have no bounds.
+    Raises UserError where actions are not vectors of numbers, or have no bounds.
     """
     made = env() if callable(env) else make_raw(env)
     try:
@@ -104,7 +104,7 @@ def action_bounds(env: EnvLike) -> tuple[NDArray[np.float32], NDArray[np.float32
             raise UserError(_unusable(_name(env, made), "action", space))
         if unlimited(space.low).any() or unlimited(space.high).any():
             raise UserError(
-                f"{_name(env, made)} has actions without bounds ({space}), and policies are scaled "
+                f"{_name(env, made)} has actions without bounds ({space}), but policies are scaled "
                 f"to bounds; register it with a bounded action space or choose another environment"
             )
         return space.low.astype(np.float32), space.high.astype(np.float32)
@@ -113,10 +113,10 @@ def action_bounds(env: EnvLike) -> tuple[NDArray[np.float32], NDArray[np.float32
 
 
 def registered(env_id: str) -> registration.EnvSpec | None:
-    """Return how gymnasium makes an id, None where it or the package that has it is not there.
+    """Return gymnasium's registration of an id; None where the id or its package is missing.
 
-    As in gym.make, what stands before a colon is a module that registers it, to be imported, and
-    an id without a version is that of the latest.
+    As in gym.make, the part before a colon is a module to import, which registers the id, and an
+    id without a version means the latest.
     """
     module, _, name = env_id.rpartition(":")
     try:
@@ -135,21 +135,21 @@ def registered(env_id: str) -> registration.EnvSpec | None:
 
 
 def time_limit(env: EnvSpec | str) -> int | None:
-    """Return the steps after which an environment is cut; None where it has no time limit."""
+    """Return the time limit of an environment in steps; None where it has none."""
     spec = EnvSpec.of(env)
     steps = spec.kwargs.get("max_episode_steps")
     if steps is None:
         known = registered(spec.env_id)
         steps = None if known is None else known.max_episode_steps
-    return steps if steps and steps > 0 else None  # -1 is none, too
+    return steps if steps and steps > 0 else None  # -1 means none
 
 
 def _register_robotics(env_id: str) -> None:
-    """Register gymnasium-robotics' environments, or say how to get them."""
+    """Register gymnasium-robotics' environments. Raises UserError where it is not installed."""
     if env_id in gym.registry:
         return
     try:
-        # It prints news about its Adroit environments on import, for all to read.
+        # On import it prints news about its Adroit environments, whichever are used.
         quiet = not env_id.startswith("Adroit")
         with interruptible(), redirect_stderr(io.StringIO()) if quiet else nullcontext():
             robotics = importlib.import_module("gymnasium_robotics")
@@ -160,11 +160,11 @@ def _register_robotics(env_id: str) -> None:
 
 @contextmanager
 def _quiet_deprecations() -> Iterator[None]:
-    """Keep MuJoCo's deprecation notes about gymnasium's own XML off the terminal and the disk.
+    """Hide MuJoCo's deprecation warnings about gymnasium's XML files.
 
     MuJoCo 4 writes one line for every HalfCheetah made, to stderr and to MUJOCO_LOG.TXT in the
-    working directory. Only the making of an environment is quiet: warnings of the simulation
-    itself, such as an unstable state, still appear.
+    working directory. Only the making of an environment is quiet: warnings of the simulation, such
+    as an unstable state, still appear.
     """
     try:
         with interruptible():

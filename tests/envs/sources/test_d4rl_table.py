@@ -68,7 +68,7 @@ def check_environment(entry: Entry) -> None:
     spec = lookup(saved)
     assert spec is not None
     assert spec.family == entry.family
-    assert spec.reference_max == entry.reference.maximum
+    assert spec.maximum == entry.reference.maximum
 
 
 def one_of_each(entries: list[Entry]) -> list[Entry]:

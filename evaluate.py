@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
 def run(options: Options) -> None:
     """Load the checkpoints; export or show them, or play every episode and write the report."""
     # Here and not above, so that --help is instant.
-    from agents.acting.export import export_onnx, export_pt2
+    from agents.acting import export
     from agents.evaluation import checkpoints, compare, latency
     from agents.loggers.console import say
     from agents.machine import device
@@ -75,7 +75,7 @@ def run(options: Options) -> None:
     plan = dataclasses.replace(options, device=selected, record=options.video)
 
     if options.export:
-        exporters = {"onnx": export_onnx, "pt2": export_pt2}
+        exporters = {"onnx": export.export_onnx, "pt2": export.export_pt2}
         for path, checkpoint in export_paths(found, options.out).items():
             for format in options.export:
                 target = path.with_name(f"{path.name}.{format}")

@@ -39,7 +39,7 @@ class Inputs(NamedTuple, Generic[T]):
     @classmethod
     def of(cls, batch: Any) -> Inputs[T]:
         """Return the inputs of a sampler's batch."""
-        return cls(*(getattr(batch, name, None) for name in cls._fields))  # type: ignore[arg-type]
+        return cls(*(getattr(batch, name) for name in cls._fields))
 
     def map(self, function: Callable[[T], U]) -> Inputs[U]:
         """Return the inputs with a function applied to each that is there."""

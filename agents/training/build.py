@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 import configs
@@ -60,9 +58,8 @@ def build(
     model, optim = build_model(config, data), config.optim
     objective = objectives.make(optim.objective, model, optim.objective_options)
     kind = PackedSampler if config.data.rows == "packed" else WindowSampler
-    fields = {*objective.batch_fields, *config.model.inputs}
     size = config.data.batch_size, config.data.length
-    more: Any = {"fields": sorted(fields)} if fields else {}
+    more = {"transitions": objective.transitions, "inputs": config.model.inputs}
     sampler = kind(data, *size, seed=config.seed, **more)
     return Trainer(objective, sampler, optim, device, ranks)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -18,7 +19,7 @@ from agents.model.decision import DecisionModel
 from agents.training import optimiser
 from agents.training.objectives import Objective
 from configs import OptimConfig
-from envs.data.sampler import PackedSampler, WindowSampler
+from envs.data.sampler import Batch, PackedSampler, WindowSampler
 from envs.errors import UserError
 
 _SHOWN = 30
@@ -145,7 +146,7 @@ class Trainer:
         self.update += 1
         return metrics
 
-    def _gradients(self, batch: Any) -> dict[str, Tensor]:
+    def _gradients(self, batch: Batch[Tensor]) -> dict[str, Tensor]:
         # Leave the gradients in the parameters, and return the loss and the objective's metrics.
         if self._compiled is not None:
             try:
@@ -166,7 +167,7 @@ class Trainer:
         return self._backward(self.objective.loss, batch)
 
     def _backward(
-        self, function: Callable[..., tuple[Tensor, dict[str, Tensor]]], batch: Any
+        self, function: Callable[..., tuple[Tensor, dict[str, Tensor]]], batch: Batch[Tensor]
     ) -> dict[str, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
@@ -187,10 +188,10 @@ class Trainer:
         return contextlib.nullcontext()
 
 
-def to_tensors(batch: Any, device: torch.device) -> Any:
+def to_tensors(batch: Batch[NDArray[Any]], device: torch.device) -> Batch[Tensor]:
     """Return a Batch of tensors on `device`, of a batch of arrays; None stays None."""
-    tensors = [
+    tensors: Any = (
         None if array is None else torch.from_numpy(array).to(device, non_blocking=True)
         for array in batch
-    ]
-    return batch._replace(**dict(zip(batch._fields, tensors, strict=True)))
+    )
+    return Batch(*tensors)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,32 +13,47 @@ from envs.data.trajectories import Trajectories
 from envs.data.transitions import Transitions
 from envs.errors import UserError
 
+T = TypeVar("T")
 
-class Batch(NamedTuple):
+
+class Batch(NamedTuple, Generic[T]):
     """B rows of T steps, C-contiguous. Where mask is False everything is zero (padding)."""
 
-    obs: NDArray[np.float32]
+    obs: T
     """(B, T, O), as in the data: not normalised"""
-    action: NDArray[np.float32]
+    action: T
     """(B, T, A) what is to be predicted"""
-    prev_action: NDArray[np.float32]
+    prev_action: T
     """(B, T, A) the action one step earlier in the episode; zeros at an episode's first step"""
-    rtg: NDArray[np.float32]
+    rtg: T
     """(B, T, 1) return-to-go, the reward of this step included, unscaled"""
-    timestep: NDArray[np.int64]
+    timestep: T
     """(B, T) the step's place in its episode, from 0"""
-    resets: NDArray[np.bool_]
+    resets: T
     """(B, T) True where the recurrent state is cleared before the step: always at t = 0"""
-    mask: NDArray[np.bool_]
+    mask: T
     """(B, T) True at real steps, False at padding (which is always to the right)"""
-    reward: NDArray[np.float32] | None = None
+    reward: T | None = None
     """(B, T) the reward that follows the action. This field and those below: see `transitions`"""
-    next_obs: NDArray[np.float32] | None = None
+    next_obs: T | None = None
     """(B, T, O) the observation that follows the action; zero at a termination where the data does
     not have it, or has NaN or infinity"""
-    terminated: NDArray[np.bool_] | None = None
+    terminated: T | None = None
     """(B, T) True at the last step of an episode that the environment ended, never at a time limit
     or a cut: what follows has no value, and `next_obs` is not to be used"""
+    prev_reward: T | None = None
+    """(B, T, 1) the reward one step earlier in the episode; zero at an episode's first step. This
+    field and those below: see `inputs`"""
+
+
+def _prev_reward(data: Trajectories) -> NDArray[np.float32]:
+    before = np.roll(data.reward, 1)[:, None]
+    before[data.starts[:-1]] = 0.0
+    return before
+
+
+OPTIONAL_INPUTS: dict[str, Callable[[Trajectories], NDArray[Any]]] = {"prev_reward": _prev_reward}
+"""The values (N, ...) of each optional input at every step of the data, by the field's name."""
 
 
 class Sampler(ABC):
@@ -45,8 +61,9 @@ class Sampler(ABC):
 
     `weights` (E,) are relative chances of the episodes, on top of the sampler's own rule (which
     already gives longer episodes more steps); None takes those of the trajectories.
-    transitions: whether batches have reward, next_obs and terminated. It does not change which
-    steps are drawn. UserError where an episode that did not terminate lacks its final observation.
+    transitions: whether batches have reward, next_obs and terminated; inputs: the names of the
+    OPTIONAL_INPUTS that they have. Neither changes which steps are drawn. UserError where
+    transitions are wanted and an episode that did not terminate lacks its final observation.
     """
 
     def __init__(
@@ -58,6 +75,7 @@ class Sampler(ABC):
         weights: ArrayLike | None = None,
         *,
         transitions: bool = False,
+        inputs: Collection[str] = (),
     ) -> None:
         if batch_size < 1 or length < 1:
             raise UserError(
@@ -77,9 +95,15 @@ class Sampler(ABC):
         self._own: slice | None = None
         self.share = 1.0
         """The part of the last batch's real steps that `sample` returned; see `shard`."""
+        self._inputs = {name: OPTIONAL_INPUTS[name](trajectories) for name in inputs}
+        self._begin()
 
     @abstractmethod
-    def sample(self) -> Batch:
+    def _begin(self) -> None:
+        """Prepare what the sampler needs beside the arrays."""
+
+    @abstractmethod
+    def sample(self) -> Batch[NDArray[Any]]:
         """Draw the next batch."""
 
     def shard(self, rank: int, ranks: int) -> None:
@@ -124,7 +148,7 @@ class Sampler(ABC):
 
     def _gather(
         self, steps: NDArray[np.int64], resets: NDArray[np.bool_], mask: NDArray[np.bool_] | None
-    ) -> Batch:
+    ) -> Batch[NDArray[Any]]:
         """Take the steps (B, T), which are indices into the flat arrays, and blank the padding.
 
         Of the rows of this rank alone, where there are several.
@@ -139,7 +163,7 @@ class Sampler(ABC):
         prev_action = self._action.take(steps - 1, axis=0)
         prev_action[timestep == 0] = 0.0
         follows = (None, None, None) if (found := self._transitions) is None else found.take(steps)
-        batch = Batch(
+        batch: Batch[NDArray[Any]] = Batch(
             self._obs.take(steps, axis=0),
             self._action.take(steps, axis=0),
             prev_action,
@@ -148,6 +172,7 @@ class Sampler(ABC):
             resets,
             np.ones(steps.shape, np.bool_) if mask is None else mask,
             *follows,
+            **{name: values.take(steps, axis=0) for name, values in self._inputs.items()},
         )
         if mask is not None and not mask.all():
             for values in batch:  # the data is finite, so that 0 * x is 0
@@ -176,20 +201,10 @@ class PackedSampler(Sampler):
         ((2, 3, 2), True, [True, True])
     """
 
-    def __init__(
-        self,
-        trajectories: Trajectories,
-        batch_size: int,
-        length: int,
-        seed: int = 0,
-        weights: ArrayLike | None = None,
-        *,
-        transitions: bool = False,
-    ) -> None:
-        super().__init__(trajectories, batch_size, length, seed, weights, transitions=transitions)
+    def _begin(self) -> None:
         self._start_epoch()
 
-    def sample(self) -> Batch:
+    def sample(self) -> Batch[NDArray[Any]]:
         """Draw the next batch_size rows; a batch may take in the end of an epoch and the next."""
         parts: list[NDArray[np.int64]] = []
         missing = self.batch_size
@@ -256,17 +271,8 @@ class WindowSampler(Sampler):
         True
     """
 
-    def __init__(
-        self,
-        trajectories: Trajectories,
-        batch_size: int,
-        length: int,
-        seed: int = 0,
-        weights: ArrayLike | None = None,
-        *,
-        transitions: bool = False,
-    ) -> None:
-        super().__init__(trajectories, batch_size, length, seed, weights, transitions=transitions)
+    def _begin(self) -> None:
+        length = self.length
         self._windows = self._lengths + length - 1
         mass = self._windows.astype(np.float64)
         if self.weights is not None:
@@ -278,7 +284,7 @@ class WindowSampler(Sampler):
         self._chance[np.flatnonzero(mass)[-1] :] = 1.0  # rounding must not leave a gap below 1
         self._offsets = np.arange(length)
 
-    def sample(self) -> Batch:
+    def sample(self) -> Batch[NDArray[Any]]:
         """Draw batch_size windows."""
         episode = np.searchsorted(self._chance, self._rng.random(self.batch_size), side="right")
         offset = self._rng.integers(self._windows[episode]) - (self.length - 1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from agents.model.decision import DecisionModel
 from agents.training.optimiser import param_groups
+from envs.data.sampler import Batch
 from envs.errors import UserError
 
 
@@ -19,14 +20,14 @@ class Objective(nn.Module):
     the objective has (targets, counts); options are keyword arguments after `model`.
     """
 
-    batch_fields: tuple[str, ...] = ()
-    """Fields of Batch that it reads and that are None unless asked for: reward, next_obs, ..."""
+    transitions = False
+    """Whether its batches have reward, next_obs and terminated, which they otherwise lack."""
 
     def __init__(self, model: DecisionModel) -> None:
         super().__init__()
         self.model = model
 
-    def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Batch[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, a mean over the batch's real steps, and metrics (scalars) by name.
 
         The batch's fields are tensors on the trainer's device. Compiled by torch.compile on a GPU.

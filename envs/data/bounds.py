@@ -1,4 +1,4 @@
-"""Bounds of actions: what a space says, and what the data reaches where it says nothing."""
+"""Bounds of actions: those of the space, or of the data where the space has none."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from envs.worlds.spec import unlimited
 Float32 = NDArray[np.float32]
 
 ROWS = 1 << 16
-"""Rows looked at together: what is computed of a data set takes no memory of its size."""
+"""Rows that are processed at a time, so that temporary arrays stay small beside the data."""
 
 
 def bounds(
     action: Float32, low: ArrayLike | None, high: ArrayLike | None
 ) -> tuple[Float32, Float32]:
-    """Return the bounds given, unlimited ones replaced by what the actions (N, A) reach.
+    """Return the bounds (A,) given, infinite ones replaced by the range of the actions (N, A).
 
-    None is -1 and 1. An action without bounds that never changes gets 1 of room.
+    None stands for -1 and 1. An unbounded action that never changes gets bounds 1 away from it.
     """
     size = action.shape[1]
     lower = np.full(size, -1.0) if low is None else np.array(low, np.float64)
@@ -36,8 +36,7 @@ def bounds(
 
 
 def _range(action: Float32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    parts = [action[row : row + ROWS] for row in range(0, len(action), ROWS)]
-    least = np.min([part.min(axis=0) for part in parts], axis=0)
-    return least.astype(np.float64), np.max([part.max(axis=0) for part in parts], axis=0).astype(
-        np.float64
-    )
+    blocks = [action[row : row + ROWS] for row in range(0, len(action), ROWS)]
+    least = np.min([block.min(axis=0) for block in blocks], axis=0)
+    most = np.max([block.max(axis=0) for block in blocks], axis=0)
+    return least.astype(np.float64), most.astype(np.float64)

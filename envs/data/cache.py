@@ -1,7 +1,7 @@
 """A cache of loaded data sets: flat .npy files, memory-mapped, so that a second start is instant.
 
-It lies in $MINRNN_CACHE or ~/.cache/minrnn and may be deleted at any time. Whatever goes wrong
-with it is a warning: the data is then read from its source.
+It is in $MINRNN_CACHE or ~/.cache/minrnn and may be deleted at any time. A problem with it is a
+warning, and the data is read from its source.
 """
 
 from __future__ import annotations
@@ -28,18 +28,17 @@ from envs.files import atomic_folder
 from envs.worlds.spec import EnvSpec
 
 VERSION = 3
-"""Of the format and of the repairs: entries of another version are not read."""
+"""Version of the format and of the repairs; entries of other versions are not read."""
 MIN_BYTES = 16_000_000
-"""Sets smaller than this load fast enough without."""
+"""Smaller data sets are not cached: they load fast enough."""
 MAX_BYTES = 20_000_000_000
-"""What all sets may take together; those not used for longest go first."""
-_ARRAYS = ("obs", "action", "reward", "starts", "terminated", "action_low", "action_high")
-_OPTIONAL = ("final_obs",)
-_LARGE = ("obs", "action", "reward", *_OPTIONAL)
+"""Limit of all entries together; the least recently used are deleted first."""
+_LARGE = ("obs", "action", "reward", "final_obs")
+_ARRAYS = (*_LARGE, "starts", "terminated", "action_low", "action_high")
 _TYPES = {"starts": np.int64, "terminated": np.bool_}  # the others are float32
 _PARTIAL = ".minrnn-partial-"
-_NAME = re.compile("[0-9a-f]{32}")  # nothing else is ever deleted
-_ABANDONED = 24 * 3600.0  # seconds after which a partial folder is of a process that was killed
+_NAME = re.compile("[0-9a-f]{32}")  # of entries; nothing else is ever deleted
+_ABANDONED = 24 * 3600.0  # seconds after which a partial folder must be of a killed process
 
 
 def root() -> Path:
@@ -55,12 +54,11 @@ def cached(
     *,
     enabled: bool = True,
 ) -> Trajectories:
-    """Return what `make` returns: from the cache where it is there, else made, and kept.
+    """Return the data set that `make` returns, from the cache where it has it.
 
-    key_files: what it is made of; another path, size or time of change makes it anew.
-    options: what else it depends on, fit for JSON.
-    Arrays are read-only, made just now or not; those from the cache are maps of files, of which
-    only what is used is read.
+    key_files: the files it is read from; it is made again when a path, size or modification time
+    changes. options: what else it depends on, fit for JSON.
+    The arrays are always read-only; those from the cache are memory maps.
     """
     if not enabled:
         return _frozen(make())
@@ -85,7 +83,7 @@ def _frozen(made: Trajectories) -> Trajectories:
 
 
 def _arrays(made: Trajectories) -> dict[str, Any]:
-    arrays = {name: getattr(made, name) for name in (*_ARRAYS, *_OPTIONAL)}
+    arrays = {name: getattr(made, name) for name in _ARRAYS}
     return {name: values for name, values in arrays.items() if values is not None}
 
 
@@ -103,13 +101,13 @@ def _size(made: Trajectories) -> int:
 
 
 def _load(folder: Path) -> Trajectories:
-    """Map a data set; raise some exception where it is not whole."""
+    """Return the data set of an entry; any exception means that the entry is damaged."""
     about = json.loads((folder / "about.json").read_text())
     arrays: dict[str, Any] = {}
-    for name in (*_ARRAYS, *(name for name in _OPTIONAL if name in about["sizes"])):
+    for name in (name for name in _ARRAYS if name in about["sizes"]):
         path = folder / f"{name}.npy"
         if path.stat().st_size != about["sizes"][name]:
-            raise ValueError(f"{path.name} has another size than was written")
+            raise ValueError(f"{path.name} does not have the size that was written")
         mapped = np.load(path, mmap_mode="r" if name in _LARGE else None)
         arrays[name] = np.asarray(mapped)
     fields = about["fields"]
@@ -120,15 +118,15 @@ def _load(folder: Path) -> Trajectories:
         fields["reference"] = float(low), float(high), one_line(source)
     made = Trajectories(**arrays, **fields)
     _check(made)
-    with suppress(OSError):  # another user's
-        os.utime(folder)  # used now
+    with suppress(OSError):  # the entry is another user's
+        os.utime(folder)  # marks it as used now
     return made
 
 
 def _check(made: Trajectories) -> None:
-    """Raise ValueError, TypeError or UserError where what was mapped is no data set.
+    """Raise ValueError, TypeError or UserError where an entry does not hold a valid data set.
 
-    The numbers of the large arrays are believed: to look at them takes as long as to read them.
+    The numbers in the arrays are not checked, which would take as long as reading them.
     """
     for name, values in _arrays(made).items():
         wanted = _TYPES.get(name, np.float32)
@@ -136,12 +134,12 @@ def _check(made: Trajectories) -> None:
             raise ValueError(f"{name} is of type {values.dtype}")
     texts = (made.env_id, made.name, *made.env.obs_keys, *made.notes)
     if not isinstance(made.env.kwargs, dict) or any(one_line(text) != text for text in texts):
-        raise ValueError("about.json has other fields than were written")
+        raise ValueError("about.json does not have the fields that were written")
     made.validate(numbers=False)
 
 
 def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
-    """Keep a data set in a folder. broken: whether to remove first what is there."""
+    """Write an entry. broken: whether to remove a damaged one first."""
     base, size = folder.parent, _size(made)
     base.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(base).free
@@ -150,12 +148,12 @@ def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
     fields: dict[str, Any] = {
         field.name: getattr(made, field.name)
         for field in dataclasses.fields(made)
-        if field.name not in (*_ARRAYS, *_OPTIONAL, "weights", "env")
+        if field.name not in (*_ARRAYS, "weights", "env")
     }
     fields["env"] = made.env.to_json()
     if broken:
         shutil.rmtree(folder, ignore_errors=True)
-    # Where another process is first, its entry is the same.
+    # The entry of another process that was first is the same.
     with atomic_folder(folder, replace=False, aside=base / _PARTIAL) as partial:
         sizes: dict[str, int] = {}
         for name, values in _arrays(made).items():
@@ -167,10 +165,10 @@ def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
 
 
 def _drop_least_recent(base: Path, keep: Path) -> None:
-    """Delete what was not used for longest beyond the limit, and what killed processes left."""
+    """Delete the least recently used entries beyond the limit, and what killed processes left."""
     now, found = time.time(), list[tuple[float, int, Path]]()
     for folder in base.iterdir():
-        with suppress(FileNotFoundError):  # another process may delete it
+        with suppress(FileNotFoundError):  # another process may have deleted it
             used = folder.stat().st_mtime
             if folder.name.startswith(_PARTIAL):
                 if now - used > _ABANDONED:
@@ -189,7 +187,7 @@ def _drop_least_recent(base: Path, keep: Path) -> None:
 def _warn(what: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # whatever is wrong, the data's source is still there
+    except Exception as error:  # the source of the data is still there
         warnings.warn(
             f"the cache in {root()} {what} ({' '.join(str(error).split())}); reading the data from "
             f"its source. MINRNN_CACHE names another folder",

@@ -12,10 +12,9 @@ from envs.errors import UserError
 
 
 def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) -> Trajectories:
-    """Return the episodes of all data sets, one set after the other; the list is emptied.
+    """Return the episodes of all data sets, one set after the other; empties the list.
 
-    Each set is dropped as soon as it is copied, so that no more memory is needed than for the
-    result and the largest of them.
+    Each set is freed when it is copied: the peak of memory is the result and the largest set.
 
     `final_obs` is None unless all of them have it.
     weights: the share of training steps of each set, in any unit; with None every step counts the

@@ -1,6 +1,6 @@
-"""Repairs of data as it is loaded. Each says what it did in one line; docs/data.md has the policy.
+"""Repairs of data as it is loaded; each reports itself in one line. docs/data.md has the policy.
 
-All of them work in place and on pieces of rows: they take no memory of the data's size.
+They work in place and on blocks of rows, so that they need little memory.
 """
 
 from __future__ import annotations
@@ -12,41 +12,49 @@ from envs.data.bounds import ROWS, Float32
 from envs.errors import UserError
 
 ROUNDING = 1e-6
-"""An action that is out of bounds by less than this, relative to the bounds, is not counted."""
+"""Actions out of bounds by less than this, relative to the bounds, are not reported."""
 
 
-def broken_episodes(
-    arrays: dict[str, Float32], starts: NDArray[np.int64]
-) -> tuple[NDArray[np.bool_], str]:
-    """Find the episodes (E,) that hold NaN or infinity, and describe the first in words.
+def find_broken(
+    name: str, arrays: dict[str, Float32], starts: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Return which episodes (E,) must be left out, as they have NaN or infinity, and the notes.
 
-    arrays: name -> (N,) or (N, ·). What overflows float32 has become infinity there.
+    arrays: name -> (N,) or (N, ·), in which numbers that overflow float32 have become infinity.
+    Raises UserError where more than half of the episodes have defects.
     """
     broken = np.zeros(len(starts) - 1, np.bool_)
     first, where = len(starts), ""
     for label, values in arrays.items():
         for row in range(0, len(values), ROWS):
-            part = np.isfinite(values[row : row + ROWS])
-            if part.all():
+            finite = np.isfinite(values[row : row + ROWS])
+            if finite.all():
                 continue
-            rows = row + np.flatnonzero(~part.reshape(len(part), -1).all(axis=1))
+            rows = row + np.flatnonzero(~finite.reshape(len(finite), -1).all(axis=1))
             found = np.searchsorted(starts, rows, side="right") - 1
             broken[found] = True
             if found[0] < first:
                 first = int(found[0])
                 where = f"episode {first} in {label} at step {rows[0] - starts[first]}"
-    return broken, where
+    count, total = int(broken.sum()), len(broken)
+    if 2 * count > total:
+        raise UserError(
+            f"{name}: {count} of {total} episodes have NaN or infinity (the first is {where}); "
+            f"remove them from the data set or choose another"
+        )
+    note = f"{count} of {total} episodes with NaN or infinity left out (the first: {where})"
+    return broken, [note] if count else []
 
 
 def drop_episodes(
     arrays: dict[str, Float32], starts: NDArray[np.int64], dropped: NDArray[np.bool_]
 ) -> tuple[dict[str, Float32], NDArray[np.int64]]:
-    """Move the other episodes together; return the arrays' first rows and the new starts.
+    """Move the other episodes together, in place; return the shorter arrays and the new starts.
 
     arrays: name -> (N,) or (N, ·), and perhaps "final_obs" -> (E, O).
     """
     kept = np.flatnonzero(~dropped)
-    # Episodes that lie together move together.
+    # Neighbouring episodes move together.
     runs = np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1)
     moved: dict[str, Float32] = {}
     for label, values in arrays.items():
@@ -61,29 +69,10 @@ def drop_episodes(
     return moved, np.concatenate(([0], np.cumsum(np.diff(starts)[kept])))
 
 
-def find_broken(
-    name: str, arrays: dict[str, Float32], starts: NDArray[np.int64]
-) -> tuple[NDArray[np.bool_], list[str]]:
-    """Find the episodes (E,) to leave out: those with NaN or infinity, whose return is not known.
-
-    arrays: as `broken_episodes` takes them. Returns also the notes.
-    Raises UserError where that is more than half of the episodes.
-    """
-    broken, where = broken_episodes(arrays, starts)
-    count, total = int(broken.sum()), len(broken)
-    if 2 * count > total:
-        raise UserError(
-            f"{name}: {count} of {total} episodes have NaN or infinity (the first is {where}); "
-            f"remove them from the data set or choose another"
-        )
-    note = f"{count} of {total} episodes with NaN or infinity left out (the first: {where})"
-    return broken, [note] if count else []
-
-
 def clip_actions(action: Float32, low: Float32, high: Float32) -> list[str]:
-    """Clip actions (N, A) to what the environment takes, as MuJoCo does to what it is given.
+    """Clip actions (N, A) to their bounds in place, as MuJoCo does; return the notes.
 
-    Human demonstrations hold values beyond the bounds, which no agent could produce.
+    Human demonstrations have values out of bounds, which no agent could produce.
     """
     slack = ROUNDING * np.maximum(np.abs(low), np.abs(high))
     count, furthest = 0, 0.0
@@ -106,7 +95,10 @@ def clip_actions(action: Float32, low: Float32, high: Float32) -> list[str]:
 def end_at_time_limit(
     terminated: NDArray[np.bool_], lengths: NDArray[np.int64], horizon: int | None
 ) -> tuple[NDArray[np.bool_], list[str]]:
-    """Take a termination (E,) at the time limit for the time limit: many recorders store `done`."""
+    """Return terminations (E,) without those at the time limit, and the notes.
+
+    Many recorders store `done`, which is also true at the time limit.
+    """
     late = terminated & (lengths >= horizon) if horizon else np.zeros_like(terminated)
     count = int(late.sum())
     if not count:

@@ -1,4 +1,4 @@
-"""Trajectories: a whole data set of episodes as flat, contiguous arrays."""
+"""Trajectories: a data set of episodes in flat, contiguous arrays."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Episode", "Float32", "Trajectories"]
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode of T steps, as an environment or a file gives it."""
+    """One episode of T steps."""
 
     obs: NDArray[np.floating]
-    """(T + 1, O), or (T, O) where the observation after the last step is not known."""
+    """(T + 1, O), or (T, O) without the observation after the last step."""
     action: NDArray[np.floating]
     """(T, A)"""
     reward: NDArray[np.floating]
@@ -28,15 +28,15 @@ class Episode:
     terminated: bool
     """True where the environment ended it, False at a time limit or a cut."""
     seed: int | None = None
-    """The seed that the environment was reset with, where known."""
+    """The seed that the environment was reset with, if known."""
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Episodes laid end to end: episode i is the steps starts[i] to starts[i + 1] of every array.
+    """E episodes of N steps in all, end to end: episode i is rows starts[i] to starts[i + 1] - 1.
 
-    `obs` has the T observations of an episode that an action was chosen at. The one after its last
-    step, where the source has it, is in `final_obs`.
+    `obs` has the T observations of an episode in which actions were chosen. The one after its last
+    step is in `final_obs`, where the source has it.
 
     Example:
         >>> import numpy as np
@@ -164,21 +164,21 @@ class Trajectories:
     def obs_std(self) -> Float32:
         """(O,) standard deviation over all steps, plus 1e-6 as Decision Transformer has it.
 
-        1 for a dimension whose standard deviation is below 1e-4: it is as good as constant in the
-        data, and scaled it would turn a small change when acting into an enormous input.
+        1 for a dimension whose standard deviation is below 1e-4. It is nearly constant in the data;
+        scaling it would turn a small change during acting into an enormous input.
         """
         mean = self._mean()
-        square = sum(((part - mean) ** 2).sum(axis=0) for part in self._parts(self.obs))
+        square = sum(((block - mean) ** 2).sum(axis=0) for block in self._blocks(self.obs))
         std = np.sqrt(square / self.num_steps)
         return np.where(std < 1e-4, 1.0, std + 1e-6).astype(np.float32)
 
     def _mean(self) -> NDArray[np.float64]:
-        total = sum(part.sum(axis=0, dtype=np.float64) for part in self._parts(self.obs))
+        total = sum(block.sum(axis=0, dtype=np.float64) for block in self._blocks(self.obs))
         return np.asarray(total / self.num_steps)
 
     @staticmethod
-    def _parts(values: Float32) -> Iterator[Float32]:
-        """Yield pieces of rows: in one piece, float64 would take twice the memory of the data."""
+    def _blocks(values: Float32) -> Iterator[Float32]:
+        """Yield blocks of rows: all at once, float64 would take twice the memory of the data."""
         return (values[row : row + ROWS] for row in range(0, len(values), ROWS))
 
     def returns_to_go(self) -> Float32:
@@ -188,11 +188,11 @@ class Trajectories:
         return (to_end - total + self.reward).astype(np.float32)
 
     def timesteps(self) -> NDArray[np.int64]:
-        """(N,) each step's place in its episode, from 0."""
+        """(N,) the index of each step in its episode, from 0."""
         return np.arange(self.num_steps) - np.repeat(self.starts[:-1], self.lengths)
 
     def episode(self, index: int) -> Episode:
-        """Return one episode, with T + 1 observations where there are final ones, else with T."""
+        """Return an episode, with T + 1 observations if there are final ones, else with T."""
         rows = slice(int(self.starts[index]), int(self.starts[index + 1]))
         obs = self.obs[rows]
         if self.final_obs is not None:
@@ -200,7 +200,7 @@ class Trajectories:
         return Episode(obs, self.action[rows], self.reward[rows], bool(self.terminated[index]))
 
     def select(self, indices: ArrayLike) -> Trajectories:
-        """Return the data set that holds only these episodes, in this order."""
+        """Return a data set with these episodes only, in this order."""
         chosen = np.atleast_1d(np.asarray(indices))
         if chosen.dtype == np.bool_:
             chosen = np.flatnonzero(chosen)
@@ -224,7 +224,7 @@ class Trajectories:
     def validate(self, *, numbers: bool = True) -> None:
         """Raise UserError naming the episode and the defect, if there is one.
 
-        numbers: whether to look for NaN and infinity, too, which takes reading all of it.
+        numbers: whether to look for NaN and infinity, too, which reads all of the data.
         """
         name, steps = self.name, self.num_steps
         if self.num_episodes < 1 or steps == 0:
@@ -242,7 +242,7 @@ class Trajectories:
                 raise UserError(f"{name}: {label} has shape {values.shape} for {steps} steps")
             if values.ndim == 2 and values.shape[1] == 0:
                 raise UserError(f"{name}: {label} has no numbers in it; choose another data set")
-            if numbers and not all(np.isfinite(part).all() for part in self._parts(values)):
+            if numbers and not all(np.isfinite(block).all() for block in self._blocks(values)):
                 self._raise_not_finite(label, values)
         size = (self.num_episodes, self.obs_dim)
         if self.final_obs is not None and self.final_obs.shape != size:
@@ -273,7 +273,7 @@ class Trajectories:
 
 
 def _check_shapes(episode: Episode, first: Episode, index: int, name: str) -> int:
-    """Return the episode's length; compare its shapes with each other and with the first's."""
+    """Return the episode's length; UserError where its shapes do not fit each other or `first`."""
     obs, action, reward = (np.asarray(v) for v in (episode.obs, episode.action, episode.reward))
     where = f"{name}: episode {index}"
     for label, values, ndim in (("obs", obs, 2), ("action", action, 2), ("reward", reward, 1)):

@@ -1,4 +1,4 @@
-"""Flat arrays of demonstrations (.npz) into a Minari data set.
+"""Convert flat arrays of demonstrations (.npz) into a Minari data set.
 
 python -m envs.sources.arrays FILE.npz --env-id AdroitHandDoor-v1 --id me/door/human-v0
 """
@@ -32,7 +32,7 @@ _BROKEN = (
     *(TypeError, ValueError, AttributeError, LookupError, SyntaxError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, struct.error),
 )
-"""What zipfile and NumPy raise over a broken file."""
+"""Errors of zipfile and NumPy over a damaged file."""
 _NAMES = {
     "obs": ("observations", "observation", "obs"),
     "action": ("actions", "action"),
@@ -47,8 +47,8 @@ _NAMES = {
 def read_npz(path: Path, time_limit: int | None) -> list[Episode]:
     """Read episodes that lie end to end: observations (N, O), actions (N, A), rewards (N,).
 
-    Episodes end where `episode_lengths` says, else at terminals | timeouts; what follows the last
-    end is an episode that was cut. An end at the environment's time limit is no termination,
+    Episodes end where `episode_lengths` says, else at terminals | timeouts; steps after the last
+    end are an episode that was cut. An end at the environment's time limit is not a termination,
     whatever the file says: many recorders store `done` as `terminal`.
     Raises UserError naming what is missing or does not fit.
     """
@@ -89,9 +89,9 @@ def read_npz(path: Path, time_limit: int | None) -> list[Episode]:
 
 
 def _members(path: Path) -> dict[str, NDArray[Any]]:
-    """Read the arrays of a .npz file, after a look at what each claims to be.
+    """Read the arrays of a .npz file, whose sizes are checked first.
 
-    Raises UserError where one cannot be read, or claims more than the file can hold.
+    Raises UserError where one cannot be read, or claims more bytes than the file can hold.
     """
     given: dict[str, NDArray[Any]] = {}
     try:
@@ -118,13 +118,13 @@ def _members(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _header(stored: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return the shape and the type that a .npy file begins with."""
+    """Return the shape and the type in the header of a .npy file."""
     version = np.lib.format.read_magic(stored)
     if version == (1, 0):
         shape, _, dtype = np.lib.format.read_array_header_1_0(stored)
     elif version == (2, 0):
         shape, _, dtype = np.lib.format.read_array_header_2_0(stored)
-    else:  # 3.0 is for names that numbers have not
+    else:  # 3.0 is for structured arrays, which are not read
         raise ValueError(f"an array is stored in the .npy format {version[0]}.{version[1]}")
     return shape, dtype
 
@@ -170,7 +170,7 @@ def _flags(values: NDArray[Any] | None, name: str, steps: int, path: Path) -> ND
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run as python -m envs.sources.arrays."""
-    parser = argparse.ArgumentParser(description="Make a Minari data set of a .npz file.")
+    parser = argparse.ArgumentParser(description="Convert a .npz file into a Minari data set.")
     parser.add_argument("file", type=Path, help="observations, actions, rewards, end to end")
     parser.add_argument("--env-id", required=True, help="such as AdroitHandDoor-v1")
     parser.add_argument("--id", required=True, help="the new data set's id: NAME/SPACE-v0")

@@ -1,4 +1,4 @@
-"""The project's own data sets: rolled out at first use, then read like any Minari data set."""
+"""The project's own data sets: rolled out at the first use, then read as Minari data sets."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ LOCAL_DATA = {
 } | {f"minrnn/pointmaze/{maze}-v0": ("pointmaze", maze) for maze in pointmaze.RECIPES}
 """Ids of the data sets that are rolled out here, with their family and level."""
 
-_RECIPE = "minrnn_recipe"  # metadata: the digest of the mix, so that a stale data set is noticed
+_RECIPE = "minrnn_recipe"  # metadata: the digest of the recipe, which shows a stale data set
 
 
 def load(name: str, *, seed: int = 0, progress: bool = True, cache: bool = True) -> Trajectories:
-    """Read a data set of the project's own; roll it out first where it is not on the disk.
+    """Read one of the project's own data sets; roll it out first if it is not on the disk.
 
-    A seed other than 0 makes another data set of the same kind, minrnn/hopper/medium-seed1-v0.
-    cache: as in `minari.read`.
-    Two processes that ask for the same one at once wait for each other.
+    A seed other than 0 gives another data set, such as minrnn/hopper/medium-seed1-v0.
+    cache: as in `minari.read`. Of two processes at once, one makes the set and the other waits.
     """
     if name not in LOCAL_DATA:
         raise UserError(f"{name} is not one of {', '.join(LOCAL_DATA)}")
@@ -61,7 +60,7 @@ def _make(dataset_id: str, family: str, level: str, seed: int, progress: bool) -
 
 
 def _fingerprint(family: str, level: str, seed: int) -> str:
-    """Return a digest of all that decides the data set's contents."""
+    """Return a digest of everything that determines the data set's contents."""
     if family == "pointmaze":
         return pointmaze.fingerprint(level, seed)
     return mix_fingerprint(family, level, seed)
@@ -69,7 +68,7 @@ def _fingerprint(family: str, level: str, seed: int) -> str:
 
 def _mix(family: str, level: str, seed: int, progress: bool) -> dict[str, Any]:
     """Roll out checkpoints; return what minari.write takes."""
-    parts = ", ".join(
+    mix = ", ".join(
         f"{stage.policy.lstrip('0')} ({stage.episodes}"
         + (f", noise x {stage.noise:g})" if stage.noise != 1.0 else ")")
         for stage in stages(family, level)
@@ -79,7 +78,7 @@ def _mix(family: str, level: str, seed: int, progress: bool) -> dict[str, Any]:
         "env": ENVIRONMENTS[family],
         "algorithm": "SAC",
         "description": f"{level} on {ENVIRONMENTS[family]}: episodes sampled from checkpoints of "
-        f"one SAC run of the minrnn project, in training order; checkpoint (episodes): {parts}. "
+        f"one SAC run of the minrnn project, in training order; checkpoint (episodes): {mix}. "
         f"Seed {seed}. Not D4RL's data of that name.",
     }
 
@@ -102,7 +101,7 @@ def _pointmaze(family: str, level: str, seed: int, progress: bool) -> dict[str, 
 
 @contextmanager
 def _one_at_a_time(dataset_id: str, progress: bool) -> Iterator[None]:
-    """Hold a lock on this data set, and clear what a killed process has left of it."""
+    """Context: hold the lock of this data set, and remove what killed processes left of it."""
     with locked(
         hidden("lock", dataset_id),
         work=f"makes {dataset_id}",

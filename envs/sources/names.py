@@ -1,4 +1,4 @@
-"""Ids of data sets as people type them: near matches of what they may have meant."""
+"""Near matches of misspelt ids of data sets."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """Reduce an id to what people type: no project's name, no version, no kind of separator."""
+    """Return an id without the project's name and the version, and with one kind of separator."""
     plain = name.lower().removeprefix("minrnn/").rsplit("-v", 1)[0]
     return plain.replace("/", "-").replace("_", "-")

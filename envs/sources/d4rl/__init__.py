@@ -1,6 +1,6 @@
-"""D4RL's data sets by their names, and files of one's own in its layout.
+"""D4RL's data sets by name, and other files in D4RL's layout.
 
-Read from HDF5 directly; the package d4rl is not needed. Downloads lie where d4rl has them.
+HDF5 is read directly, without the package d4rl. Downloads go to the folder that d4rl uses.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _NAMELESS = (
 
 
 def root() -> Path:
-    """Return the folder that d4rl downloads to."""
+    """Return the folder that d4rl downloads to, also used here."""
     return Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")
 
 
 def file_of(name: str) -> Path:
-    """Return where a data set of D4RL lies, downloaded or not."""
+    """Return the path of a D4RL data set, downloaded or not."""
     return root() / ENTRIES[name].url.rsplit("/", 1)[1]
 
 
 def load(name: str, *, progress: bool = True, cache: bool = True) -> Trajectories:
-    """Read a data set of D4RL by its name, downloaded first where it is not on the disk.
+    """Read a D4RL data set by its name; download it first if it is not on the disk.
 
-    cache: keep what was read of a large set (see envs.data.cache).
-    Raises UserError where it cannot be had or read.
+    cache: whether large sets are kept in envs.data.cache.
+    Raises UserError where it cannot be downloaded or read.
     """
     entry = ENTRIES[name]
     path = file_of(name)
@@ -59,8 +59,8 @@ def read_file(
     """Read a file in D4RL's layout.
 
     It has observations (N, O), actions (N, A), rewards (N,) or (N, 1) and terminals (N,), and may
-    have timeouts (N,) and next_observations (N, O). The environment gives the bounds of the actions
-    and the time limit; without one, the bounds are those of the data, and a note says so.
+    have timeouts (N,) and next_observations (N, O). The environment gives the bounds of actions and
+    the time limit; without an environment, the data gives the bounds, and a note says so.
     Raises UserError where the file cannot be used.
     """
     if not env:

@@ -1,4 +1,4 @@
-"""Read D4RL's flat layout: one array for each quantity, the episodes end to end."""
+"""Reader of D4RL's flat layout: one array for each quantity, with the episodes end to end."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _COMPARED = 1000  # rows of each block whose next observations are compared
 
 
 def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -> Trajectories:
-    """Read a file of this layout.
+    """Read a file in this layout.
 
-    The bounds of actions are -1 and 1 where none are given, with `open_bounds` those of the data.
-    Raises UserError where the file cannot be used, or is not the data set of an Entry.
+    Without low_high, the bounds of actions are -1 and 1, or with `open_bounds` those of the data.
+    Raises UserError where the file cannot be used, or does not fit the Entry.
     """
     with open_hdf5(path) as file:
         if isinstance(layout, Entry):
@@ -66,7 +66,7 @@ def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -
 
 
 def check(path: Path, entry: Entry) -> None:
-    """Raise UserError where a file is not this data set: keys, sizes, and the last rows of all."""
+    """Raise UserError where a file is not this data set: by its keys, sizes and last rows."""
     with open_hdf5(path) as file:
         for data in _sizes(file, path, entry):
             read_rows(data, slice(-1, None))
@@ -100,10 +100,10 @@ def _arrays(file: h5py.File, path: Path) -> tuple[h5py.Dataset, h5py.Dataset, h5
 def _fill(
     file: h5py.File, path: Path, layout: Layout
 ) -> tuple[TrajectoriesBuilder, Episodes, EnvSpec]:
-    """Read the episodes as the file has them; return their environment, too."""
+    """Read the episodes as the file has them; return also their environment."""
     obs, action, reward = _arrays(file, path)
     steps, sizes = len(obs), (obs.shape[1], action.shape[1])
-    # All arrays together: small numbers become larger here.
+    # For all arrays together: small types become float32 here.
     check_claim(4 * steps * (sum(sizes) + 1), path.stat().st_size, str(path))
     timeout = _flags(file, "timeouts", steps, path) if has(file, "timeouts") else None
     terminal = _flags(file, "terminals", steps, path)
@@ -133,39 +133,36 @@ def _without_runs(made: TrajectoriesBuilder, episodes: Episodes, notes: list[str
 
 
 def _read_final_obs(file: h5py.File, made: TrajectoriesBuilder) -> list[str]:
-    """Read the observations after the episodes' last steps; without usable ones, return a note.
+    """Read the final observations; without usable next_observations, return a note.
 
-    Within an episode, next_observations are the next rows' observations. Where they are not (only
-    one of the two was normalised, say), or where they are also at every episode's end (observations
-    moved by one row), they do not hold the final observations.
+    Within an episode, they have to be the next rows' observations (they are not if only one of the
+    two was normalised). If they are that at the ends, too, they are the observations moved by one.
     """
     (final_obs, made.final_obs), last = (made.final_obs, None), made.starts[1:] - 1
     if final_obs is None or not has(file, "next_observations"):
         return []
+    obs = numeric(file, "observations", ndim=2)
     try:
         after = numeric(file, "next_observations", ndim=2)
     except UserError as error:
         return [f"next_observations not used: {error}"]
-    obs = numeric(file, "observations", ndim=2)
     if after.shape != obs.shape:
         return [f"next_observations not used: their shape is {after.shape}, not {obs.shape}"]
-    compared = wrong = moved = 0
+    inside, at_ends = list[Flags](), list[Flags]()
     for rows in _blocks(after):
         first, end = np.searchsorted(last, (rows.start, rows.stop))
         values: Float32 = np.empty((rows.stop - rows.start, after.shape[1]), np.float32)
         read_into(after, values, rows)
         values = values[:, : final_obs.shape[1]]
         final_obs[first:end] = values[last[first:end] - rows.start]
-        begun = made.obs.take(last[first:end] + 1, axis=0, mode="clip")
-        moved += int((final_obs[first:end] == begun).all(axis=1).sum())
-        following = made.obs[rows.start + 1 : rows.stop + 1][:_COMPARED]
-        inside = np.ones(len(following), np.bool_)
-        inside[[row for row in last[first:end] - rows.start if row < len(inside)]] = False
-        same = np.isclose(values[: len(following)], following, 1e-5, 1e-5, True).all(axis=1)
-        compared, wrong = compared + int(inside.sum()), wrong + int((inside & ~same).sum())
-    if moved >= max(1, len(last) - 1):
+        some = np.arange(rows.start, min(rows.start + _COMPARED, rows.stop))
+        for found, which in ((inside, np.setdiff1d(some, last)), (at_ends, last[first:end])):
+            which = which[which < len(made.obs) - 1]
+            same = np.isclose(values[which - rows.start], made.obs[which + 1], 1e-5, 1e-5, True)
+            found.append(np.asarray(same.all(axis=1)))
+    if len(last) > 1 and np.concatenate(at_ends).all():
         return ["next_observations not used: they are the next rows at the ends of episodes, too"]
-    if 2 * wrong > compared:
+    if 2 * (same := np.concatenate(inside)).sum() < len(same):
         return ["next_observations not used: they are not the observations of the next rows"]
     made.final_obs = final_obs
     return []
@@ -182,9 +179,9 @@ def _flags(file: h5py.File, key: str, steps: int, path: Path) -> Flags:
 
 
 def _breaks(file: h5py.File, obs: h5py.Dataset) -> Flags | None:
-    """Return (N,) where next_observations is not the next row's observation; None where not known.
+    """Return (N,) where next_observations differ from the next row's observation, None if unknown.
 
-    One that fits nowhere, as where only one of the two was normalised, tells nothing either.
+    They tell nothing if they differ nearly everywhere (only one of the two was normalised, say).
     """
     if not has(file, "next_observations"):
         return None
@@ -204,7 +201,7 @@ def _breaks(file: h5py.File, obs: h5py.Dataset) -> Flags | None:
 
 
 def _read_leading(obs: h5py.Dataset, out: Float32) -> bool:
-    """Read the first columns of the first rows; return False as soon as another is not 0."""
+    """Read the first columns into `out`; return False as soon as another column is not 0."""
     rows, columns = out.shape
     for block in _blocks(obs):
         part: NDArray[np.float32] = np.empty((block.stop - block.start, obs.shape[1]), np.float32)
@@ -217,7 +214,7 @@ def _read_leading(obs: h5py.Dataset, out: Float32) -> bool:
 
 
 def _blocks(data: h5py.Dataset) -> Iterator[slice]:
-    """Yield slices of rows that do not cut the chunks of a data set (N, ·), of about 8 MB each."""
+    """Yield slices of rows of about 8 MB that do not cut the chunks of a data set (N, ·)."""
     chunk = data.chunks[0] if data.chunks else 1
     rows = max(1, _BLOCK // max(1, data.shape[1]))
     size = chunk * (rows // chunk) or rows

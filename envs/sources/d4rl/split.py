@@ -1,4 +1,4 @@
-"""Where the episodes of D4RL's flat layout end, as far as the file says so."""
+"""Find where the episodes of D4RL's flat layout end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Episodes:
-    """Episodes that lie end to end from the first row on."""
+    """Episodes that lie end to end, beginning at the first row."""
 
     lengths: NDArray[np.int64]
     """(E,)"""
@@ -28,10 +28,10 @@ def split(
     limit: int | None,
     breaks: Callable[[], Flags | None],
 ) -> Episodes:
-    """Find the episodes of N steps: they end at terminals and timeouts, as d4rl has it.
+    """Split N steps into episodes, which end at terminals and timeouts, as in d4rl.
 
-    terminal, timeout: (N,). Where there are no timeouts, or none is true, episodes also end after
-    `limit` steps, and where `breaks()` (N,), which is asked only then, says that another begins.
+    terminal, timeout: (N,). If there are no timeouts, or none is true, episodes also end after
+    `limit` steps, and where `breaks()` (N,), called only then, is True.
     A last episode without an end is left out, unless it is the only one or as long as `limit`.
     """
     steps, notes = len(terminal), list[str]()
@@ -68,7 +68,7 @@ def _without_timeouts(
 
 
 def at_limit(over: Flags, limit: int) -> Flags:
-    """Return (N,) where an episode that `over` does not end has had `limit` steps, or 2 limit..."""
+    """Return (N,) True at every `limit`-th step after an end in `over`."""
     starts = np.concatenate(([0], np.flatnonzero(over) + 1))
     lengths = np.diff(starts, append=len(over))
     place = np.arange(1, len(over) + 1)
@@ -77,10 +77,9 @@ def at_limit(over: Flags, limit: int) -> Flags:
 
 
 def goal_runs(episodes: Episodes) -> Flags:
-    """Return (E,) the episodes of one terminal step that follow a terminal step at once.
+    """Return which episodes (E,) are one terminal step directly after another terminal step.
 
-    antmaze marks every step at the goal as terminal; where the ant stays there, each makes an
-    episode of its own.
+    antmaze marks every step at the goal as terminal: an ant that stays there makes many of them.
     """
     ended = episodes.terminated
     return ended & (episodes.lengths == 1) & np.concatenate(([False], ended[:-1]))

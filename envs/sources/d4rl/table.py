@@ -1,19 +1,19 @@
-"""D4RL's data sets by their names: where each is, and which environment of today it is of.
+"""D4RL's data sets by name: the URL of each, and the environment of today that fits it.
 
-URLs and reference scores are those of D4RL's infos.py and registrations; the scores themselves
-stand in envs/worlds/catalog.py. What is of today was compared with D4RL's environments:
+URLs and reference scores are from D4RL's infos.py and registrations; the scores are in
+envs/worlds/catalog.py. The environments of today were compared with D4RL's:
 
-- Hopper, HalfCheetah, Walker2d, Ant: -v4 has the rewards and the friction of D4RL's, -v5 not.
+- Hopper, HalfCheetah, Walker2d, Ant: -v4 has D4RL's rewards and friction, -v5 does not.
 - Ant: 111 observations, of which D4RL's contact forces (27 to 110) are 0; Ant-v4 has the other 27.
 - Adroit: the same observations; pen has 100 steps there, 200 in AdroitHandPen-v1. The -v1 of the
   others adds the hand's distance (x 0.1) to the reward where D4RL subtracts it: gymnasium-robotics,
   pull request 220. What that does to scores was not measured.
 - maze2d: the same point mass. Today's mazes have their middle at 0 and another goal each time:
   `maze_map` turns the maze as D4RL has it and fixes the goal, `shift` moves the positions.
-- antmaze: likewise. But today's ant is another: 5 times the torque, half the time step.
+- antmaze: likewise. But today's ant differs: 5 times the torque, half the time step.
 - kitchen: FrankaKitchen-v1 has velocities instead of the goal, 59 numbers instead of 60.
 
-Left out are the sets of Minigrid, Flow, CARLA and PyBullet, the superseded maze2d-*-v0 and
+Not included: the sets of Minigrid, Flow, CARLA and PyBullet, the superseded maze2d-*-v0 and
 ant-random-expert-v0, maze2d-eval-*, antmaze-eval-* and antmaze-ultra-*.
 """
 
@@ -31,27 +31,27 @@ ROOT = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What a reader of D4RL's flat layout has to know that the file does not say."""
+    """What the reader of D4RL's flat layout needs and the file does not say."""
 
     name: str
     env: EnvSpec = field(default_factory=EnvSpec)
     """The environment of today, where there is one."""
     limit: int | None
-    """Steps after which an episode ends where the file does not mark it, None where not known."""
+    """Steps after which an episode ends if the file does not mark it, None if not known."""
     horizon: int | None = None
-    """Steps at which a termination is the time limit's; None where terminals mean something else"""
+    """Steps at which a terminal means the time limit; None if terminals mean something else."""
     shift: tuple[float, ...] = ()
-    """Added to the first observations, so that they are where the environment of today has them."""
+    """Added to the first numbers of observations, to move positions into today's frame."""
     leading: int | None = None
-    """Observations to keep where all the others are 0 throughout."""
+    """How many numbers of an observation to keep if all others are always 0."""
     full_env: EnvSpec | None = None
     """The environment where they are not."""
     goal_runs: bool = False
-    """Every step at the goal is marked as terminal: only the first of them ends the episode."""
+    """Every step at the goal is marked as terminal; only the first of them ends the episode."""
     open_bounds: bool = False
-    """Actions reach as far as the data's do: the environment that would say is not known."""
+    """The bounds of actions are those of the data, as no environment gives them."""
     remark: str = ""
-    """What the user has to know of the environment."""
+    """A note for the user about the environment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,9 @@ class Entry(Layout):
 
     url: str
     family: str
-    """Of envs.worlds.catalog.REFERENCES."""
+    """The name in envs.worlds.catalog.REFERENCES."""
     sizes: tuple[int, int]
-    """Of observations and actions in the file."""
+    """Sizes of observations and actions in the file."""
 
     @property
     def reference(self) -> Reference:
@@ -82,7 +82,7 @@ _WALLS = {
         *("#..#.#.....#", "##.#.#.#.###", "#..#...#...#", "############"),
     ),
 }
-"""D4RL's mazes. maze2d: x is the row, y the column. antmaze: x is the column, y the row."""
+"""D4RL's mazes. In maze2d, x is the row and y the column; in antmaze the other way round."""
 
 Cells = list[list[int | str]]
 
@@ -240,4 +240,4 @@ ENTRIES = {
     for make in (_locomotion, _adroit, _maze2d, _antmaze, _kitchen)
     for entry in make()
 }
-"""name -> what is known"""
+"""All data sets by name."""

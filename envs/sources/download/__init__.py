@@ -1,4 +1,4 @@
-"""Downloads that resume, from servers that nobody vouches for."""
+"""Downloads that can be resumed, from servers that are not trusted."""
 
 from envs.sources.download.http import DownloadError, download, fetch
 

@@ -1,8 +1,8 @@
-"""Download a file over HTTP so that it is whole or absent, and go on where a killed process was.
+"""Downloads over HTTP that appear whole or not at all, and are resumed after a kill.
 
-Under way the bytes lie beside the target in .NAME.part, and .NAME.part.json says which version of
-the file they are of. A server that supports ranges then sends only the rest (RFC 9110, 13.1.5 and
-14.2); any other sends the file from its beginning.
+Meanwhile the bytes are beside the target in .NAME.part, and .NAME.part.json has the version of the
+file that they belong to. A server that supports ranges then sends only the rest (RFC 9110, 13.1.5
+and 14.2); any other sends the whole file.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from tqdm import tqdm
 
 from envs.errors import UserError
 from envs.files import locked
-from envs.sources.download.partial import Unfinished
-from envs.sources.download.redirects import Refused, check_scheme, opener
+from envs.sources.download.partial import PartialFile
+from envs.sources.download.redirects import RedirectError, check_scheme, opener
 
 _PAUSES = (1.0, 2.0, 4.0)  # s, before the next attempt
 _LONGEST_PAUSE = 60.0  # s, where the server says how long
-_LATER = (408, 425, 429)  # statuses below 500 that mean: try again
+_LATER = (408, 425, 429)  # statuses below 500 that ask to try again
 _CHUNK = 1 << 20
-_TRICKLE = 1024  # bytes; fewer in the time of a stall are a stall
-_PROGRESS = 1 << 16  # bytes; an attempt that brought so many is not counted as failed
+_TRICKLE = 1024  # bytes; fewer within `stall_s` count as silence
+_PROGRESS = 1 << 16  # bytes; an attempt that received so many does not count as failed
 
 Check = Callable[[Path], None]
 
 
 class DownloadError(UserError):
-    """A file that could not be had: its URL, the problem in words, the HTTP status if any."""
+    """A failed download: its URL, the problem in words, and the HTTP status, if any."""
 
     def __init__(
-        self, part: Unfinished, problem: str, fix: str = "", *, status: int | None = None
+        self, part: PartialFile, problem: str, fix: str = "", *, status: int | None = None
     ) -> None:
         self.url, self.problem, self.status = part.url, problem, status
         super().__init__(
@@ -53,13 +53,13 @@ def fetch(
     progress: bool = True,
     stall_s: float = 30.0,
 ) -> Path:
-    """Return the target, downloaded first where it is not there.
+    """Return the target; download it first if it does not exist.
 
     Of two processes at once, one downloads and the other waits.
-    check: called with the path of the whole file before it gets its name; it raises UserError where
-    that is not what it should be.
-    stall_s: seconds without an answer after which an attempt is given up.
-    Raises UserError that names the fix; what was downloaded stays for the next time.
+    check: called with the path of the whole file before it gets its name; raises UserError where
+    the file is wrong.
+    stall_s: seconds of silence after which an attempt is given up.
+    Raises UserError that names the fix; the next call resumes the download.
     """
     if not target.is_file():
         lock = target.with_name(f".{target.name}.lock")
@@ -84,13 +84,13 @@ def download(
 ) -> None:
     """Download as `fetch` does, for a caller that holds a lock of its own.
 
-    headers: for the server of the URL only, not for one it redirects to.
-    version: what names the bytes themselves, such as a checksum that `check` looks at; the rest of
-    them may then come from anywhere, and from another host that the first redirects to.
-    title: of the progress bar, the file's name by default.
-    limit: bytes; of a larger file no more than that is taken.
+    headers: sent to the server of the URL only, not to one that it redirects to.
+    version: identifies the bytes, such as a checksum that `check` compares; a download may then be
+    resumed from any URL, and redirected to another host.
+    title: of the progress bar, by default the file's name.
+    limit: the largest size of the file in bytes.
     """
-    part = Unfinished(url, target, version)
+    part = PartialFile(url, target, version)
     for last in (False, True):
         resumed = _complete(
             part, headers or {}, (title or target.name) if progress else None, stall_s, limit
@@ -100,26 +100,26 @@ def download(
                 check(part.file)
         except UserError as error:
             part.clear()
-            if resumed and not last:  # the pieces may not fit together
+            if resumed and not last:  # the two pieces may not fit together
                 continue
             reason = str(error).replace(str(part.file), str(target))
-            problem = f"is not what it should be ({reason})"
+            problem = f"sends a wrong file ({reason})"
             raise DownloadError(part, problem, "try again later, or ") from error
         part.finish()
         return
 
 
 def _complete(
-    part: Unfinished, headers: Mapping[str, str], title: str | None, stall_s: float, limit: float
+    part: PartialFile, headers: Mapping[str, str], title: str | None, stall_s: float, limit: float
 ) -> bool:
-    """Receive until the part is whole; return whether any of it was there before."""
+    """Receive until the file is complete; return whether the download was resumed."""
     best, failures, resumed, answered = part.size, 0, part.size > 0, False
     while True:
         pause = 0.0
         try:
             _receive(part, headers, title, stall_s, limit)
             return resumed
-        except Refused as error:
+        except RedirectError as error:
             raise DownloadError(part, str(error)) from None
         except urllib.error.HTTPError as error:
             error.close()
@@ -129,7 +129,7 @@ def _complete(
                     return resumed
                 part.clear()
             elif error.code < 500 and error.code not in _LATER:
-                problem = f"cannot be had ({problem})"
+                problem = f"cannot be downloaded ({problem})"
                 raise DownloadError(part, problem, status=error.code) from error
             pause = _retry_after(error.headers.get("Retry-After"))
         except urllib.error.URLError as error:
@@ -138,25 +138,25 @@ def _complete(
                 fix = "check the network and start again, or "
                 raise DownloadError(part, f"cannot be reached ({problem})", fix) from error
         except TimeoutError:
-            problem = f"nothing came for {stall_s:g} s"
+            problem = f"silent for {stall_s:g} s"
         except (http.client.HTTPException, OSError) as error:
             problem = _plain(error)
         if part.size >= best + _PROGRESS:
             best, failures, answered = part.size, 0, True
         if failures == len(_PAUSES):
             problem = f"could not be downloaded ({problem}, with {part.size} bytes here)"
-            raise DownloadError(part, problem, "start again later to go on, or ")
+            raise DownloadError(part, problem, "start again later to resume, or ")
         time.sleep(max(pause, _PAUSES[failures]))
         failures += 1
         resumed = resumed or part.size > 0
 
 
 def _receive(
-    part: Unfinished, headers: Mapping[str, str], title: str | None, stall_s: float, limit: float
+    part: PartialFile, headers: Mapping[str, str], title: str | None, stall_s: float, limit: float
 ) -> None:
-    """Ask once for what is missing, and append it."""
+    """Request what is missing once, and append it."""
     check_scheme(part.url)
-    request = urllib.request.Request(part.url, headers={"User-Agent": "minrnn"} | part.asks())
+    request = urllib.request.Request(part.url, headers={"User-Agent": "minrnn"} | part.headers())
     for name, value in headers.items():
         request.add_unredirected_header(name, value)
     with opener(named=part.named).open(request, timeout=stall_s) as response:
@@ -172,22 +172,22 @@ def _receive(
             disable=title is None,
         )
         with bar, part.writer() as write:
-            since, came = time.monotonic(), 0
+            since, received = time.monotonic(), 0
             while chunk := response.read1(_CHUNK):
                 if part.size + len(chunk) > limit:
                     raise DownloadError(part, f"sends more than {limit:,} bytes")
                 write(chunk)
                 bar.update(len(chunk))
-                came += len(chunk)
+                received += len(chunk)
                 if time.monotonic() - since > stall_s:
-                    if came < _TRICKLE:
+                    if received < _TRICKLE:
                         raise TimeoutError
-                    since, came = time.monotonic(), 0
+                    since, received = time.monotonic(), 0
     if total is not None and part.size < total:
         raise ConnectionError(f"it ended after {part.size} of {total} bytes")
 
 
-def _check_space(part: Unfinished, total: int | None) -> None:
+def _check_space(part: PartialFile, total: int | None) -> None:
     missing = 0 if total is None else total - part.size
     free = shutil.disk_usage(part.file.parent).free
     if missing > free:

@@ -1,8 +1,7 @@
-"""A Hugging Face Hub as a place of files: what is in a repository, and where each file is.
+"""The files of a Hugging Face Hub: what is in a repository, and the URL of each file.
 
-Only its public HTTP interface is used, through envs.sources.download.http. The library of the
-Hub (1.18 to at
-least 2.4) begins every file anew after a kill, and its listings wait for ever for a silent hub.
+Only its public HTTP interface is used, through envs.sources.download.http. The Hub's own library
+(1.18 to at least 2.4) restarts every file after a kill, and waits for a silent hub for ever.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from urllib.parse import quote, urlencode
 from envs.errors import UserError
 from envs.sources.download import download
 
-STALL_S = 30.0  # a hub that is silent for so long is given up
+STALL_S = 30.0  # seconds of silence after which the hub is given up
 LARGEST_ANSWER = 64 * 2**20  # bytes of JSON
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of one commit. sha256 is known of large files, blob (git's SHA-1) of all others."""
+    """A file of one commit. Large files have sha256, all others blob (git's SHA-1)."""
 
     url: str
     path: str
@@ -35,11 +34,11 @@ class HubFile:
 
     @property
     def version(self) -> str:
-        """What names these bytes, whatever the URL; "" where the hub does not say."""
+        """The checksum that identifies the bytes, whatever the URL; "" if the hub has none."""
         return self.sha256 or self.blob
 
     def check(self, path: Path) -> None:
-        """Raise UserError where the bytes are not those of the hub."""
+        """Raise UserError where the file does not have the checksum."""
         with path.open("rb") as file:
             if not self.version:
                 return
@@ -69,8 +68,8 @@ class Hub:
         kind, _, name = remote.partition("://")
         if kind != "hf" or not name.strip("/"):
             raise UserError(
-                f"MINARI_REMOTE={remote} is no Hugging Face hub; let it be hf://ORGANISATION, or "
-                f"fetch data sets with `minari download ID`, which are then found on the disk"
+                f"MINARI_REMOTE={remote} is not a Hugging Face hub; set it to hf://ORGANISATION, "
+                f"or download data sets with `minari download ID`, which are found on the disk"
             )
         endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
         return cls(endpoint.rstrip("/"), name.strip("/"))
@@ -86,7 +85,7 @@ class Hub:
         return sorted(each.split("/", 1)[1] for each in ids if "/" in each)
 
     def files(self, repository: str, folder: str) -> Iterator[HubFile]:
-        """Give the files in a folder of a repository ("" for all), as of its newest commit."""
+        """Yield the files in a folder of a repository ("" for all) at its newest commit."""
         about = self.read_json(f"/api/datasets/{self._id(repository)}?blobs=true")
         siblings = about.get("siblings") if isinstance(about, dict) else None
         if not isinstance(siblings, list) or not all(isinstance(each, dict) for each in siblings):
@@ -110,7 +109,7 @@ class Hub:
         return f"/datasets/{self._id(repository)}/resolve/{quote(revision)}/{quote(path)}"
 
     def read_json(self, path: str) -> Any:
-        """Return what a URL of the hub says; DownloadError or UserError where it says nothing."""
+        """Return the JSON at a path of the hub; DownloadError or UserError where there is none."""
         with TemporaryDirectory(prefix="minrnn-") as folder:
             target = Path(folder) / "answer.json"
             download(
@@ -130,7 +129,7 @@ class Hub:
                 ) from error
 
     def headers(self) -> dict[str, str]:
-        """Return what identifies the user, where there is a token."""
+        """Return the headers that identify the user, if there is a token."""
         token = os.environ.get("HF_TOKEN") or _stored_token()
         return {"Authorization": f"Bearer {token}"} if token else {}
 
@@ -139,7 +138,7 @@ class Hub:
 
 
 def _stored_token() -> str:
-    """Return the token that `hf auth login` has stored."""
+    """Return the token that `hf auth login` stored, "" if there is none."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface")
     path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")

@@ -1,4 +1,4 @@
-"""A file under way: the bytes that have come so far, and which version of the file they are of."""
+"""A file that is being downloaded: the bytes so far, and the version of the file they are from."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 
 
-class Unfinished:
+class PartialFile:
     """The part of a URL's file that is on the disk, beside the target.
 
-    The version is what the server named it by: a strong ETag, else Last-Modified. Bytes of no
-    known version are not kept from one request to the next. A version that is given names the
-    bytes whatever the server says.
+    The version is the server's strong ETag, else Last-Modified, unless one is given. Bytes without
+    a version are dropped before the next request. (An atomic write in envs.files would not survive
+    a kill.)
     """
 
     def __init__(self, url: str, target: Path, version: str = "") -> None:
@@ -44,20 +44,20 @@ class Unfinished:
 
     @property
     def named(self) -> bool:
-        """Whether the version was given: it names the bytes, wherever they come from."""
+        """Whether the version was given, and so identifies the bytes of any server."""
         return bool(self._given)
 
-    def asks(self) -> dict[str, str]:
-        """Return the headers that ask for the rest, or for all where this version is gone."""
+    def headers(self) -> dict[str, str]:
+        """Return headers that request the rest, or everything if the version has changed."""
         if not self.size or not self._version:
             return {}
         condition = {} if self._given else {"If-Range": self._version}
         return {"Range": f"bytes={self.size}-"} | condition
 
     def accept(self, status: int, headers: Message) -> int | None:
-        """Prepare for the body of an answer, and return the size of the whole file if known.
+        """Prepare for the body of a response, and return the size of the whole file if known.
 
-        Raises ConnectionError where the body does not go on from here; the part is empty then.
+        Raises ConnectionError where the body does not continue these bytes, which are dropped.
         """
         version = self._given or _version(headers)
         if status == 206:
@@ -75,7 +75,7 @@ class Unfinished:
 
     @contextmanager
     def writer(self) -> Iterator[Callable[[bytes], None]]:
-        """Give a function that appends bytes."""
+        """Context: a function that appends bytes."""
         with self._disk_errors():
             file = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY, 0o666)
 
@@ -91,14 +91,14 @@ class Unfinished:
             os.close(file)
 
     def clear(self) -> None:
-        """Drop what has come."""
+        """Delete the bytes."""
         with self._disk_errors():
             self.file.unlink(missing_ok=True)
             self._about.unlink(missing_ok=True)
         self._version = ""
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Rename the file to the target."""
         with self._disk_errors():
             replace_file(self.file, self.target)
             self._about.unlink(missing_ok=True)
@@ -121,11 +121,11 @@ class Unfinished:
         except OSError as error:
             raise UserError(
                 f"cannot write {self.file} ({error.strerror}); free some space or make the folder "
-                f"writable and start again: what has come is kept"
+                f"writable and start again, which resumes the download"
             ) from error
 
 
 def _version(headers: Message) -> str:
     tag = headers.get("ETag", "")
-    # A weak tag may stand for other bytes, and If-Range does not take it.
+    # A weak tag may stand for different bytes, and is not allowed in If-Range.
     return tag if tag.startswith('"') else headers.get("Last-Modified", "")

@@ -1,7 +1,7 @@
-"""Where a download may come from: the host that is configured, over the scheme of its URL.
+"""Limits on redirects of downloads.
 
-A server may send elsewhere. That is followed never from https to another scheme; and to another
-host only for bytes that a checksum names, which the configured host itself has told.
+A redirect from https to another scheme is never followed; one to another host only for bytes with a
+checksum, which the configured host itself has sent.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import IO
 from urllib.parse import urlsplit
 
 
-class Refused(Exception):
-    """A place that nothing is downloaded from; the text says why."""
+class RedirectError(Exception):
+    """A URL that nothing is downloaded from; the text says why."""
 
 
 def check_scheme(url: str) -> None:
-    """Raise Refused unless this is a URL of http or https: file: and data: are none of a server."""
+    """Raise RedirectError unless this is a URL of http or https (and not file:, say)."""
     scheme = urlsplit(url).scheme
     if scheme not in ("http", "https"):
-        raise Refused(f"is no URL of a server (it begins with {scheme}:)")
+        raise RedirectError(f"is not a URL of a server (it begins with {scheme}:)")
 
 
 def check_redirect(old: str, new: str, *, named: bool) -> None:
-    """Raise Refused where a server of `old` may not send to `new`; named: by a checksum.
+    """Raise RedirectError where `old` may not redirect to `new`; named: by a checksum.
 
     Example:
         >>> check_redirect("https://a.org/x", "https://cdn.b.org/y", named=True)
@@ -32,13 +32,17 @@ def check_redirect(old: str, new: str, *, named: bool) -> None:
     check_scheme(new)
     before, after = urlsplit(old), urlsplit(new)
     if before.scheme == "https" and after.scheme != "https":
-        raise Refused(f"redirects from https to {after.scheme}, which anyone on the way can change")
+        raise RedirectError(
+            f"redirects from https to {after.scheme}, which anyone on the way can change"
+        )
     if before.hostname != after.hostname and not named:
-        raise Refused(f"redirects to another host, {after.hostname}, with no checksum to go by")
+        raise RedirectError(
+            f"redirects to another host, {after.hostname}, without a checksum to compare"
+        )
 
 
 def opener(*, named: bool) -> urllib.request.OpenerDirector:
-    """Return what opens URLs and follows no other redirects than these."""
+    """Return an opener of URLs that follows allowed redirects only."""
     return urllib.request.build_opener(_Redirects(named))
 
 
@@ -55,10 +59,10 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        """Follow, or raise Refused."""
+        """Follow, or raise RedirectError."""
         try:
             check_redirect(req.full_url, newurl, named=self._named)
-        except Refused:
+        except RedirectError:
             fp.close()
             raise
         return super().redirect_request(req, fp, code, msg, headers, newurl)

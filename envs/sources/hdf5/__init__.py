@@ -1,6 +1,6 @@
-"""HDF5 files of other people: open, and look at a data set's size before anything is allocated.
+"""Reader of untrusted HDF5 files, which checks sizes before it allocates memory.
 
-A file may be an error page, cut off, or made to exhaust memory. What is wrong is one UserError.
+A file may be an error page, cut off, or made to exhaust memory: each defect is a UserError.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from envs.sources.hdf5.unpack import KNOWN, is_packed, read_packed
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _AGAIN = "delete it and download or make it again"
 _MAX_CHUNK = 256 * 2**20  # bytes; HDF5 unpacks a chunk as a whole
-SMALL = 64 * 2**20  # bytes that may be had without asking how they are stored
+SMALL = 64 * 2**20  # bytes that may be allocated whatever the file stores
 MAX_RATIO = 1100  # deflate packs at most 1032 : 1
 
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open a file for reading; whatever HDF5 raises inside the `with` becomes a UserError."""
+    """Context: a file opened for reading; errors of HDF5 in the block become a UserError."""
     start = check_signature(path)
     if not probe(path, start):
         raise UserError(f"{path} has an index that HDF5 cannot read safely; {_AGAIN}")
@@ -39,9 +39,9 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def check_signature(path: Path, fix: str = _AGAIN) -> int:
-    """Return where the signature of HDF5 stands in a file: at 0, or behind a user block.
+    """Return the offset of the HDF5 signature in a file: 0, or the size of a user block.
 
-    Raises UserError that says in plain words what a file is that is not HDF5, and the fix.
+    Raises UserError that says what a file is if it is not HDF5, and the fix.
     """
     try:
         with open(path, "rb") as file:
@@ -67,7 +67,7 @@ def check_signature(path: Path, fix: str = _AGAIN) -> int:
 
 @contextmanager
 def hdf5_errors(path: Path) -> Iterator[None]:
-    """Turn what HDF5, h5py and NumPy raise over a broken file into a UserError that names it."""
+    """Context: errors of HDF5, h5py and NumPy over a damaged file become a UserError."""
     try:
         yield
     except MemoryError as error:
@@ -84,16 +84,16 @@ def hdf5_errors(path: Path) -> Iterator[None]:
 
 
 def has(group: h5py.Group, key: str) -> bool:
-    """Return whether a group has an entry of this name; a link counts, and is not followed."""
+    """Return whether a group has an entry of this name; links count, and are not followed."""
     return bool(group.id.links.exists(key.encode()))
 
 
 def numeric(group: h5py.Group, key: str, *, ndim: int | None = None) -> h5py.Dataset:
-    """Return the data set `key` (a/b for one in a group) of numbers, read nothing of it yet.
+    """Return the numeric data set `key` (a/b for one in a group), without reading its values.
 
-    ndim: how many dimensions it has to have; None for any number but 0.
-    Raises UserError where it is missing, holds no numbers, lies outside of the file, or claims a
-    size that its bytes in the file cannot unpack to.
+    ndim: the number of dimensions; None for any but 0.
+    Raises UserError where it is missing, not numeric, outside of the file, or claims a size that
+    its bytes in the file cannot unpack to.
     """
     where = place(group, key)
     found = _follow(group, key, where)
@@ -110,7 +110,7 @@ def numeric(group: h5py.Group, key: str, *, ndim: int | None = None) -> h5py.Dat
 
 
 def check_claim(needed: int, stored: int, where: str, fix: str = _AGAIN) -> None:
-    """Raise UserError where so many stored bytes cannot have been as many as are needed."""
+    """Raise UserError where the stored bytes cannot unpack to the bytes that are needed."""
     if needed > max(SMALL, MAX_RATIO * stored):
         raise UserError(
             f"{where} claims {needed:,} bytes of which there are {stored:,}, fewer than any "
@@ -119,7 +119,7 @@ def check_claim(needed: int, stored: int, where: str, fix: str = _AGAIN) -> None
 
 
 def read(data: h5py.Dataset, rows: slice = slice(None)) -> NDArray[Any]:
-    """Return rows of a data set, of whatever numbers."""
+    """Return rows of a data set of any numeric type."""
     first, last, _ = rows.indices(data.shape[0])
     if not is_packed(data.id):
         return data[first:last]
@@ -129,9 +129,9 @@ def read(data: h5py.Dataset, rows: slice = slice(None)) -> NDArray[Any]:
 
 
 def read_into(data: h5py.Dataset, out: NDArray[np.float32], rows: slice = slice(None)) -> None:
-    """Read rows of a data set, of whatever numbers, into a contiguous float32 array in place.
+    """Read rows of a data set of any numeric type into a contiguous float32 array.
 
-    out: of the rows' shape, or with other dimensions of size 1. Too large numbers become infinity.
+    out: of the rows' shape, except for dimensions of size 1. Too large numbers become infinity.
     """
     count = len(range(*rows.indices(data.shape[0])))
     target = out.reshape(count, *data.shape[1:])
@@ -139,14 +139,14 @@ def read_into(data: h5py.Dataset, out: NDArray[np.float32], rows: slice = slice(
         return
     if is_packed(data.id):
         read_packed(data.id, target, rows.indices(data.shape[0])[0])
-    elif data.dtype.kind == "b":  # HDF5 has no way from bools to floats
+    elif data.dtype.kind == "b":  # HDF5 does not convert bools to floats
         target[...] = data[rows]
     else:
         data.read_direct(target, np.s_[rows], np.s_[:])
 
 
 def _follow(group: h5py.Group, key: str, where: str) -> h5py.Group | h5py.Dataset:
-    """Go down a path over hard links only: another kind may lead to any file of the machine."""
+    """Follow a path over hard links only: other links may lead to any file of the machine."""
     found: h5py.Group | h5py.Dataset = group
     for part in key.split("/"):
         name = part.encode()
@@ -160,10 +160,10 @@ def _follow(group: h5py.Group, key: str, where: str) -> h5py.Group | h5py.Datase
 
 
 def check_storage(data: Any, dtype: np.dtype[Any], there: int, where: Callable[[], str]) -> bool:
-    """Refuse what another file holds, what no filter here can unpack, and a size out of bounds.
+    """Return whether an array has packed chunks; UserError where it must not be read.
 
-    data: an array of h5py's low level, in a file of `there` bytes. where: for the messages.
-    Returns whether it is in chunks that are packed.
+    That is: stored in another file, packed with unknown filters, or of an impossible size.
+    data: an array of h5py's low level, in a file of `there` bytes. where: its name, for messages.
     """
     plist, codes = data.get_create_plist(), set[int]()
     layout = plist.get_layout()
@@ -171,7 +171,7 @@ def check_storage(data: Any, dtype: np.dtype[Any], there: int, where: Callable[[
         raise UserError(f"{where()} lies in another file; store the array itself in this one")
     for i in range(plist.get_nfilters()):
         code, _, _, name = plist.get_filter(i)
-        if code in codes:  # twice deflated is a million times smaller
+        if code in codes:  # deflated twice, zeros are a million times smaller
             raise UserError(
                 f"{where()} is packed twice with one filter; repack the file (h5repack -f GZIP=4 "
                 f"OLD NEW)"
@@ -191,7 +191,7 @@ def check_storage(data: Any, dtype: np.dtype[Any], there: int, where: Callable[[
                 f"{where()} has chunks of {chunk:,} bytes, the limit is {_MAX_CHUNK:,}; repack the "
                 f"file (h5repack -l CHUNK=1000x1 OLD NEW)"
             )
-        if (claimed := data.get_storage_size()) > there:  # HDF5 takes memory for all of it
+        if (claimed := data.get_storage_size()) > there:  # HDF5 would allocate all of it
             raise UserError(
                 f"{where()} claims {claimed:,} bytes of the file, which has {there:,}; {_AGAIN}"
             )
@@ -201,7 +201,7 @@ def check_storage(data: Any, dtype: np.dtype[Any], there: int, where: Callable[[
 
 
 def place(group: h5py.Group, key: str) -> str:
-    """Return what messages call an entry of a group: its file and its path there."""
+    """Return the file and the path of an entry of a group, for messages."""
     path = f"{group.name or ''}/{key}".lstrip("/")
     return f"{group.file.filename}: {path}"
 

@@ -1,8 +1,8 @@
-"""Ask a file of HDF5's newer formats in another process what it stores, before it is opened here.
+"""Open HDF5 files of newer formats in another process first.
 
-There the index of an array's chunks is read as a whole, and HDF5 2.0 believes it: a crafted one
-takes whatever memory there is, never ends, or kills the process. It has checksums, so that chance
-does not make such files. Those of D4RL and of Minari are in the oldest format, and are not asked.
+HDF5 2.0 reads the index of an array's chunks as a whole and trusts it: a crafted one takes all
+memory, never ends, or kills the process. (Accidents are found by the format's checksums.) The files
+of D4RL and Minari are in the oldest format, which needs no probe.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import cast
 
 MEMORY = 2**30  # bytes that the other process may take
 SECONDS, BYTES_A_SECOND = 20.0, 10e6
-_SUPERBLOCK = 8  # where its version stands, behind the signature
+_SUPERBLOCK = 8  # offset of its version behind the signature
 
 
 def probe(path: Path, start: int) -> bool:
-    """Return whether HDF5 can say of every array how it is stored; True for the oldest formats.
+    """Return whether HDF5 can open every array of a file; True for the oldest formats.
 
-    start: where the file's signature is. Costs the start of a process, half a second.
+    start: the offset of the file's signature. Takes half a second, to start a process.
     """
     with open(path, "rb") as file:
         file.seek(start + _SUPERBLOCK)
@@ -36,7 +36,7 @@ def probe(path: Path, start: int) -> bool:
 
 
 def main(path: str) -> None:
-    """Walk over all groups of a file, and ask each array for its storage."""
+    """Visit all groups of a file, and the storage of each array."""
     import h5py
 
     try:
@@ -55,9 +55,9 @@ def main(path: str) -> None:
                 try:
                     found = group[name]
                 except (KeyError, OSError, RuntimeError, ValueError):
-                    continue  # its reader will say so
+                    continue  # its reader will report it
                 if isinstance(found, h5py.Dataset):
-                    found.id.get_storage_size()  # fails, or the process does
+                    found.id.get_storage_size()  # fails, or kills this process
                 elif isinstance(found, h5py.Group) and hash(found.id) not in seen:
                     seen.add(hash(found.id))
                     groups.append(found)

@@ -1,8 +1,8 @@
-"""Unpack chunks of HDF5 here and not in HDF5, which believes what a file says of them.
+"""Unpack chunks of HDF5 files safely, which HDF5 2.0 does not.
 
-HDF5 2.0 does not ask whether a chunk unpacks to its size: one that is too short is read on beyond
-its end (a wrong chunk size in an old file's header is enough), and a Fletcher-32 chunk below four
-bytes crashes the process. What unpacks to too much takes whatever memory that needs.
+HDF5 does not check the size that a chunk unpacks to: it reads beyond the end of one that is too
+short (a wrong chunk size in an old file's header is enough), takes any amount of memory for one
+that is too long, and crashes at a Fletcher-32 chunk of less than four bytes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from h5py import h5d, h5s, h5t, h5z  # type: ignore[attr-defined]  # compiled, w
 from numpy.typing import NDArray
 
 KNOWN = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
-"""The filters that are unpacked here: gzip, and what often goes with it."""
+"""The supported filters: gzip and those often used with it."""
 MOST_CHUNKS = 100_000
-"""That are looked for one by one."""
+"""Limit where chunks have to be looked up one by one."""
 
 
 def is_packed(data: Any) -> bool:
-    """Return whether an array (h5d.DatasetID) has chunks that filters have to unpack."""
+    """Return whether an array (h5d.DatasetID) has chunks packed by filters."""
     plist = data.get_create_plist()
     return plist.get_layout() == h5d.CHUNKED and plist.get_nfilters() > 0
 
@@ -33,8 +33,7 @@ def is_packed(data: Any) -> bool:
 def read_packed(data: Any, out: NDArray[Any], first: int = 0) -> None:
     """Read rows of a packed array (h5d.DatasetID) of numbers from `first` on.
 
-    out: (rows, ...), of any type of numbers.
-    Raises ValueError where a chunk is not what it should be.
+    out: (rows, ...), of any numeric type. Raises ValueError where a chunk is damaged.
     """
     plist = data.get_create_plist()
     filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
@@ -61,13 +60,13 @@ def read_packed(data: Any, out: NDArray[Any], first: int = 0) -> None:
 def _stored_chunks(
     data: Any, shape: tuple[int, ...], chunk: tuple[int, ...]
 ) -> list[tuple[int, ...]]:
-    """Return where chunks begin: all that are in the file, and maybe others."""
+    """Return where chunks begin: all that are in the file, and perhaps others."""
     limits = data.get_space().get_simple_extent_dims(True)
     if h5s.UNLIMITED not in limits[1:]:
         starts: list[tuple[int, ...]] = []
         data.chunk_iter(lambda info: starts.append(info.chunk_offset))
         return starts
-    # Where another dimension than the first may grow, HDF5 2.0 tells wrong places.
+    # If another dimension than the first may grow, HDF5 2.0 returns wrong offsets.
     grid = [range(0, side, step) for side, step in zip(shape, chunk, strict=True)]
     if math.prod(map(len, grid)) > MOST_CHUNKS:
         raise ValueError(f"it has more than {MOST_CHUNKS:,} chunks; repack it with larger ones")
@@ -75,7 +74,7 @@ def _stored_chunks(
 
 
 def _raw(data: Any, start: tuple[int, ...]) -> tuple[int, bytes] | None:
-    """Return the filters' mask and the bytes of a chunk, None where it is not in the file."""
+    """Return the filters' mask and the bytes of a chunk, None if it is not in the file."""
     try:
         return data.read_direct_chunk(start)
     except RuntimeError as error:
@@ -101,7 +100,7 @@ def _place(
 
 
 def _stored(data: Any) -> np.dtype[Any]:
-    """Return the type of the numbers as they lie in a chunk; ValueError where NumPy has none."""
+    """Return the type of the numbers in a chunk; ValueError where NumPy has none."""
     kind = data.get_type()
     if isinstance(kind, h5t.TypeEnumID):  # bools, among others
         kind = kind.get_super()
@@ -117,10 +116,7 @@ def _plain(dtype: np.dtype[Any]) -> Any:
 
 
 def _unpack(raw: bytes, mask: int, filters: list[Any], size: int) -> bytes:
-    """Return a chunk of `size` bytes; mask: a bit for each filter that it went without.
-
-    filters: all of them KNOWN.
-    """
+    """Return a chunk of `size` bytes; mask: a bit for each filter (all KNOWN) that was skipped."""
     room = size + 4 * len(filters)  # checksums on the way
     for i, (code, _, values, _) in reversed(list(enumerate(filters))):
         if mask >> i & 1:
@@ -148,7 +144,7 @@ def _inflate(raw: bytes, room: int) -> bytes:
 
 
 def _unshuffle(raw: bytes, width: int) -> bytes:
-    """Put the bytes of each number together again; what is left over stands at the end."""
+    """Put the bytes of each number together again; left-over bytes are at the end."""
     count = len(raw) // width if width else 0
     if width < 2 or count < 2:
         return raw
@@ -157,7 +153,7 @@ def _unshuffle(raw: bytes, width: int) -> bytes:
 
 
 def _checked(raw: bytes) -> bytes:
-    """Return a chunk without its Fletcher-32 checksum; ValueError where that is another."""
+    """Return a chunk without its Fletcher-32 checksum; ValueError where that is wrong."""
     content, stored = raw[:-4], raw[-4:]
     words = np.frombuffer(content + bytes(len(content) % 2), ">u2").astype(np.uint64)
     weights = np.arange(len(words), 0, -1, dtype=np.uint64) % np.uint64(65535)

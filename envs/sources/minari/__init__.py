@@ -1,8 +1,8 @@
-"""Minari data sets on the disk: `read` one in one pass; `write` makes one.
+"""Minari data sets on the disk: `read` and `write`.
 
-The layout is Minari's own: ROOT/namespace/name-v0/data/ holds metadata.json and either
-main_data.hdf5, one HDF5 group an episode, or a folder an episode of Arrow or Parquet files. Both
-are read directly, which is several times faster than Minari's episode objects.
+The layout is Minari's: ROOT/namespace/name-v0/data/ has metadata.json and either main_data.hdf5
+with an HDF5 group for each episode, or a folder of Arrow or Parquet files for each episode. Both
+are read directly, which is several times faster than through Minari's episode objects.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ __all__ = ["check_new", "exists", "is_id", "list_ids", "metadata", "read", "root
 
 
 def read(dataset_id: str, *, cache: bool = True) -> Trajectories:
-    """Read a data set; what is repaired on the way is in its notes (see docs/data.md).
+    """Read a data set; its notes name the repairs (see docs/data.md).
 
-    Dict and Tuple observations become vectors in the order of envs.worlds.flat. Where the action
-    space
-    has no bounds, the data's own least and greatest actions are taken for them.
-    cache: whether to keep large sets as memory-mapped arrays for the next time.
-    Raises UserError where the data set is missing, incomplete or broken, or not of numbers.
+    Dict and Tuple observations become vectors in the order of envs.worlds.flat. An action space
+    without bounds gets the least and greatest actions of the data.
+    cache: whether large sets are kept in envs.data.cache.
+    Raises UserError where the data set is missing, incomplete, damaged or not numeric.
     """
     about = metadata(dataset_id)
     with _read_errors(dataset_id):
@@ -50,11 +49,11 @@ def read(dataset_id: str, *, cache: bool = True) -> Trajectories:
 
 
 def metadata(dataset_id: str) -> dict[str, Any]:
-    """Return what a data set says about itself; UserError where it is missing or broken."""
+    """Return the metadata of a data set; UserError where it is missing or damaged."""
     with _read_errors(dataset_id):
         about = json.loads((_data(dataset_id) / "metadata.json").read_text())
         if not isinstance(about, dict):
-            raise ValueError("metadata.json holds no table")
+            raise ValueError("metadata.json is not a JSON object")
         return cast(dict[str, Any], about)
 
 
@@ -74,9 +73,8 @@ def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajector
         raise UserError(
             f"{dataset_id} is stored as {data_format}, which is not known here; choose another"
         )
-    # Data sets of older versions do not say; only those made of .npz files may have copies.
-    converted = "envs/sources/arrays.py" in str(about.get("code_permalink"))
-    if not about.get(FINAL_OBS, not converted):
+    # Data sets of older versions lack the entry; of those, only converted ones may have copies.
+    if not about.get(FINAL_OBS, "envs/sources/arrays.py" not in str(about.get("code_permalink"))):
         made.final_obs = None
     found = made.finish(
         terminated=terminated,
@@ -90,7 +88,7 @@ def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajector
 
 
 def _reference(about: dict[str, Any]) -> tuple[float, float, str] | None:
-    """Return the reference returns that Minari's own score is made with, None where it has none."""
+    """Return the reference returns of Minari's normalised score, None if there are none."""
     low, high = about.get("ref_min_score"), about.get("ref_max_score")
     if not isinstance(low, int | float) or not isinstance(high, int | float):
         return None
@@ -149,7 +147,7 @@ def _again(dataset_id: str) -> str:
 
 
 def _knows(name: str) -> bool:
-    """Return whether a data set is here, or may be on the hub, where all ids have a namespace."""
+    """Return whether a data set is on the disk or may be on the hub, where ids have a namespace."""
     return exists(name) or ("/" in name and not name.startswith("minrnn/") and is_id(name))
 
 

@@ -1,4 +1,4 @@
-"""Minari's Arrow and Parquet layouts: one folder an episode, all of it in rows of one table."""
+"""Reader of Minari's Arrow and Parquet layouts: a folder with one table for each episode."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FORMATS = ("arrow", "parquet")
 def read_arrow(
     folder: Path, name: str, episodes: int, obs: Sequence[Part], action: Part, data_format: str
 ) -> tuple[TrajectoriesBuilder, NDArray[np.bool_]]:
-    """Read the first `episodes` episodes; return them and which were terminated (E,).
+    """Read the first `episodes` episodes; return them and their terminations (E,).
 
-    An episode of T steps is T + 1 rows: of all but the observations, the last is padding.
+    An episode of T steps has T + 1 rows; the last is padding, except for observations.
     Raises UserError naming the episode and what is wrong with it.
     """
     files = [_files(folder / str(i), data_format) for i in range(episodes)]
@@ -39,7 +39,7 @@ def read_arrow(
             row, end = int(made.starts[i]), int(made.starts[i + 1])
             for file in parts:
                 for batch in _batches(file, data_format):
-                    count = min(batch.num_rows, end - row)  # but for the padding
+                    count = min(batch.num_rows, end - row)  # without the padding
                     where = f"{name}: episode {i}"
                     columns, at = _Columns(batch, where), 0
                     for part in obs:
@@ -56,14 +56,14 @@ def read_arrow(
 
 
 class _Columns:
-    """The columns of a batch of rows as NumPy arrays."""
+    """Gives the columns of a batch of rows as NumPy arrays."""
 
     def __init__(self, batch: Any, where: str) -> None:
         batch.validate(full=True)
         self._batch, self._where = batch, where
 
     def numbers(self, path: tuple[str, ...], part: Part | None) -> NDArray[Any]:
-        """Return (N, width) for a part that is a list in each row, (N,) for one number in each."""
+        """Return (N, width) for a part with a list in each row, (N,) for one number in each."""
         import pyarrow as pa
 
         label = "/".join(path)

@@ -1,4 +1,4 @@
-"""The folder of Minari data sets on this disk: where it is and what is in it."""
+"""The folder of Minari data sets on this disk."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def list_ids() -> list[str]:
 
 
 def is_id(text: str) -> bool:
-    """Return whether this is formed as Minari's ids are."""
+    """Return whether a text has the form of a Minari id."""
     return _ID.fullmatch(text) is not None
 
 
 def exists(dataset_id: str) -> bool:
-    """Return whether there is anything where Minari keeps this data set."""
+    """Return whether this data set is on the disk."""
     return is_id(dataset_id) and (root() / dataset_id / "data").is_dir()
 
 

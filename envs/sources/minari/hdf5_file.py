@@ -1,8 +1,8 @@
-"""Minari's HDF5 layout: one group an episode. Straight into the arrays of a data set.
+"""Reader of Minari's HDF5 layout: one group for each episode.
 
-Thousands of small groups cost more than their numbers: h5py's low level opens and reads an array
-several times faster than its objects do, and HDF5's cache of what it knows of a file is kept small
-(by default it grows to more than the data).
+Opening thousands of small groups costs more than reading their numbers. h5py's low level opens and
+reads an array several times faster than its objects do. HDF5's cache of metadata is kept small, as
+by default it grows larger than the data.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from envs.sources.hdf5.unpack import read_packed
 from envs.worlds.flat import Part
 
 _SCRATCH = 4 * 2**20  # bytes read at a time, before they become float32
-_CACHE = 2**20
+_CACHE = 2**20  # bytes of HDF5's cache of metadata
 
 
 class _Array(NamedTuple):
-    """An open array. Each question put to HDF5 makes an object; these are asked once."""
+    """An open array, with what is needed of it: each call of HDF5 makes new objects."""
 
     id: Any
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     kind: Any
-    """dtype as HDF5 has it"""
+    """dtype as an HDF5 type"""
     packed: bool
 
 
 def read_hdf5(
     path: Path, name: str, episodes: int, obs: Sequence[Part], action: Part
 ) -> tuple[TrajectoriesBuilder, NDArray[np.bool_]]:
-    """Read the first `episodes` episodes; return them and which were terminated (E,).
+    """Read the first `episodes` episodes; return them and their terminations (E,).
 
-    obs, action: what is to be read, in the order in which it is laid down.
+    obs: the parts of an observation, in the order of the flat vector.
     Raises UserError naming the episode and what is wrong with it.
     """
     widths = sum(part.width for part in obs), action.width
@@ -76,7 +76,7 @@ def read_hdf5(
 
 
 def _check_rows(data: _Array, episode: int, name: str, part: Part, steps: int, extra: int) -> None:
-    """Refuse what has not one row for each step (or, with extra, one more), or another width."""
+    """Raise UserError unless an array has `steps` rows (or `extra` more) of the right width."""
     rows, *shape = data.shape
     width = 1 if part.space.shape == () else part.width
     if rows not in (steps, steps + extra) or math.prod(shape) != width:
@@ -89,9 +89,9 @@ def _check_rows(data: _Array, episode: int, name: str, part: Part, steps: int, e
 
 
 class _File:
-    """Opens and reads the arrays of a file, after the same checks as `numeric` makes.
+    """Opens and reads the arrays of a file, with the same checks as `numeric`.
 
-    Arrays are read by way of a small buffer, where they become float32 faster than in HDF5.
+    Arrays are read into a small buffer and converted there, which is faster than in HDF5.
     """
 
     def __init__(self, file: h5py.File) -> None:
@@ -111,7 +111,7 @@ class _File:
         for i in range(episodes):
             episode = b"episode_%d" % i
             rewards = episode + b"/rewards"
-            try:  # the shape alone: what it holds is checked when it is read
+            try:  # only the shape; the rest is checked when the array is read
                 links = (root.links.get_info(name).type for name in (episode, rewards))
                 hard = all(link == h5l.TYPE_HARD for link in links)
                 shape = h5d.open(root, rewards).shape if hard else ()
@@ -128,7 +128,7 @@ class _File:
         return np.array(lengths, np.int64)
 
     def group(self, parent: Any, name: bytes) -> Any:
-        """Open a group of a group, over a hard link only: others may lead out of the file."""
+        """Open a group in a group by a hard link; other links may lead out of the file."""
         try:
             if parent.links.get_info(name).type == h5l.TYPE_HARD:
                 return h5g.open(parent, name)
@@ -137,7 +137,7 @@ class _File:
         raise self._refusal(parent, name)
 
     def array(self, group: Any, path: tuple[str | int, ...]) -> _Array:
-        """Open an array below an episode's group, likewise."""
+        """Open an array below an episode's group by hard links."""
         *above, last = (b"_index_%d" % p if isinstance(p, int) else p.encode() for p in path)
         for name in above:
             group = self.group(group, name)
@@ -181,7 +181,7 @@ class _File:
             yield row, values
 
     def last(self, data: _Array) -> bool:
-        """Return the last of an episode's flags, False where there is none."""
+        """Return the last of an episode's flags, False if there are none."""
         count = math.prod(data.shape)
         if not 0 < count * data.dtype.itemsize <= len(self._scratch):
             return bool(count) and bool(read(h5py.Dataset(data.id), slice(-1, None)).any())
@@ -196,9 +196,9 @@ class _File:
         return values
 
     def _kind(self, data: Any, path: tuple[str | int, ...]) -> tuple[Any, np.dtype[Any], Any]:
-        """Return the type in the file, as NumPy has it, and that as HDF5 has it.
+        """Return the type in the file, the NumPy type, and that as an HDF5 type.
 
-        Episodes are alike: to compare the first of them is cheaper than to translate it each time.
+        Episodes are alike: comparing with the type of the first is cheaper than translating each.
         """
         stored, found = data.get_type(), self._kinds.get(path)
         if found is None or not stored.equal(found[0]):
@@ -207,7 +207,7 @@ class _File:
         return found
 
     def _refusal(self, parent: Any, name: bytes) -> UserError:
-        """Return what `numeric` says of it, which knows more than that something is wrong."""
+        """Return the error of `numeric`, which says more exactly what is wrong."""
         where = f"{h5py.Group(parent).name}/{name.decode()}".lstrip("/")
         if not parent.links.exists(name):
             return UserError(

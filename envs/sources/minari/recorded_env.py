@@ -1,4 +1,4 @@
-"""What a data set says about its environment, against what gymnasium makes of the id alone."""
+"""The environment of a Minari data set, compared with the registered one of the same id."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gymnasium.envs import registration
 from envs.worlds.make import registered
 from envs.worlds.spec import EnvSpec
 
-_ENDLESS = 100  # time limits longer than that many of the registered ones are for recording
+_ENDLESS = 100  # a time limit of more than so many times the registered one is for recording
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Minari data sets of a remote hub: list them, download one.
+"""Lists and downloads the Minari data sets of a remote hub.
 
-A data set is there as a whole or not at all. Its files are collected in a hidden folder beside it,
-which stays where a process is killed: the next one goes on from its last byte.
+A data set appears whole or not at all. Its files are collected in a hidden folder, which survives a
+kill, so that the next process resumes the download. (An atomic_folder would not survive.)
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from envs.sources.minari.writer import DATA_FILE, write_namespaces
 from envs.sources.names import closest
 
 _VERSION = re.compile(r"-v\d+$")
-_FEW = 8  # so many files are downloaded one after the other; of more, so many at once
+_FEW = 8  # up to so many files are downloaded one by one; of more, so many at once
 
 
 def download(dataset_id: str, *, progress: bool = True) -> None:
     """Download a data set into the Minari folder, unless it is there.
 
-    Of two processes at once, one downloads and the other waits. Every file has the checksum that
-    the hub gives for it, and the data set opens, before it gets its name.
+    Of two processes at once, one downloads and the other waits. Before the data set gets its name,
+    all files are compared with the hub's checksums, and it is opened.
     Raises UserError where the hub does not know the id (with near matches), cannot be reached,
-    fails or goes silent, and where the disk is full; what was downloaded stays for the next time.
+    fails or is silent, or the disk is full; the next call resumes the download.
     """
     if exists(dataset_id):
         return
@@ -56,19 +56,19 @@ def download(dataset_id: str, *, progress: bool = True) -> None:
             _name(staging, dataset_id)
 
 
-def _came(path: Path) -> bool:
+def _has_bytes(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0 and not path.name.endswith(".part.json")
 
 
 def list_remote() -> list[str]:
-    """Return the ids of all data sets on the remote, sorted; UserError where it cannot be had."""
+    """Return the ids of all data sets on the hub, sorted; UserError where it cannot be reached."""
     hub = Hub.of_minari()
     with _explained("the list of data sets"), ThreadPoolExecutor(8) as pool:
         return sorted(set().union(*pool.map(lambda each: _ids(hub, each), hub.repositories())))
 
 
 def _ids(hub: Hub, repository: str) -> list[str]:
-    """Return the data sets of a repository: itself, or those that its namespace names."""
+    """Return the data sets of a repository: itself, or those in its namespace."""
     try:
         about = hub.read_json(hub.file_path(repository, "namespace_metadata.json"))
     except DownloadError as error:
@@ -86,7 +86,7 @@ def _files(hub: Hub, dataset_id: str) -> list[HubFile]:
     try:
         files = list(hub.files(repository, data))
     except DownloadError as error:
-        if error.status not in (401, 403, 404):  # the hub says 401 of what does not exist
+        if error.status not in (401, 403, 404):  # the hub answers 401 if there is no such thing
             raise
         files = []
     if files:
@@ -106,7 +106,7 @@ def _fill(
     headers: Mapping[str, str],
     progress: bool,
 ) -> None:
-    """Bring the folder to exactly these files."""
+    """Download into the folder until it has exactly these files."""
     folder = dataset_id.partition("/")[2]
     targets = {staging / Path(each.path).relative_to(folder): each for each in files}
     few = len(files) <= _FEW
@@ -115,7 +115,7 @@ def _fill(
         file = targets[target]
         try:
             file.check(target)
-        except (FileNotFoundError, UserError):  # not there, or of an older version
+        except (FileNotFoundError, UserError):  # missing, or of an older version
             target.unlink(missing_ok=True)
             download_file(
                 file.url,
@@ -141,7 +141,7 @@ def _fill(
             done = pool.map(get, targets)
             for _ in tqdm(done, dataset_id, len(files), leave=False, disable=not progress):
                 pass
-    for path in sorted(staging.rglob("*"), reverse=True):  # what older versions have left
+    for path in sorted(staging.rglob("*"), reverse=True):  # left from older versions
         if path.is_file() and path not in targets:
             path.unlink()
         elif path.is_dir() and not any(path.iterdir()):
@@ -149,7 +149,7 @@ def _fill(
 
 
 def _check(staging: Path, dataset_id: str, hub: Hub) -> None:
-    """Raise UserError, and drop the folder, where it is no data set."""
+    """Raise UserError, and remove the folder, where it is not a valid data set."""
     data = staging / "data"
     try:
         about = json.loads((data / "metadata.json").read_bytes())
@@ -167,7 +167,7 @@ def _check(staging: Path, dataset_id: str, hub: Hub) -> None:
     ) as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise UserError(
-            f"{dataset_id} on {hub} is no data set that can be read "
+            f"{dataset_id} on {hub} cannot be read as a data set "
             f"({type(error).__name__}: {error}); choose another version"
         ) from error
 
@@ -187,14 +187,14 @@ def _name(staging: Path, dataset_id: str) -> None:
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Say of a download that failed what it was for, and what to do without a network."""
+    """Context: a DownloadError becomes a UserError that says what failed and what to do."""
     try:
         yield
     except DownloadError as error:
         fix = "start again when the network and the hub are well"
         if _VERSION.search(what):
-            if any(_came(path) for path in hidden("download", what).rglob("*")):
-                fix += " (what has come is kept)"
+            if any(_has_bytes(path) for path in hidden("download", what).rglob("*")):
+                fix += " (the download will be resumed)"
             fix += (
                 f", or run `minari download {what}` on another machine and copy the folder that it "
                 f"makes to {root() / what}"

@@ -1,6 +1,6 @@
-"""The spaces in a Minari data set's metadata, as gymnasium's.
+"""Reader of the spaces in a Minari data set's metadata.
 
-Minari's own reader believes the sizes that it finds; here they are bounded.
+Unlike Minari's reader, it limits the sizes that it finds.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _MAX_SIZE = 10_000_000  # numbers in one observation
 
 
 class _Room:
-    """Counts down the numbers that all parts of a space may have together."""
+    """Counts the numbers of all parts of a space against a limit."""
 
     def __init__(self) -> None:
         self._left = _MAX_SIZE
 
     def shape(self, given: Any, name: str) -> tuple[int, ...]:
-        """Return a shape if there is room for it."""
+        """Return a shape; ValueError where it exceeds the limit."""
         shape = tuple(int(size) for size in given)
         if any(size < 0 for size in shape):
             raise ValueError(f"{name} has the shape {list(shape)}")
@@ -30,7 +30,7 @@ class _Room:
         return shape
 
     def size(self, given: Any, name: str) -> int:
-        """Return a size, 1 or more, if there is room for it."""
+        """Return a size of 1 or more; ValueError where it exceeds the limit."""
         size = int(given)
         if size < 1:
             raise ValueError(f"{name} has the size {size}")
@@ -44,7 +44,7 @@ class _Room:
 
 
 def read_space(text: str | None, name: str) -> spaces.Space[Any]:
-    """Return the space that JSON describes. Raises ValueError or TypeError where it is no space."""
+    """Return the space that JSON describes; ValueError or TypeError where it describes none."""
     if not text:
         raise ValueError(f"the metadata has no {name}")
     return _space(json.loads(text), name, _Room())
@@ -86,9 +86,9 @@ def _box(found: dict[str, Any], name: str, room: _Room) -> spaces.Box:
         raise ValueError(
             f"{name} has bounds of shapes {sides[0].shape} and {sides[1].shape} for shape {shape}"
         )
-    if dtype == np.uint8:  # how images are told from vectors
+    if dtype == np.uint8:  # uint8 marks images
         return spaces.Box(0, 255, shape, np.uint8)
-    # Bounds that do not fit their own type are the data's to judge, not gymnasium's.
+    # gymnasium would refuse bounds that do not fit their own type; envs.data.bounds repairs them.
     box = spaces.Box(-np.inf, np.inf, shape, np.float64)
     box.low, box.high = (np.broadcast_to(side, shape) for side in sides)
     return box

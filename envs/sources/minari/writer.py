@@ -1,4 +1,4 @@
-"""Write Minari data sets so that they are whole or absent, whatever happens in between."""
+"""Writer of Minari data sets, which appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -38,13 +38,11 @@ def write(
     code: str = "envs/behaviour/generate.py of the minrnn project",
     extra: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a Minari data set that any Minari tool reads, and return its folder.
+    """Write a data set that any Minari tool can read, and return its folder.
 
     env: the environment that was recorded. eval_env: the one that the data is made for, where
     that is another.
-    Flat observations of an environment with Dict or Tuple observations, in the order of
-    envs.worlds.flat,
-    are stored in parts, as Minari does.
+    Dict and Tuple observations, which are flat here (envs.worlds.flat), are stored in parts.
     The data set appears whole or not at all. Where another process was first, its data set stays.
     Minari wants T + 1 observations: episodes with T get a copy of the last, and the metadata says
     that there are copies.
@@ -68,7 +66,7 @@ def write(
         evaluated = make_raw(eval_env)
         about["eval_env_spec"] = _spec(evaluated)
         evaluated.close()
-    # Defects are to be found now, not at the first training.
+    # Finds defects now, and not at the first training.
     checked = Trajectories.from_episodes(episodes, env=env_id, name=dataset_id)
     if layout[0].path and checked.obs_dim != (width := sum(part.width for part in layout)):
         raise UserError(
@@ -128,8 +126,7 @@ def _packages(env: gym.Env[Any, Any]) -> list[str]:
 
 
 def _hdf5_image(episodes: Sequence[Episode], layout: tuple[Part, ...]) -> bytes:
-    """Build the HDF5 file in memory: on a full disk HDF5 itself may crash while it closes a file,
-    plain bytes are written by Python, which reports it."""
+    """Return the bytes of the HDF5 file. On a full disk HDF5 may crash, where Python reports it."""
     with h5py.File("image", "w", driver="core", backing_store=False, track_order=True) as file:
         for i, episode in enumerate(episodes):
             group = file.create_group(f"episode_{i}")
@@ -153,7 +150,7 @@ def _hdf5_image(episodes: Sequence[Episode], layout: tuple[Part, ...]) -> bytes:
 
 
 def _store(group: h5py.Group, obs: NDArray[Any], layout: tuple[Part, ...]) -> None:
-    """Store observations (T + 1, O) whole, or in their parts."""
+    """Store observations (T + 1, O) as one array, or one for each part."""
     if not layout[0].path:
         group["observations"] = obs
         return
@@ -164,7 +161,7 @@ def _store(group: h5py.Group, obs: NDArray[Any], layout: tuple[Part, ...]) -> No
 
 
 def write_namespaces(folder: Path) -> None:
-    """Mark each level between the root and the data set as a Minari namespace."""
+    """Mark each folder between the root and the data set as a Minari namespace."""
     while folder != root() and root() in folder.parents:
         path = folder / "namespace_metadata.json"
         if not path.exists():

@@ -222,7 +222,7 @@ def test_a_file_that_always_ends_early_is_refused_and_not_named(
 
 def test_a_server_that_goes_silent_ends_in_time(server: Server, target: Path) -> None:
     server.faults = [Fault(stall=100_000, times=1), Fault(stall=0)]
-    with pytest.raises(UserError, match=r"nothing came for 0\.2 s, with 100000 bytes here"):
+    with pytest.raises(UserError, match=r"silent for 0\.2 s, with 100000 bytes here"):
         get(server, target, stall_s=0.2)
     server.faults = []
     assert get(server, target).read_bytes() == BODY
@@ -231,12 +231,14 @@ def test_a_server_that_goes_silent_ends_in_time(server: Server, target: Path) ->
 
 def test_a_server_that_trickles_is_silent_too(server: Server, target: Path) -> None:
     server.piece, server.pause = 1, 0.05
-    with pytest.raises(UserError, match=r"nothing came for 0\.3 s"):
+    with pytest.raises(UserError, match=r"silent for 0\.3 s"):
         get(server, target, stall_s=0.3)
 
 
 def test_an_unknown_file_is_not_asked_for_again(server: Server, target: Path) -> None:
-    with pytest.raises(UserError, match=r"b\.bin cannot be had \(HTTP 404 Not Found\); fetch it"):
+    with pytest.raises(
+        UserError, match=r"b\.bin cannot be downloaded \(HTTP 404 Not Found\); fetch it"
+    ):
         fetch(server.url("/b.bin"), target, progress=False)
     assert len(server.log) == 1
 
@@ -255,7 +257,7 @@ def test_what_is_not_the_file_is_refused(server: Server, target: Path) -> None:
     def check(path: Path) -> None:
         raise UserError(f"{path} is a web page")
 
-    with pytest.raises(UserError, match=r"not what it should be \(\S+/sets/a.bin is a web page\)"):
+    with pytest.raises(UserError, match=r"sends a wrong file \(\S+/sets/a.bin is a web page\)"):
         get(server, target, check=check)
     assert (len(server.log), target.exists(), part(target).exists()) == (1, False, False)
 

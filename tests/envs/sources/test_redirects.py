@@ -9,7 +9,7 @@ import pytest
 
 from envs.errors import UserError
 from envs.sources.download import DownloadError, download
-from envs.sources.download.redirects import Refused, check_redirect
+from envs.sources.download.redirects import RedirectError, check_redirect
 from tests.support.loopback import Fault, Server, running
 
 BODY = b"body" * 1000
@@ -34,7 +34,7 @@ def test_another_host_needs_a_checksum(server: Server, tmp_path: Path, version: 
         download(server.url("/a.bin"), target, version=version, check=accept, progress=False)
         assert target.read_bytes() == BODY
     else:
-        with pytest.raises(DownloadError, match="to another host, localhost, with no checksum"):
+        with pytest.raises(DownloadError, match="to another host, localhost, without a checksum"):
             download(server.url("/a.bin"), target, progress=False)
         assert [request.path for request in server.log] == ["/a.bin"]
         assert not target.exists()
@@ -59,13 +59,13 @@ def test_a_redirect_to_no_server_is_refused(server: Server, tmp_path: Path, sche
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/a", "data:,abc", "a.bin"])
 def test_what_is_no_url_of_a_server_is_refused(tmp_path: Path, url: str) -> None:
-    with pytest.raises(DownloadError, match="is no URL of a server"):
+    with pytest.raises(DownloadError, match="is not a URL of a server"):
         download(url, tmp_path / "a.bin", progress=False)
     assert not (tmp_path / "a.bin").exists()
 
 
 def test_https_is_never_left() -> None:
     for named in (False, True):
-        with pytest.raises(Refused, match="from https to http, which"):
+        with pytest.raises(RedirectError, match="from https to http, which"):
             check_redirect("https://a.org/x", "http://a.org/x", named=named)
     check_redirect("http://a.org/x", "https://a.org/x", named=False)

@@ -237,7 +237,7 @@ def test_a_server_that_trickles_is_silent_too(server: Server, target: Path) -> N
 
 def test_an_unknown_file_is_not_asked_for_again(server: Server, target: Path) -> None:
     with pytest.raises(
-        UserError, match=r"b\.bin cannot be downloaded \(HTTP 404 Not Found\); fetch it"
+        UserError, match=r"b\.bin cannot be downloaded \(HTTP 404 Not Found\); fetch"
     ):
         fetch(server.url("/b.bin"), target, progress=False)
     assert len(server.log) == 1

@@ -243,7 +243,7 @@ def test_a_hub_that_goes_silent_ends_in_time(
 def test_a_truncated_file_is_noticed(hub: Hub, minari_folder: Path) -> None:
     hub.faults, hub.ranges = [Fault("/cdn/", cut=1000)], False
     with pytest.raises(
-        UserError, match=r"it ended after 1000 of \d+ bytes.*the download will be resumed"
+        UserError, match=r"it ended after 1000 of \d+ bytes.*download will be resumed"
     ):
         download(SMALL, progress=False)
     assert minari.list_ids() == []

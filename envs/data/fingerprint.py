@@ -32,8 +32,4 @@ def fingerprint(data: Trajectories) -> dict[str, Any]:
         digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
         for row in range(0, len(values), ROWS):  # in one piece, a memory map would be read whole
             digest.update(np.ascontiguousarray(values[row : row + ROWS]).data)
-    return {
-        "episodes": data.num_episodes,
-        "steps": data.num_steps,
-        "sha256": digest.hexdigest(),
-    }
+    return {"episodes": data.num_episodes, "steps": data.num_steps, "sha256": digest.hexdigest()}

@@ -103,10 +103,7 @@ def _pointmaze(family: str, level: str, seed: int, progress: bool) -> dict[str, 
 def _one_at_a_time(dataset_id: str, progress: bool) -> Iterator[None]:
     """Context: hold the lock of this data set, and remove what killed processes left of it."""
     with locked(
-        hidden("lock", dataset_id),
-        work=f"makes {dataset_id}",
-        advice=OTHER_ROOT,
-        progress=progress,
+        hidden("lock", dataset_id), work=f"makes {dataset_id}", advice=OTHER_ROOT, progress=progress
     ):
         partial = hidden("partial", dataset_id)
         for leftover in partial.parent.glob(f"{partial.name}-*"):

@@ -50,11 +50,7 @@ def load(name: str, *, progress: bool = True, cache: bool = True) -> Trajectorie
 
 
 def read_file(
-    path: Path,
-    *,
-    name: str,
-    env: EnvSpec | str | None,
-    cache: bool = True,
+    path: Path, *, name: str, env: EnvSpec | str | None, cache: bool = True
 ) -> Trajectories:
     """Read a file in D4RL's layout.
 

@@ -23,10 +23,7 @@ class Episodes:
 
 
 def split(
-    terminal: Flags,
-    timeout: Flags | None,
-    limit: int | None,
-    breaks: Callable[[], Flags | None],
+    terminal: Flags, timeout: Flags | None, limit: int | None, breaks: Callable[[], Flags | None]
 ) -> Episodes:
     """Split N steps into episodes, which end at terminals and timeouts, as in d4rl.
 

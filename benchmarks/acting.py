@@ -289,8 +289,8 @@ def _player(
     count = max(2, options.episodes // 10) if options.quick else options.episodes
     seeds, spec = list(range(count)), EnvSpec(env_id, WORLDS[env_id])
     if env_id == "Hopper-v5" and options.hopper is not None:
-        model, facts = load_checkpoint(options.hopper / "last")
-        spec, target = EnvSpec.from_json(facts), max(facts["targets"])
+        model, metadata = load_checkpoint(options.hopper / "last")
+        spec, target = EnvSpec.from_json(metadata), max(metadata["targets"])
     else:
         model, target = agent("fused", options, *env_sizes(env_id)), 3000.0
     return lambda queue: Policy(model, [target] * len(queue)), spec, seeds
@@ -378,8 +378,8 @@ def steppers(options: Options) -> dict[str, dict[str, float]] | None:
         model, targets = agent("fused", options), [3000.0] * 6
         spec = EnvSpec("Hopper-v5", FALLING)
     else:
-        model, facts = load_checkpoint(options.hopper / "last")
-        spec, targets = EnvSpec.from_json(facts), facts["targets"]
+        model, metadata = load_checkpoint(options.hopper / "last")
+        spec, targets = EnvSpec.from_json(metadata), metadata["targets"]
     each = 1 if options.quick else 8
     asked, seeds = np.repeat(targets, each), [*range(1_010_000, 1_010_000 + each)] * len(targets)
     cases: dict[str, Callable[[Policy], Rollout]] = {

@@ -43,9 +43,9 @@ def write_run(folder, seed=0, env_id=ENV):
     torch.manual_seed(0)
     spaces = Spaces([0.0] * 11, [1.0] * 11, [-1.0] * 3, [1.0] * 3, 10.0, 0.0, 50.0)
     model = DecisionModel(ModelConfig(dim=16, num_layers=2), spaces)
-    facts = {"env_id": env_id, "data": "toy/toy-v0", "targets": [10.0, 40.0], "window": None}
+    metadata = {"env_id": env_id, "data": "toy/toy-v0", "targets": [10.0, 40.0], "window": None}
     for name, update in (("last", 20), ("best", 10)):
-        save_checkpoint(folder / name, model, {**facts, "update": update})
+        save_checkpoint(folder / name, model, {**metadata, "update": update})
     write_json(folder / "config.json", {"seed": seed, "env": "toy/toy-v0"})
     write_json(folder / checkpoints.DATA_FILE, {"returns": [0.0, 10.0, 50.0]})
     rows = [{"update": 1, "train/loss": 1.0}, {"update": 20, "eval/return_asked_40": 3.0}]

@@ -1,6 +1,6 @@
 """Export the step to one file: ONNX, which needs no torch to run, or torch's own pt2.
 
-The file holds the step of `agents.acting.step_graph`, weights and normaliser inside, and `FACTS`
+The file holds the step of `agents.acting.step_graph`, weights and normaliser inside, and `METADATA`
 beside it:
 under the metadata key "minrnn" of an ONNX file, in the extra file "minrnn.json" of a pt2, as JSON.
 """
@@ -25,9 +25,9 @@ from envs.files import write_file
 
 FORMAT = 1
 KEY = "minrnn"
-PT2_FACTS = "minrnn.json"
-FACTS = ("env_id", "env_kwargs", "obs_keys", "data", "targets", "update")
-"""What is taken from a checkpoint's facts."""
+PT2_METADATA = "minrnn.json"
+METADATA = ("env_id", "env_kwargs", "obs_keys", "data", "targets", "update")
+"""What is taken from a checkpoint's metadata."""
 
 OPSET = 18
 """The exporter's own: it converts to all others. ONNX Runtime 1.14 (2023) and later read it."""
@@ -36,26 +36,28 @@ PACKAGES = ("onnx", "onnxscript")
 INSTALL = "pip install onnx onnxscript onnxruntime"
 
 
-def export_onnx(model: DecisionModel, path: Path, facts: Mapping[str, Any] | None = None) -> None:
-    """Write the step to `path` as ONNX. `facts`: those of the checkpoint.
+def export_onnx(
+    model: DecisionModel, path: Path, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write the step to `path` as ONNX. `metadata`: that of the checkpoint.
 
     Raises UserError where a package is missing, a cell cannot be exported or the disk is full.
     """
-    write_file(path, onnx_bytes(model, facts or {}))
+    write_file(path, onnx_bytes(model, metadata or {}))
 
 
-def export_pt2(model: DecisionModel, path: Path, facts: Mapping[str, Any] | None = None) -> None:
+def export_pt2(model: DecisionModel, path: Path, metadata: Mapping[str, Any] | None = None) -> None:
     """Write the step to `path` for torch.export.load of this version of torch or a later one.
 
     Raises UserError where a cell cannot be exported or the disk is full.
     """
     buffer = io.BytesIO()
-    extra: dict[str, Any] = {PT2_FACTS: json.dumps(_facts(model, facts or {}))}
+    extra: dict[str, Any] = {PT2_METADATA: json.dumps(_metadata(model, metadata or {}))}
     torch.export.save(step_graph.trace(model), buffer, extra_files=extra)
     write_file(path, buffer.getvalue())
 
 
-def onnx_bytes(model: DecisionModel, facts: Mapping[str, Any]) -> bytes:
+def onnx_bytes(model: DecisionModel, metadata: Mapping[str, Any]) -> bytes:
     """Return the ONNX file that `export_onnx` writes.
 
     By the exporter that starts from torch.export. The older one, which traces, is thirty times as
@@ -89,7 +91,7 @@ def onnx_bytes(model: DecisionModel, facts: Mapping[str, Any]) -> bytes:
         del node.metadata_props[:]  # lines of code that it comes from
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "B"
-    proto.metadata_props.add(key=KEY, value=json.dumps(_facts(model, facts)))
+    proto.metadata_props.add(key=KEY, value=json.dumps(_metadata(model, metadata)))
     return proto.SerializeToString()
 
 
@@ -104,7 +106,7 @@ def missing(*packages: str) -> str | None:
     return f"{' and '.join(absent)} not installed; {INSTALL}" if absent else None
 
 
-def _facts(model: DecisionModel, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(model: DecisionModel, metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "backbone": model.config.backbone,
@@ -115,5 +117,5 @@ def _facts(model: DecisionModel, facts: Mapping[str, Any]) -> dict[str, Any]:
         "optional": step_graph.optional_inputs(model),
         "max_steps": model.config.timestep_embedding or None,
         "return_range": [float(model.normaliser.rtg_low), float(model.normaliser.rtg_high)],
-        **{name: facts[name] for name in FACTS if name in facts},
+        **{name: metadata[name] for name in METADATA if name in metadata},
     }

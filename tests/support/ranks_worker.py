@@ -97,8 +97,8 @@ def main(folder: Path) -> None:
         told = ranks.gather({"rank": ranks.rank, "text": "é" * (1 + 5 * ranks.rank)})
         assert told == [{"rank": r, "text": "é" * (1 + 5 * r)} for r in range(ranks.size)]
         mine = {"a": torch.tensor(ranks.rank + 0.5), "b": torch.full((2, 3), ranks.rank)}
-        tensors, facts = ranks.send(mine, {"from": ranks.rank})
-        assert facts == {"from": 0}
+        tensors, values = ranks.send(mine, {"from": ranks.rank})
+        assert values == {"from": 0}
         assert tensors["a"] == 0.5
         assert tensors["b"].tolist() == [[0] * 3] * 2
         save_file(

@@ -78,7 +78,7 @@ def make(model: DecisionModel, device: torch.device) -> Onnx:
 
 
 def load(path: Path) -> tuple[Onnx, dict[str, Any]]:
-    """Return an engine of a file that `export_onnx` wrote, and the facts in it.
+    """Return an engine of a file that `export_onnx` wrote, and the metadata in it.
 
     Raises UserError where the file is missing, broken, someone else's, or newer than this code.
     """
@@ -95,14 +95,14 @@ def load(path: Path) -> tuple[Onnx, dict[str, Any]]:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path} is no ONNX file, or damaged ({reason}); {again}") from None
     try:
-        facts = json.loads(session.get_modelmeta().custom_metadata_map[export.KEY])
-        newer = facts["format"] > export.FORMAT
-        sizes = Sizes(**{name: facts[name] for name in Sizes._fields if name in facts})
+        metadata = json.loads(session.get_modelmeta().custom_metadata_map[export.KEY])
+        newer = metadata["format"] > export.FORMAT
+        sizes = Sizes(**{name: metadata[name] for name in Sizes._fields if name in metadata})
     except (KeyError, TypeError, ValueError, RecursionError):
         raise UserError(f"{path} was not made by this project's export; {again}") from None
     if newer:
         raise UserError(
-            f"{path} was written by a newer minrnn (format {facts['format']}, this one reads up to "
-            f"{export.FORMAT}): update minrnn"
+            f"{path} was written by a newer minrnn (format {metadata['format']}, this one reads up "
+            f"to {export.FORMAT}): update minrnn"
         )
-    return Onnx(content, sizes), facts
+    return Onnx(content, sizes), metadata

@@ -29,7 +29,7 @@ from envs.rollout import rollout
 from envs.worlds.spec import EnvSpec
 from tests.support.models import tiny_model
 
-FACTS = {
+METADATA = {
     "env_id": "Line-v0",
     "env_kwargs": {"horizon": 7},
     "obs_keys": ["c", "a"],
@@ -102,7 +102,7 @@ def exported(tmp_path_factory):
         pytest.importorskip(package)
     model = hybrid(timestep_embedding=1000, mlp_ratio=0.0)
     path = tmp_path_factory.mktemp("export") / "step.onnx"
-    export.export_onnx(model, path, FACTS)
+    export.export_onnx(model, path, METADATA)
     return model, path
 
 
@@ -122,11 +122,11 @@ def test_an_onnx_file_tells_what_it_is(exported):
     onnx = pytest.importorskip("onnx")
     proto = onnx.load(path)
     onnx.checker.check_model(proto, full_check=True)
-    facts = {entry.key: json.loads(entry.value) for entry in proto.metadata_props}["minrnn"]
-    told = {key: value for key, value in FACTS.items() if key != "window"}
-    assert facts == facts | told
-    assert facts["state_size"] == model.stack.state_size
-    assert facts["return_range"] == [-50.0, 200.0]
+    metadata = {entry.key: json.loads(entry.value) for entry in proto.metadata_props}["minrnn"]
+    told = {key: value for key, value in METADATA.items() if key != "window"}
+    assert metadata == metadata | told
+    assert metadata["state_size"] == model.stack.state_size
+    assert metadata["return_range"] == [-50.0, 200.0]
     assert [opset.version for opset in proto.opset_import if not opset.domain] == [export.OPSET]
     values = [*proto.graph.input, *proto.graph.output]
     assert [value.name for value in values] == [*step_graph.INPUTS, *step_graph.OUTPUTS]
@@ -157,12 +157,12 @@ def test_a_pt2_file_acts_and_tells_what_it_is(tmp_path):
     model = tiny_model(
         3, 2, tokens="interleaved", prev_action=True, conv=3, backbone="mingru,attention"
     )
-    export.export_pt2(model, tmp_path / "step.pt2", FACTS)
-    extra = {export.PT2_FACTS: ""}
+    export.export_pt2(model, tmp_path / "step.pt2", METADATA)
+    extra = {export.PT2_METADATA: ""}
     program = torch.export.load(tmp_path / "step.pt2", extra_files=extra)
     for rows in (1, 3):
         assert_same(model, program.module(), rows=rows, steps=60)
-    assert json.loads(extra[export.PT2_FACTS])["env_kwargs"] == {"horizon": 7}
+    assert json.loads(extra[export.PT2_METADATA])["env_kwargs"] == {"horizon": 7}
 
 
 def test_exporting_leaves_the_model_as_it_was():
@@ -200,8 +200,8 @@ SIZES = ("obs_dim", "action_dim", "state_size", "max_steps")
 
 def test_a_loaded_file_acts(exported):
     model, path = exported
-    engine, facts = onnx_engine.load(path)
-    assert facts["backbone"] == model.config.backbone
+    engine, metadata = onnx_engine.load(path)
+    assert metadata["backbone"] == model.config.backbone
     engine.start(2)
     state = None
     with torch.inference_mode():
@@ -279,12 +279,12 @@ import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession(sys.argv[1])  # runs/.../last.onnx
-facts = json.loads(session.get_modelmeta().custom_metadata_map["minrnn"])
-env = gymnasium.make(facts["env_id"], **facts["env_kwargs"])
+metadata = json.loads(session.get_modelmeta().custom_metadata_map["minrnn"])
+env = gymnasium.make(metadata["env_id"], **metadata["env_kwargs"])
 obs, _ = env.reset(seed=0)
-asked, t, over = max(facts["targets"]), 0, False
-to_go, state = asked, np.zeros((1, facts["state_size"]), np.float32)
-action = np.zeros((1, facts["action_dim"]), np.float32)
+asked, t, over = max(metadata["targets"]), 0, False
+to_go, state = asked, np.zeros((1, metadata["state_size"]), np.float32)
+action = np.zeros((1, metadata["action_dim"]), np.float32)
 while not over:
     now = {"timestep": np.array([t]), "resets": np.array([t == 0])}
     seen = {"obs": obs[None].astype(np.float32), "rtg": np.array([[to_go]], np.float32)}
@@ -301,8 +301,8 @@ def test_the_example_acts_where_there_is_no_torch(tmp_path):
     for package in (*export.PACKAGES, "onnxruntime"):
         pytest.importorskip(package)
     model = trained()
-    facts = {"env_id": "Pendulum-v1", "env_kwargs": {"g": 9.0}, "targets": [-900.0, -300.0]}
-    export.export_onnx(model, tmp_path / "last.onnx", facts)
+    metadata = {"env_id": "Pendulum-v1", "env_kwargs": {"g": 9.0}, "targets": [-900.0, -300.0]}
+    export.export_onnx(model, tmp_path / "last.onnx", metadata)
     (tmp_path / "torch.py").write_text("raise ImportError('torch is not to be imported')\n")
     (tmp_path / "act.py").write_text(EXAMPLE)
     done = subprocess.run(
@@ -315,7 +315,7 @@ def test_the_example_acts_where_there_is_no_torch(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     policy = Policy(model, [-300.0], engine="eager")
-    played = rollout(EnvSpec.from_json(facts), policy, seeds=[0])
+    played = rollout(EnvSpec.from_json(metadata), policy, seeds=[0])
     got = re.fullmatch(r"asked -300.0, got (-\d+\.\d) in 200 steps\n", done.stdout)
     assert got, done.stdout
     assert float(got[1]) == pytest.approx(played.returns[0], abs=0.5)

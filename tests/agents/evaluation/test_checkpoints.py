@@ -17,10 +17,10 @@ from tests.support.models import tiny_model
 
 def save(folder, *, targets=(1.0, 2.0), returns=(1.0, 3.0), backbone="mingru", **config):
     """Write what a run of train.py leaves, as far as it is read here."""
-    facts = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": list(targets), "update": 7}
+    metadata = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": list(targets), "update": 7}
     for name in ("last", "best"):
         model = tiny_model(backbone=backbone)
-        save_checkpoint(folder / name, model, {**facts, "window": None})
+        save_checkpoint(folder / name, model, {**metadata, "window": None})
     write_json(folder / "config.json", {"seed": 0, "env": "toy/toy-v0", **config})
     write_json(folder / checkpoints.DATA_FILE, {"returns": list(returns)})
     return folder

@@ -130,11 +130,17 @@ def test_columns_line_up_with_their_headings():
 
 
 def test_a_checkpoint_remembers_the_environment(tmp_path):
-    facts = {"env_id": "Line-v0", "data": "a/b-v0", "targets": [1.0], "update": 1, "window": None}
-    checkpoint.save_checkpoint(tmp_path / "old", model(), facts)
+    metadata = {
+        "env_id": "Line-v0",
+        "data": "a/b-v0",
+        "targets": [1.0],
+        "update": 1,
+        "window": None,
+    }
+    checkpoint.save_checkpoint(tmp_path / "old", model(), metadata)
     assert checkpoint.load_checkpoint(tmp_path / "old")[1]["env_kwargs"] == {}
     world = {"env_kwargs": {"horizon": 7}, "obs_keys": ["c", "a"]}
-    checkpoint.save_checkpoint(tmp_path / "new", model(2), facts | world)
+    checkpoint.save_checkpoint(tmp_path / "new", model(2), metadata | world)
     acting, loaded = checkpoint.load_checkpoint(tmp_path / "new")
     assert {key: loaded[key] for key in world} == world
     spec = EvalSpec((1.0,), episodes=1, seed=0, num_envs=1)

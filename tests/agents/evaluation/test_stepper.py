@@ -64,8 +64,8 @@ def test_only_the_evaluations_during_training_are_envpools(data, tmp_path, capsy
     assert played[:2] == [("pool_rollout", 1_010_000)] * 2  # at updates 10 and 20
     assert set(played[2:]) == {("rollout", 10_000)}
     report = json.loads((folder / "results.json").read_text())
-    model, facts = load_checkpoint(folder / "last")
-    spec = EvalSpec(tuple(facts["targets"]), episodes=2, seed=10_000, num_envs=4)
+    model, metadata = load_checkpoint(folder / "last")
+    spec = EvalSpec(tuple(metadata["targets"]), episodes=2, seed=10_000, num_envs=4)
     again = evaluation.evaluate(model, EnvSpec("Hopper-v5"), spec)
     for row, result in zip(report["results"]["last"], again, strict=True):
         assert row["returns"] == result.returns.tolist()

@@ -30,8 +30,8 @@ HOPPER = score_protocol(data="a/b-v0", env="Hopper-v5", targets=[1], episodes=4,
 
 
 def line(tmp_path, name="last", data="a/<b>-v0", setting="", own=None, **more):
-    facts = {"data": data, "env_id": "Hopper-v5", "env_kwargs": {}}
-    member = Checkpoint("last", tmp_path / "run-a", tiny_model(), facts, {"seed": 3})
+    metadata = {"data": data, "env_id": "Hopper-v5", "env_kwargs": {}}
+    member = Checkpoint("last", tmp_path / "run-a", tiny_model(), metadata, {"seed": 3})
     results = [result(1.0, **more), result(3.0, **more)]
     protocol = score_protocol(
         data=data, env="Hopper-v5", targets=[1, 3], episodes=4, seeds=[10], own=own

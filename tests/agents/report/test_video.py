@@ -66,8 +66,14 @@ def ids():
 
 
 def checkpoint(tmp_path, env_id="Drawn-v0", **kwargs):
-    facts = {"env_id": env_id, "env_kwargs": kwargs, "obs_keys": [], "data": "d", "targets": [1.0]}
-    return Checkpoint("last", tmp_path / "run", tiny_model(), facts)
+    metadata = {
+        "env_id": env_id,
+        "env_kwargs": kwargs,
+        "obs_keys": [],
+        "data": "d",
+        "targets": [1.0],
+    }
+    return Checkpoint("last", tmp_path / "run", tiny_model(), metadata)
 
 
 @pytest.fixture

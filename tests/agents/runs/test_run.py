@@ -75,15 +75,15 @@ def leave(folder, at, number=signal.SIGTERM):
         {"best_score": 1.0, "best_update": True, "evaluated": 5},
     ],
 )
-def test_facts_that_cannot_be_are_one_line_and_the_state_before_is_taken(tmp_path, capsys, change):
+def test_impossible_metadata_is_one_line_and_the_state_before_is_taken(tmp_path, capsys, change):
     folder = tmp_path / "run"
     leave(folder, at=5)
     (state,) = (folder / "state").iterdir()
     before = state.with_name("0000000000")
     shutil.copytree(state, before)
-    facts = json.loads((state / "state.json").read_text())
+    metadata = json.loads((state / "state.json").read_text())
     (state / "SHA256SUMS").unlink()  # which the first format does not have
-    (state / "state.json").write_text(json.dumps({**facts, **change, "format": 1}))
+    (state / "state.json").write_text(json.dumps({**metadata, **change, "format": 1}))
     with go_on(folder) as run:
         assert run.trainer.update == 5
     assert "0000000005 is damaged (" in capsys.readouterr().out
@@ -168,10 +168,10 @@ def test_other_ranks_are_noted_with_what_becomes_of_dropout(tmp_path, capsys, dr
     folder = tmp_path / "run"
     leave(folder, at=5)
     (state,) = (folder / "state").glob("*/state.json")
-    facts = json.loads(state.read_text())
-    facts["machine"]["ranks"] = 2
+    metadata = json.loads(state.read_text())
+    metadata["machine"]["ranks"] = 2
     (state.parent / "SHA256SUMS").unlink()  # which the first format does not have
-    state.write_text(json.dumps({**facts, "format": 1}))
+    state.write_text(json.dumps({**metadata, "format": 1}))
     run = go_on(folder)
     run.config = dataclasses.replace(
         run.config, model=dataclasses.replace(run.config.model, dropout=dropout)

@@ -32,7 +32,7 @@ def trained(kind: str, ranks: Ranks = ALONE, *, half: bool = False, **optim) -> 
     if half:
         sampler.shard(0, 2)
     trainer = Doubles(
-        tiny_model().double(),
+        ReturnConditioned(tiny_model().double()),
         sampler,
         OptimConfig(updates=40, warmup=10, **optim),
         torch.device("cpu"),
@@ -47,8 +47,8 @@ class Doubles(Trainer):
     """A Trainer whose batches are doubles."""
 
     def _backward(self, function, batch):
-        double = {n: t.double() if t.dtype == torch.float32 else t for n, t in batch.items()}
-        return super()._backward(function, double)
+        floats = (x if x is None or x.dtype != torch.float32 else x.double() for x in batch)
+        return super()._backward(function, type(batch)(*floats))
 
 
 class Loss(nn.Module):

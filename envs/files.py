@@ -21,12 +21,13 @@ from envs.errors import UserError
 
 WRITING, OLD = ".writing-", ".old-"
 """Prefixes of names: of what is being written or removed, and of what makes room for a new one."""
+_ELSEWHERE = "choose another folder"
 
 
 class CannotWrite(UserError):
     """The disk is full or fails; nothing was left half-written."""
 
-    def __init__(self, target: Path, error: object, advice: str = "choose another folder") -> None:
+    def __init__(self, target: Path, error: object, advice: str = _ELSEWHERE) -> None:
         self.what = f"cannot write {target}: {error}; nothing was left half-written"
         super().__init__(f"{self.what}; free some space or {advice}")
 
@@ -34,10 +35,8 @@ class CannotWrite(UserError):
 class atomic_folder:
     """Context: an empty folder to write into, which becomes `target` when the block succeeds.
 
-    replace: whether it takes the place of an existing `target`; otherwise that one stays, and the
-    new one is dropped: another process was first.
-    aside: the path that the new folder's name begins with until then, on the same file system.
-    advice: what the message of CannotWrite tells the user to do. Every OSError becomes one.
+    replace: whether an existing `target` is replaced, or stays, as another process was first.
+    aside: the prefix of the folder's path until then. Every OSError becomes CannotWrite.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class atomic_folder:
         *,
         replace: bool = True,
         aside: Path | None = None,
-        advice: str = "choose another folder",
+        advice: str = _ELSEWHERE,
     ) -> None:
         self.target, self._replace, self._advice = target, replace, advice
         self._prefix = aside or target.with_name(WRITING)
@@ -67,9 +66,12 @@ class atomic_folder:
                     # safetensors and mkdtemp make them readable for their owner alone.
                     path.chmod(0o755 if path.is_dir() else 0o644)
                     _sync(path)
-                (replace_folder if self._replace else _add_folder)(self.aside, self.target)
+                if self._replace:
+                    replace_folder(self.aside, self.target)
+                else:
+                    os.rename(self.aside, self.target)
         except OSError as failure:
-            error = failure
+            error = None if not self._replace and self.target.is_dir() else failure
         finally:
             shutil.rmtree(self.aside, ignore_errors=True)
         if isinstance(error, OSError):
@@ -94,14 +96,6 @@ def replace_folder(new: Path, target: Path) -> None:
         raise
     _delete(old)
     _sync(target.parent)
-
-
-def _add_folder(new: Path, target: Path) -> None:
-    try:
-        os.rename(new, target)
-    except OSError:
-        if not target.is_dir():
-            raise
 
 
 def remove_folder(folder: Path) -> None:
@@ -171,19 +165,12 @@ def replace_file(new: Path, target: Path) -> None:
 
 @contextmanager
 def locked(
-    lock: Path,
-    *,
-    busy: str = "",
-    work: str = "",
-    advice: str = "choose another folder",
-    progress: bool = True,
+    lock: Path, *, busy: str = "", work: str = "", advice: str = _ELSEWHERE, progress: bool = True
 ) -> Iterator[None]:
     """Context: hold a lock file; the system releases it when the process ends, however it ends.
 
-    lock: its folder is made; the empty file stays.
-    busy: where another process holds the lock, a UserError with this text; without it, wait.
-    work: completes "waiting for another process that ...".
-    advice: completes the UserError where the folder cannot be written.
+    If another process holds it: a UserError with the text `busy`; without one, "waiting for another
+    process that `work`". advice: for the UserError where the folder cannot be written.
     File systems without locks (some network drives) are used without.
     """
     from filelock import FileLock, Timeout

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from envs.errors import UserError
-from envs.rollout.loop import Actor, action_error
+from envs.rollout.loop import Actor, action_error, check_actions
 from envs.rollout.queue import Progress, Rollout, check_failures
 from envs.worlds.make import make_env, time_limit
 from envs.worlds.spec import EnvSpec
@@ -69,11 +69,8 @@ def pool_rollout(
     while len(rows):
         # Fresh arrays at every step: an actor may keep what it was given.
         actions = np.asarray(actor(obs, reward, resets, rows.copy()))
-        if actions.shape != (shape := (len(rows), *space.shape)):
-            raise UserError(f"the actor returned actions of shape {actions.shape}, not {shape}")
-        if not np.isfinite(actions).all():
-            i = int(rows[~np.isfinite(actions).all(axis=1)][0])
-            raise action_error(i, seeds[i], int(lengths[i]))
+        if (bad := check_actions(actions, (len(rows), *space.shape))) is not None:
+            raise action_error(i := int(rows[bad]), seeds[i], int(lengths[i]))
         obs, reward, fell, truncated, _ = pool.step(actions, rows)
         obs, reward = np.array(obs, np.float64), np.array(reward, np.float64)
         resets = np.zeros(len(rows), np.bool_)

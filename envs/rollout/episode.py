@@ -18,7 +18,7 @@ class InvalidOutput(Exception):
     """An environment returned an observation or a reward that cannot be used."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Outcome:
     """The outcome of one episode."""
 
@@ -56,17 +56,14 @@ class Slot:
     env: gym.Env[Any, Any] | FastWalker
     lost: bool = False
     """The environment has failed and is closed, and no other could be made in its place."""
-    index: int = -1
-    total: float = 0.0
-    length: int = 0
-    success: bool | None = None
+    outcome: Outcome = field(default_factory=lambda: Outcome(-1))
     obs: list[NDArray[Any]] = field(default_factory=list[NDArray[Any]])
     actions: list[NDArray[Any]] = field(default_factory=list[NDArray[Any]])
     rewards: list[float] = field(default_factory=list[float])
 
     def begin(self, index: int, seed: int, record: bool) -> NDArray[Any]:
         """Start an episode, and return its first observation."""
-        self.index, self.total, self.length, self.success = index, 0.0, 0, None
+        self.outcome = Outcome(index)
         obs, _ = self.env.reset(seed=seed)
         if record:
             self.obs, self.actions, self.rewards = [_copied(obs)], [], []
@@ -80,11 +77,11 @@ class Slot:
 
     def end(self, terminated: bool, seed: int, record: bool) -> Outcome:
         """Return the outcome of the episode."""
-        outcome = Outcome(self.index, self.total, self.length, terminated, self.success)
+        self.outcome.terminated = terminated
         if record:
             steps = np.stack(self.obs), np.stack(self.actions), np.array(self.rewards)
-            outcome.episode = Episode(*steps, terminated, seed)
-        return outcome
+            self.outcome.episode = Episode(*steps, terminated, seed)
+        return self.outcome
 
 
 def _copied(obs: Any) -> NDArray[Any]:

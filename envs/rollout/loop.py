@@ -75,15 +75,18 @@ def _loop(running: Slots, actor: Actor, after_step: Callable[[], None] | None) -
     space = running.slots[0].env.action_space
     action_dim = space.shape[0] if isinstance(space, gym.spaces.Box) else -1
     obs, _ = running.settle()
-    index = np.array([slot.index for slot in running.slots])
+    index = np.array([slot.outcome.index for slot in running.slots])
     while running.slots:
         slots, seen = running.slots, running.obs
         # Fresh arrays at every step: an actor may keep those it was given.
         reward, resets = np.array(running.rewards), np.array(running.resets, np.bool_)
         if resets.any():
-            index = np.array([slot.index for slot in slots])
+            index = np.array([slot.outcome.index for slot in slots])
         actions = np.asarray(actor(obs, reward, resets, index))
-        _check_actions(actions, (len(slots), action_dim), slots, settings.seeds)
+        bad = check_actions(actions, (len(slots), action_dim))
+        if bad is not None:
+            outcome = slots[bad].outcome
+            raise action_error(outcome.index, settings.seeds[outcome.index], outcome.length)
         running.resets = [False] * len(slots)
         for k, slot in enumerate(slots):
             try:
@@ -94,10 +97,10 @@ def _loop(running: Slots, actor: Actor, after_step: Callable[[], None] | None) -
                 if info:
                     reached = info.get("success", info.get("is_success"))
                     if reached is not None:
-                        slot.success = bool(slot.success or reached)
+                        slot.outcome.success = bool(slot.outcome.success or reached)
                 ended = bool(terminated or truncated)
-                slot.total += gain
-                slot.length += 1
+                slot.outcome.total += gain
+                slot.outcome.length += 1
                 if record:
                     slot.add(seen[k], actions[k], gain)
             except UserError:
@@ -132,14 +135,15 @@ def _env_fields(settings: Settings, env: gym.Env[Any, Any] | FastWalker) -> dict
     }
 
 
-def _check_actions(
-    actions: NDArray[Any], shape: tuple[int, int], slots: list[Slot], seeds: list[int]
-) -> None:
+def check_actions(actions: NDArray[Any], shape: tuple[int, int]) -> int | None:
+    """Return the first row with an action that is not finite; UserError for another shape (K, A).
+
+    A is -1 where any is right.
+    """
     if actions.ndim != 2 or len(actions) != shape[0] or (shape[1] >= 0 and actions.shape != shape):
         raise UserError(f"the actor returned actions of shape {actions.shape}, not {shape}")
-    if not np.isfinite(actions).all():
-        slot = slots[np.flatnonzero(~np.isfinite(actions).all(axis=1))[0]]
-        raise action_error(slot.index, seeds[slot.index], slot.length)
+    finite = np.isfinite(actions)
+    return None if finite.all() else int(np.flatnonzero(~finite.all(axis=1))[0])
 
 
 def action_error(index: int, seed: int, step: int) -> UserError:

@@ -51,28 +51,28 @@ class Slots:
 
     def end(self, k: int, terminated: bool) -> None:
         """Report the outcome of slot k's episode, which has ended."""
-        slot = self.slots[k]
+        slot, settings = self.slots[k], self.settings
         try:
             self._check(k)
         except InvalidOutput as error:
             self.fail(k, error)
             return
-        seed = self.settings.seeds[slot.index]
-        self._finished(slot.end(terminated, seed, self.settings.record))
+        seed = settings.seeds[slot.outcome.index]
+        self._finished(slot.end(terminated, seed, settings.record))
 
     def fail(self, k: int, error: Exception) -> None:
         """Report that slot k's episode failed with `error`, and make a new environment for it.
 
         Where that is impossible, the slot is lost and the others run the rest of the queue.
         """
-        slot = self.slots[k]
-        seed = self.settings.seeds[slot.index]
+        slot, outcome = self.slots[k], self.slots[k].outcome
+        seed = self.settings.seeds[outcome.index]
         if not self.settings.tolerant:
             if not isinstance(error, InvalidOutput):
                 raise error
             raise UserError(
-                f"episode {slot.index} (seed {seed}), step {slot.length}: {error}; leave that seed "
-                f"out, or repair the environment"
+                f"episode {outcome.index} (seed {seed}), step {outcome.length}: {error}; leave "
+                f"that seed out, or repair the environment"
             )
         with contextlib.suppress(Exception):
             slot.env.close()
@@ -82,8 +82,8 @@ class Slots:
         except Exception as another:
             slot.lost = True
             reason += f"; then it could not be made again: {_first_line(another)}"
-        failure = one_line(f"seed {seed}, step {slot.length}: {reason}")
-        self._finished(Outcome(slot.index, math.nan, slot.length, failure=failure))
+        failure = one_line(f"seed {seed}, step {outcome.length}: {reason}")
+        self._finished(Outcome(outcome.index, math.nan, outcome.length, failure=failure))
 
     def settle(self) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
         """Drop the slots that are done; return the observations (K, O) of the others.

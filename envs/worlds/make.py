@@ -82,12 +82,9 @@ def env_sizes(env: EnvLike) -> tuple[int, int]:
     """
     made = make_env(env)
     try:
-        sizes: list[int] = []
-        for kind, space in (("observation", made.observation_space), ("action", made.action_space)):
-            if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-                raise UserError(_unusable(_name(env, made), kind, space))
-            sizes.append(int(space.shape[0]))
-        return sizes[0], sizes[1]
+        name = _name(env, made)
+        obs = _vector(name, "observation", made.observation_space)
+        return obs.shape[0], _vector(name, "action", made.action_space).shape[0]
     finally:
         made.close()
 
@@ -99,9 +96,7 @@ def action_bounds(env: EnvLike) -> tuple[NDArray[np.float32], NDArray[np.float32
     """
     made = env() if callable(env) else make_raw(env)
     try:
-        space = made.action_space
-        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-            raise UserError(_unusable(_name(env, made), "action", space))
+        space = _vector(_name(env, made), "action", made.action_space)
         if unlimited(space.low).any() or unlimited(space.high).any():
             raise UserError(
                 f"{_name(env, made)} has actions without bounds ({space}), but policies are scaled "
@@ -180,8 +175,10 @@ def _quiet_deprecations() -> Iterator[None]:
         mujoco.set_mju_user_warning(before)
 
 
-def _unusable(name: str, kind: str, space: spaces.Space[Any]) -> str:
-    return (
+def _vector(name: str, kind: str, space: spaces.Space[Any]) -> spaces.Box:
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        return space
+    raise UserError(
         f"{name} has the {kind} space {space}; only flat Box spaces and Dicts of them are "
         f"supported, wrap it or choose another environment"
     )

@@ -14,6 +14,7 @@ import pytest
         "envs.data.builder",
         "envs.behaviour.pointmaze",
         "envs.worlds.flat",
+        "envs.worlds.spec",
         "envs.inspect.histogram",
         "envs.data.trajectories",
         "envs.data.sampler",

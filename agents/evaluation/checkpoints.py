@@ -44,7 +44,7 @@ _NOT_A_SETTING = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained agent and where it came from."""
+    """A trained agent, and the run that it is from."""
 
     name: str
     """last, best, or the name of a checkpoint's own folder."""

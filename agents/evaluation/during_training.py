@@ -1,4 +1,4 @@
-"""Evaluations of a run that is training: quick ones choose the best checkpoint, one is reported."""
+"""Evaluations of a run: quick ones choose the best checkpoint, the last one is reported."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class Stopwatch:
     def __call__(
         self, obs: np.ndarray, reward: np.ndarray, resets: np.ndarray, episode: np.ndarray
     ) -> np.ndarray:
-        """Act as the other does."""
+        """Return the actions of the other actor."""
         before = time.perf_counter()
         actions = self.actor(obs, reward, resets, episode)
         self.seconds.append(time.perf_counter() - before)

@@ -1,4 +1,4 @@
-"""The protocol of a line of results: what its scores have to be printed with."""
+"""The protocol of a line of results: how it was played, which scores are reported with."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def describe_memory(window: int | None) -> str:
 
 
 def intervals(num_runs: int, successes: bool) -> str:
-    """Say what the 95 % intervals of a line are computed over."""
+    """Return what the 95 % intervals of a line are computed over, as text."""
     over = (
         "the episodes of one run, not training seeds"
         if num_runs == 1
@@ -61,7 +61,7 @@ def engine_version(engine: str) -> str:
 def describe_checkpoint(
     name: str, updates: Iterable[int], configs: Iterable[Mapping[str, Any]]
 ) -> str:
-    """Name the checkpoint of a line with its updates and, for the best, how it was chosen.
+    """Return the checkpoint of a line with its updates and, for the best, how it was chosen.
 
     updates: of each run. configs: the config.json of each run; it may lack what is needed here.
     """
@@ -71,7 +71,7 @@ def describe_checkpoint(
 
 
 def how_chosen(configs: Iterable[Mapping[str, Any]]) -> str:
-    """Say by which episodes train.py chose the best checkpoint of a run; "" if it is not known.
+    """Return by which episodes train.py chose the best checkpoint of a run; "" if not known.
 
     configs: the config.json of each run. Those episodes are not the ones that are reported.
     """

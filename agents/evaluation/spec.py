@@ -40,8 +40,8 @@ class EvalSpec:
     record: Annotated[bool, tyro.conf.Suppress] = False
     """Keep the actions of each episode."""
     stepper: Annotated[Stepper, tyro.conf.Suppress] = "gymnasium"
-    """What steps the environments. `envpool` plays other episodes, in threads of one process: to
-    choose a checkpoint, never for a reported score."""
+    """The library that steps the environments. `envpool` plays other episodes, in threads of one
+    process: to choose a checkpoint, never for a reported score."""
 
 
 @dataclass(frozen=True)

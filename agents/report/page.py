@@ -65,12 +65,6 @@ def _table(
     scored = any(row["score"] is not None for _, row in rows)
     succeeds = any("success" in row for _, row in rows)
 
-    def percent(value: float) -> str:
-        return f"{100 * value:.1f}"
-
-    def score(value: float) -> str:
-        return f"{value:.1f}"
-
     head = ["", "asked", "mean", "IQM", "std", "min", "max"]
     head += ["score", "IQM score"] * scored + ["success %"] * succeeds + ["steps"]
     head += ["failed"] * fails
@@ -80,14 +74,18 @@ def _table(
         cells += [_with_interval(row, key, f"{key}_interval_95", number) for key in ("mean", "iqm")]
         cells += [(number(row[key]), "") for key in ("std", "min", "max")]
         if scored:
-            cells.append(_with_interval(row, "score", "score_interval_95", score))
-            cells.append(_with_interval(row, "score_iqm", "score_iqm_interval_95", score))
+            cells.append(_with_interval(row, "score", "score_interval_95", "{:.1f}".format))
+            cells.append(_with_interval(row, "score_iqm", "score_iqm_interval_95", "{:.1f}".format))
         if succeeds:
-            cells.append(_with_interval(row, "success_rate", "success_interval_95", percent))
+            cells.append(_with_interval(row, "success_rate", "success_interval_95", _percent))
         cells.append((f"{row['mean_length']:.0f}", ""))
         cells += [(str(row["failed"]), "")] * fails
         lines.append(cells)
     return {"head": head, "rows": lines}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def _with_interval(

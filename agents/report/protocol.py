@@ -10,10 +10,10 @@ from typing import Any
 from envs.errors import one_line
 
 Protocol = dict[str, Any]
-"""What a score has to be printed with (see envs.scoring.protocol.score_protocol)."""
+"""What a score has to be reported with (see envs.scoring.protocol.score_protocol)."""
 
 WIDTH = 100
-"""Columns of the terminal that text is written for."""
+"""The columns of the terminal that text is wrapped to."""
 
 
 def entries(
@@ -57,7 +57,7 @@ def text(protocols: Mapping[str, Protocol], shown: Mapping[str, str]) -> str:
     for name, grouped in written:
         first = f"{name.replace('_', ' '):<{width}}  "
         for called, item in grouped:
-            # Some of it is from files, which may hold what a terminal would obey.
+            # Some of it is from files, which may hold control characters of the terminal.
             words = one_line(f"{called}: {item}" if called else item)
             indent = " " * (width + 2)
             wrapped = textwrap.wrap(
@@ -74,7 +74,7 @@ def text(protocols: Mapping[str, Protocol], shown: Mapping[str, str]) -> str:
 
 
 def plain(value: Any) -> str:
-    """Write one value of a protocol."""
+    """Return one value of a protocol as text."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={plain(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
@@ -83,9 +83,9 @@ def plain(value: Any) -> str:
 
 
 def names(data: Mapping[str, str]) -> dict[str, str]:
-    """Return the names of lines as people read them, by name; data: each line's data set.
+    """Return the names of lines for people, by name; data: the data set of each line.
 
-    What all data sets begin and end with is left out.
+    The parts that all data sets begin or end with are left out.
 
     Example:
         >>> names({"a/hopper-v0 last": "a/hopper-v0", "a/ant-v0 last": "a/ant-v0"})
@@ -96,11 +96,11 @@ def names(data: Mapping[str, str]) -> dict[str, str]:
 
 
 def shortened(data: Sequence[str]) -> dict[str, str]:
-    """Return what tells the names of data sets apart, by name; a single one stays as it is."""
+    """Return the parts that distinguish the names of data sets, by name; all of a single name."""
     parts = {name: re.findall(r"[^/-]*[/-]?", name)[:-1] for name in data}
     if len(parts) < 2:
         return {name: name for name in data}
-    # At least one part of each name stays; the end goes first: medium says more than v0.
+    # At least one part of each name stays; the end is cut first: medium says more than v0.
     most = min(map(len, parts.values())) - 1
     behind = _agreeing([pieces[::-1] for pieces in parts.values()], most)
     ahead = _agreeing(list(parts.values()), most - behind)

@@ -84,7 +84,7 @@ def row(result: Result, reference: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def best_median_worst(returns: Sequence[float] | np.ndarray) -> dict[str, int]:
-    """Return the places of the best, the median and the worst episode of those that have one."""
+    """Return the places of the best, the median and the worst episode that finished."""
     values = np.asarray(returns)
     order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]  # NaN comes last
     return {

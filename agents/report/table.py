@@ -89,5 +89,5 @@ def number_format(values: Iterable[float]) -> Callable[[float], str]:
 
 
 def interval(ends: Sequence[float] | None, number: Callable[[float], str]) -> str:
-    """Write an interval; a dash where there is none."""
+    """Return an interval as text; a dash if there is none."""
     return "-" if ends is None else f"[{number(ends[0])}, {number(ends[1])}]"

@@ -1,4 +1,4 @@
-"""Pictures of an environment, on machines without a screen too."""
+"""Pictures of an environment, also on machines without a screen."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ INSTALL = (
 def rendering_env(env: EnvSpec | str) -> gym.Env[Any, Any]:
     """Make an environment whose render() returns an image (H, W, 3) of bytes.
 
-    Raises UserError where it has no such mode, or where this machine cannot draw.
+    Raises UserError if it has no such mode, or if this machine cannot draw.
     """
     device.before_opengl()
     spec = EnvSpec.of(env)
@@ -46,7 +46,7 @@ def rendering_env(env: EnvSpec | str) -> gym.Env[Any, Any]:
 
 
 def window_env(spec: EnvSpec) -> gym.Env[Any, Any]:
-    """Make an environment that shows itself in a window as it is stepped."""
+    """Make an environment that is shown in a window as it is stepped."""
     device.before_opengl()
     env = make_raw(replace(spec, kwargs={**spec.kwargs, "render_mode": "human"}))
     follow(env)
@@ -54,7 +54,7 @@ def window_env(spec: EnvSpec) -> gym.Env[Any, Any]:
 
 
 class Following(gym.Wrapper[Any, Any, Any, Any]):
-    """Let MuJoCo's window go along with what moves."""
+    """A wrapper that makes the camera of MuJoCo's window follow the robot."""
 
     def reset(self, **options: Any) -> Any:
         """Reset the environment, which opens its window."""
@@ -62,7 +62,7 @@ class Following(gym.Wrapper[Any, Any, Any, Any]):
         renderer = getattr(self.unwrapped, "mujoco_renderer", None)
         if renderer is not None and renderer.viewer is not None:
             mujoco: Any = importlib.import_module("mujoco")
-            renderer.viewer._hide_menu = True  # it lies over half of the picture; H shows it
+            renderer.viewer._hide_menu = True  # it covers half of the picture; H shows it
             camera = _track(renderer.model)
             if camera >= 0:
                 renderer.viewer.cam.type = mujoco.mjtCamera.mjCAMERA_FIXED
@@ -71,24 +71,24 @@ class Following(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def follow(env: gym.Env[Any, Any]) -> None:
-    """Look through MuJoCo's camera that goes along, where there is one, and draw a little faster.
+    """Use the camera that follows the robot, if MuJoCo has one, and draw a little faster.
 
-    gymnasium's own camera stays where it is, and a walker is out of sight in two seconds.
+    gymnasium's own camera does not move, and a walker is out of sight in two seconds.
     """
     for thing in _held(env):
         renderer = getattr(thing, "mujoco_renderer", None)
         if renderer is None:
             continue
         camera = _track(renderer.model)
-        if camera >= 0 and thing is env.unwrapped:  # a maze is looked at as a whole
+        if camera >= 0 and thing is env.unwrapped:  # a maze is shown as a whole
             renderer.camera_id = camera
-        # Without a graphics card a picture takes 36 ms so, and 150 ms by default.
+        # Without a graphics card, a picture takes 36 ms with this, and 150 ms by default.
         renderer.model.vis.quality.shadowsize = 1024
         renderer.model.vis.quality.offsamples = 0
 
 
 def _track(model: Any) -> int:
-    """Return the id of the camera that goes along with the robot, -1 where there is none."""
+    """Return the id of the camera that follows the robot, -1 if there is none."""
     mujoco: Any = importlib.import_module("mujoco")
     return mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
 
@@ -96,7 +96,7 @@ def _track(model: Any) -> int:
 def frame(env: gym.Env[Any, Any]) -> np.ndarray:
     """Return a picture (H, W, 3), u8, of an environment made by rendering_env.
 
-    Raises UserError, with what to install, where this machine cannot draw.
+    Raises UserError, with what to install, if this machine cannot draw.
     """
     try:
         image = np.asarray(env.render(), np.uint8)
@@ -110,9 +110,9 @@ def frame(env: gym.Env[Any, Any]) -> np.ndarray:
 
 
 def choose_backend(env_id: str) -> None:
-    """Set MUJOCO_GL to what works here, unless it is set: gymnasium would take a window's first.
+    """Set MUJOCO_GL to a backend that works here, unless it is set; gymnasium would need a window.
 
-    Raises UserError, with what to install, where there is none, and no display either.
+    Raises UserError, with what to install, if there is no such backend and no display either.
     """
     if "MUJOCO_GL" in os.environ or not sys.platform.startswith("linux"):
         return
@@ -137,13 +137,13 @@ def _draws_with_mujoco(env: gym.Env[Any, Any]) -> bool:
 
 
 def _held(env: gym.Env[Any, Any]) -> list[Any]:
-    """Return an environment and all that it holds, such as a maze's robot."""
+    """Return an environment and its attributes, such as the robot of a maze."""
     return [env.unwrapped, *vars(env.unwrapped).values()]
 
 
 @functools.cache
 def _works(name: str) -> bool:
-    # In another process: to import one of OpenGL's bindings rules out the other.
+    # In another process, as only one of OpenGL's bindings can be imported.
     code = f"from mujoco.{name} import GLContext\nGLContext(64, 64).make_current()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     return done.returncode == 0

@@ -28,7 +28,7 @@ _OPTIONS = {"crf": "26", "preset": "fast"}  # of x264: small files, four times f
 
 @dataclass(frozen=True)
 class Video:
-    """One episode as a film."""
+    """The film of one episode."""
 
     title: str
     """best, median or worst."""

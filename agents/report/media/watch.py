@@ -28,7 +28,7 @@ WIDTH = 24
 
 
 class View:
-    """An actor that shows what another does in one environment, in real time."""
+    """An actor that shows the actions of another in one environment, in real time."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class View:
     def __call__(
         self, obs: np.ndarray, reward: np.ndarray, resets: np.ndarray, episode: np.ndarray
     ) -> np.ndarray:
-        """Act as the other does, show it, and wait for the time of the next step."""
+        """Return the action of the other actor, show it, and wait until the next step is due."""
         self.total += float(reward[0])
         before = time.perf_counter()
         action = self.policy(obs, reward, resets, episode)

@@ -1,4 +1,4 @@
-"""The pictures of a run and of a report. Each function returns a matplotlib figure."""
+"""The figures of a run and of a report. Each function returns a matplotlib figure."""
 
 from agents.report.plots.calibration import calibration
 from agents.report.plots.curve import curve, curves

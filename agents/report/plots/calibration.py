@@ -1,4 +1,4 @@
-"""What was asked against what was obtained, in front of what the data has."""
+"""Target returns against the returns obtained, in front of a histogram of the data's returns."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def calibration(
 ) -> Figure:
     """Plot mean returns with 95 % intervals over the returns asked for; a faint dot an episode.
 
-    The data's own returns are a histogram behind, where they are known: over the same axis of
-    returns, of a height that no axis tells.
+    If the data's returns are known, their histogram is behind: over the same axis of returns, of a
+    height that no axis shows.
     """
     swept = [result for line in results.values() for result in line]
     values = [*(r.obtained for r in swept), np.array([r.target for r in swept])]

@@ -47,7 +47,7 @@ def curves(
     title: str,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Plot settings beside each other: the loss, and the return for each one's largest target.
+    """Plot several settings: the loss, and the return for the largest target of each.
 
     runs: the metrics of each run of a setting, by the setting's name. A thin line is a run, the
     thick one their mean.
@@ -89,7 +89,7 @@ def _points(metrics: Metrics, key: str) -> tuple[list[float], list[float]]:
 
 
 def _asked(metrics: Metrics) -> dict[str, float]:
-    """Return the targets by the names of their metrics, but for names that hold no number."""
+    """Return the targets by the names of their metrics; names without a number are left out."""
     found: dict[str, float] = {}
     for name in dict.fromkeys(key for m in metrics for key in m if key.startswith(PREFIX)):
         with contextlib.suppress(ValueError):

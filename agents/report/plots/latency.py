@@ -1,4 +1,4 @@
-"""What a step costs, over the time in the episode: flat, where the state has a constant size."""
+"""The time of a step over the episode: constant if the state has a constant size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PIECES = 40
 def latency(seconds: Mapping[str, np.ndarray], title: str, theme: Theme = LIGHT) -> Figure:
     """Plot the median time of a step, and the middle 80 %, in up to 40 pieces of an episode.
 
-    seconds: (T,) the time that each step took, by the name of what took it.
+    seconds: (T,) the time of each step, by the name of the line.
     """
     with drawing(theme):
         figure = Figure(figsize=(6.4, 3.7), layout="constrained")
@@ -40,7 +40,7 @@ def latency(seconds: Mapping[str, np.ndarray], title: str, theme: Theme = LIGHT)
 def pieces(seconds: np.ndarray) -> np.ndarray:
     """Return (4, P): the middle step of each of up to 40 pieces, and its 10, 50, 90 % in µs.
 
-    seconds: (T,) the time that each step took.
+    seconds: (T,) the time of each step.
     """
     parts = np.array_split(seconds * 1e6, min(PIECES, len(seconds)))
     lengths = np.array([len(part) for part in parts])

@@ -1,4 +1,4 @@
-"""Histograms of the returns obtained, one panel a target, against those of the data."""
+"""Histograms of the returns obtained, a panel for each target, against those of the data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def returns(
 ) -> Figure:
     """Plot the share of episodes over their return, a panel for each target.
 
-    The data's returns are behind, as shares of its episodes too, where they are known.
+    If the data's returns are known, they are behind, as shares of its episodes, too.
     """
     targets = sorted({result.target for line in results.values() for result in line})
     everything = [result.obtained for line in results.values() for result in line]

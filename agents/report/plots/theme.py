@@ -1,4 +1,4 @@
-"""How the pictures look: on white paper, on a dark screen, and as files."""
+"""The look of the figures on white and on dark, and their files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Theme = dict[Any, Any]
 """Settings of matplotlib (rcParams)."""
 
 LABEL = 90
-"""Characters of a legend's label that fit into the width of a figure."""
+"""The most characters of a legend's label that fit into the width of a figure."""
 _MARKERS = "os^DvPX"
 _DASHES = ("-", "--", ":")
 
@@ -62,7 +62,7 @@ DARK = _theme(
 
 @contextmanager
 def drawing(theme: Theme) -> Iterator[str]:
-    """Context: figures made and saved inside look as `theme` says; yields the colour of ink."""
+    """Context: figures are made and saved in the look of `theme`; yields the colour of text."""
     with matplotlib.rc_context(theme):
         yield theme["text.color"]
 
@@ -77,12 +77,12 @@ def render(figure: Figure, theme: Theme = LIGHT, format: str = "png", dpi: int =
 
 
 def style(place: int) -> dict[str, Any]:
-    """Return colour and dashes of the `place`-th line of a plot; together, 18 are told apart."""
+    """Return colour and dashes of the `place`-th line of a plot; 18 lines can be distinguished."""
     return {"color": f"C{place % 6}", "linestyle": _DASHES[place // 6 % 3]}
 
 
 def marker(place: int) -> str:
-    """Return the mark of the `place`-th line of a plot."""
+    """Return the marker of the `place`-th line of a plot."""
     return _MARKERS[place % len(_MARKERS)]
 
 
@@ -94,7 +94,7 @@ def heading(title: str) -> str:
 def legend_below(figure: Figure, panels: Iterable[Axes]) -> None:
     """Put one legend of all panels below them; the figure grows by as much.
 
-    In two columns where the labels are short enough, in broken lines where they are very long.
+    It has two columns if the labels are short enough; very long labels are wrapped.
     """
     entries: dict[str, Any] = {}
     for axes in panels:

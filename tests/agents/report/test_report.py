@@ -228,6 +228,21 @@ def test_the_page_needs_nothing_from_elsewhere(published):
         assert name in words
 
 
+def test_every_name_is_escaped_on_the_page(tmp_path):
+    evil = "<script>x</script>\"'"
+    one = line(tmp_path, f"{evil} last", evil, failures={1: f"seed 11: {evil}"})
+    one = dataclasses.replace(one, protocol=one.protocol | {"runs": [evil], evil: evil})
+    video = html.Video(evil, 3.0, evil, 12, 1.0, 100, b"mp4", b"jpeg")
+    entries = write.as_json([one, line(tmp_path, "best")], {}, {})
+    figures = {"curve": (evil, b"<svg>", b"<svg>")}
+    text = html.page(evil, entries, figures, {one.name: [video]})
+    page = Page(text)
+    assert "script" not in page.tags
+    assert page.open == []
+    assert " ".join(page.words).count(evil) >= 10
+    assert "default-src 'none'; img-src data:; media-src data:; style-src" in text
+
+
 def test_a_page_has_its_videos(tmp_path):
     video = html.Video("best", 3.0, "run-a", 12, 12345.678, 100, b"mp4", b"jpeg")
     (row,) = write.as_json([line(tmp_path, returns=[12345.678])], {}, {})["results"].values()

@@ -54,6 +54,7 @@ _PARTS = {
 }
 _STATE = {
     **{f"{old}.{a}": f"{new}.{b}" for old, new in _PARTS.items() for a, b in _MODEL.items()},
+    "optimizer.model": "optimizer.model",  # new names stay
     "optimizer": "optimizer.model",
     "losses": "pending.loss",
     "norms": "pending.grad_norm",

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -124,7 +125,7 @@ def write_sums(case: Path) -> None:
 def old_format(path: Path) -> None:
     """Say that a checkpoint is of format 1, where that can be said."""
     if path.is_file() and not path.is_symlink():
-        path.write_bytes(path.read_bytes().replace(b'"format": 2', b'"format": 1'))
+        path.write_bytes(re.sub(rb'"format": \d+', b'"format": 1', path.read_bytes()))
 
 
 def octets(path: Path, rng: random.Random, canary: Path) -> None:

@@ -96,6 +96,7 @@ def test_tensors_of_an_older_version_are_read_by_their_new_names(tmp_path: Path)
         ("average.n_averaged", "average.n_averaged"),
         ("optimizer.head.weight.exp_avg", "optimizer.model.head.mean.weight.exp_avg"),
         ("optimizer.stack.blocks.0.w.step", "optimizer.model.stack.blocks.0.w.step"),
+        ("optimizer.model.head.mean.bias.step", "optimizer.model.head.mean.bias.step"),
         ("losses", "pending.loss"),
         ("norms", "pending.grad_norm"),
         ("generator.cpu", "generator.cpu"),

@@ -162,7 +162,6 @@ class Sampler(ABC):
         timestep = self._timestep.take(steps)
         prev_action = self._action.take(steps - 1, axis=0)
         prev_action[timestep == 0] = 0.0
-        follows = (None, None, None) if (found := self._transitions) is None else found.take(steps)
         batch: Batch[NDArray[Any]] = Batch(
             self._obs.take(steps, axis=0),
             self._action.take(steps, axis=0),
@@ -171,9 +170,11 @@ class Sampler(ABC):
             timestep,
             resets,
             np.ones(steps.shape, np.bool_) if mask is None else mask,
-            *follows,
-            **{name: values.take(steps, axis=0) for name, values in self._inputs.items()},
         )
+        if self._transitions is not None:
+            batch = batch._replace(**self._transitions.take(steps))
+        if self._inputs:
+            batch = batch._replace(**{k: v.take(steps, axis=0) for k, v in self._inputs.items()})
         if mask is not None and not mask.all():
             for values in batch:  # the data is finite, so that 0 * x is 0
                 if values is not None and values is not mask:

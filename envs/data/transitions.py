@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,9 +37,7 @@ class Transitions:
         self._is_last = np.zeros(data.num_steps, np.bool_)
         self._is_last[data.starts[1:] - 1] = True
 
-    def take(
-        self, steps: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    def take(self, steps: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Return reward (B, T), next_obs (B, T, O) and terminated (B, T) of steps (B, T)."""
         last = self._is_last.take(steps)
         episode = np.searchsorted(self._starts, steps[last], side="right") - 1
@@ -45,4 +45,5 @@ class Transitions:
         next_obs[last] = self._final_obs[episode]
         terminated = np.zeros(steps.shape, np.bool_)
         terminated[last] = self._terminated[episode]
-        return self._reward.take(steps), next_obs, terminated
+        reward = self._reward.take(steps)
+        return {"reward": reward, "next_obs": next_obs, "terminated": terminated}

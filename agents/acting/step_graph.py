@@ -1,4 +1,4 @@
-"""The model's step as a graph without side effects: what is exported, and compiled.
+"""The model's step as a graph without side effects: what is exported.
 
 Inputs, in this order: obs (B, O), rtg (B, 1) in units of reward, prev_action (B, A), timestep (B,)
 int64, resets (B,) bool, state (B, S), packed as `minrnn.Stack.pack` does it, then the optional

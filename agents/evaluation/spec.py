@@ -9,7 +9,7 @@ import tyro
 
 from configs.base import Memory, Stepper
 
-Engine = Literal["auto", "numba", "compiled", "onnx", "eager"]
+Engine = Literal["auto", "numba", "onnx", "eager"]
 
 
 @dataclass(frozen=True)

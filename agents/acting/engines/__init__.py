@@ -19,7 +19,7 @@ from envs.errors import UserError
 
 Floats = NDArray[np.float32]
 
-_MODULES = ("numba", "compiled", "onnx", "eager")
+_MODULES = ("numba", "onnx", "eager")
 """Best first."""
 _AUTO = ("numba", "eager")
 """What "auto" chooses from: those that start within seconds."""

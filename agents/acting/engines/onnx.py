@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from agents.acting import export
-from agents.acting.engines import Floats
-from agents.acting.engines.packed import PackedEngine, Sizes
+from agents.acting import export, step_graph
+from agents.acting.engines import Floats, check_times
 from agents.acting.step_graph import OUTPUTS, STATE
 from agents.model.decision import DecisionModel
+from agents.model.inputs import Inputs
 from envs.errors import UserError
 
 
@@ -26,10 +29,28 @@ def why_not(model: DecisionModel, device: torch.device) -> str | None:
     return export.missing(*export.PACKAGES, "onnxruntime")
 
 
-class Onnx(PackedEngine):
+class Sizes(NamedTuple):
+    """The sizes of a step; `max_steps` is the longest episode that it has time embeddings for."""
+
+    obs_dim: int
+    action_dim: int
+    state_size: int
+    max_steps: int | None
+    optional: Mapping[str, int] = MappingProxyType({})
+    """The widths of the optional inputs that it reads, by name."""
+
+    @classmethod
+    def of(cls, model: DecisionModel) -> Sizes:
+        """Return those of a model."""
+        limit = model.config.timestep_embedding or None
+        optional = step_graph.optional_inputs(model)
+        return cls(model.obs_dim, model.action_dim, model.stack.state_size, limit, optional)
+
+
+class Onnx:
     """A session whose inputs and outputs stay in place: 13 % faster than handing them over.
 
-    The state goes to and fro between two buffers.
+    The state alternates between two buffers.
     """
 
     name = "onnx"
@@ -42,11 +63,48 @@ class Onnx(PackedEngine):
         self._session = self._runtime.InferenceSession(
             content, options, providers=["CPUExecutionProvider"]
         )
-        super().__init__(sizes)
+        self._sizes = sizes
+        self.start(0)
 
-    def _bind(self, state: Floats) -> None:
+    def start(self, rows: int) -> None:
+        """See `Engine.start`."""
+        # Zeros are no start where a cell has learned its own: the first step resets all rows.
+        self._fresh = True
+        self._fit(np.zeros((rows, self._sizes.state_size), np.float32))
+
+    def step(self, inputs: Inputs[NDArray[Any]]) -> Floats:
+        """See `Engine.step`. Raises UserError beyond the time steps that the model has learned."""
+        own = self._inputs
+        if inputs.obs.shape != own["obs"].shape:
+            raise ValueError(f"expected observations {own['obs'].shape}, not {inputs.obs.shape}")
+        check_times(inputs.timestep, self._sizes.max_steps)
+        for name, buffer in own.items():
+            buffer[...] = getattr(inputs, name)
+        if self._fresh:
+            own["resets"][:] = True
+        self._fresh = False
+        if len(self._action):
+            self._session.run_with_iobinding(self._bindings[self._turn])
+            self._turn = 1 - self._turn
+        return self._action
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """See `Engine.keep`."""
+        self._fit(self._buffers[self._turn][rows])
+
+    def _fit(self, state: Floats) -> None:
+        # New buffers, for the rows of a state (K, S) that is the engine's from here on.
+        rows, sizes = len(state), self._sizes
+        self._inputs: dict[str, NDArray[Any]] = {
+            "obs": np.zeros((rows, sizes.obs_dim), np.float32),
+            "rtg": np.zeros((rows, 1), np.float32),
+            "prev_action": np.zeros((rows, sizes.action_dim), np.float32),
+            "timestep": np.zeros(rows, np.int64),
+            "resets": np.zeros(rows, np.bool_),
+            **{name: np.zeros((rows, n), np.float32) for name, n in sizes.optional.items()},
+        }
         self._buffers = np.ascontiguousarray(state), np.empty_like(state)
-        self._action = np.empty((len(state), self._sizes.action_dim), np.float32)
+        self._action = np.empty((rows, sizes.action_dim), np.float32)
         share = self._runtime.OrtValue.ortvalue_from_numpy  # of a CPU's memory: no copy
         fixed = {name: share(part) for name, part in self._inputs.items()}
         action, states = share(self._action), [share(part) for part in self._buffers]
@@ -60,15 +118,6 @@ class Onnx(PackedEngine):
             binding.bind_ortvalue_output(OUTPUTS[1], states[1 - turn])
             self._bindings.append(binding)
         self._turn = 0
-
-    def _states(self) -> Floats:
-        return self._buffers[self._turn]
-
-    def _run(self) -> Floats:
-        if len(self._action):
-            self._session.run_with_iobinding(self._bindings[self._turn])
-            self._turn = 1 - self._turn
-        return self._action
 
 
 def make(model: DecisionModel, device: torch.device) -> Onnx:

@@ -106,9 +106,7 @@ def test_the_reported_mean_is_that_of_the_environment(engine, num_envs):
 
 @pytest.mark.parametrize("engine", OTHERS)
 @pytest.mark.parametrize("num_envs", [1, 7, 16, EPISODES])
-def test_and_so_it_is_with_engines_that_take_long_to_make(engine, num_envs, request):
-    if engine == "compiled" and not request.config.getoption("--long"):
-        pytest.skip("needs --long")
+def test_and_so_it_is_with_engines_that_take_long_to_make(engine, num_envs):
     assert_unbiased(returns(engine, num_envs))
 
 

@@ -66,8 +66,8 @@ def test_the_previous_reward_is_zero_at_each_start_and_the_reward_before_elsewhe
         np.testing.assert_array_equal(before[start + 1 : end], data.reward[start : end - 1])
 
 
-@pytest.mark.parametrize("name", ["onnx", "compiled"])
-def test_exported_steps_take_it(name):
+def test_exported_steps_take_it():
+    name = "onnx"
     model = tiny_model(inputs=OPTIONAL, prev_action=True)
     if reason := engines.why_not(name, model):
         pytest.skip(reason)

@@ -137,6 +137,19 @@ def test_links_lead_to_files_and_headings(checkout):
         assert not heading or heading in headings(target), f"{page.name}: {link}"
 
 
+def test_the_modules_that_have_moved_are_where_the_changelog_says(checkout):
+    text = (checkout / "CHANGELOG.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) > 50
+    for old, new in rows:
+        folder = checkout
+        for name in re.findall(r"`((?:agents|configs|envs)?\.[\w.]+)`", new):
+            start = folder if name.startswith(".") else checkout
+            path = start.joinpath(*name.strip(".").split("."))
+            assert path.is_dir() or path.with_suffix(".py").is_file(), f"{old}: {name}"
+            folder = path.parent
+
+
 NAMED = r"`((?:agents|envs|minrnn|configs|tests|benchmarks)/[\w/]+\.\w+|docs/[\w.-]+)`"
 
 

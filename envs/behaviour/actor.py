@@ -23,7 +23,7 @@ class PolicyActor:
         self.policy, self._scale = policy, np.float32(noise)
         self._seeds, self._block = [int(seed) for seed in seeds], block
         self._rngs: list[np.random.Generator | None] = []
-        self._noise: Float32 = np.zeros((0, block, policy.action_dim), np.float32)
+        self._noise: Float32 = np.zeros((0, block, policy.sizes[1]), np.float32)
         self._used: NDArray[np.int64] = np.zeros(0, np.int64)
 
     def __call__(

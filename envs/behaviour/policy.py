@@ -31,13 +31,8 @@ class Policy(Protocol):
     """A stochastic policy: maps observations and standard normal noise to actions."""
 
     @property
-    def obs_dim(self) -> int:
-        """O"""
-        ...
-
-    @property
-    def action_dim(self) -> int:
-        """A"""
+    def sizes(self) -> tuple[int, int]:
+        """(O, A)"""
         ...
 
     def act(self, obs: NDArray[np.floating], noise: Float32 | None) -> Float32:
@@ -70,18 +65,13 @@ class SACPolicy:
         for head in (-2, -1):
             _check_layers([*layers[:-2], layers[head]])
         policy = cls(tuple(layers[:-2]), layers[-2], layers[-1])
-        _check_size("the last layer", policy.log_std[1], policy.action_dim)
+        _check_size("the last layer", policy.log_std[1], policy.sizes[1])
         return policy
 
     @property
-    def obs_dim(self) -> int:
-        """O"""
-        return (self.hidden[0] if self.hidden else self.mean)[0].shape[0]
-
-    @property
-    def action_dim(self) -> int:
-        """A"""
-        return self.mean[0].shape[1]
+    def sizes(self) -> tuple[int, int]:
+        """(O, A)"""
+        return (*self.hidden, self.mean)[0][0].shape[0], self.mean[0].shape[1]
 
     def act(self, obs: NDArray[np.floating], noise: Float32 | None) -> Float32:
         """obs: (K, O), noise: (K, A) or None for the mode; actions (K, A) in (-1, 1)."""
@@ -138,23 +128,18 @@ class MLPPolicy:
                 raise KeyError(f"activation {act!r}, known: {', '.join(_ACTIVATIONS)}")
         _check_layers(policy.layers)
         for name, values, size in (
-            ("obs_mean", policy.obs_mean, policy.obs_dim),
-            ("obs_std", policy.obs_std, policy.obs_dim),
-            ("log_std", policy.log_std, policy.action_dim),
+            ("obs_mean", policy.obs_mean, policy.sizes[0]),
+            ("obs_std", policy.obs_std, policy.sizes[0]),
+            ("log_std", policy.log_std, policy.sizes[1]),
         ):
             if values is not None and values.size != 1:
                 _check_size(name, values, size)
         return policy
 
     @property
-    def obs_dim(self) -> int:
-        """O"""
-        return self.layers[0][0].shape[0]
-
-    @property
-    def action_dim(self) -> int:
-        """A"""
-        return self.layers[-1][0].shape[1]
+    def sizes(self) -> tuple[int, int]:
+        """(O, A)"""
+        return self.layers[0][0].shape[0], self.layers[-1][0].shape[1]
 
     def act(self, obs: NDArray[np.floating], noise: Float32 | None) -> Float32:
         """obs: (K, O), noise: (K, A) or None for the mode; actions (K, A) in [low, high]."""
@@ -178,14 +163,9 @@ class Rescaled:
     high: Float32
 
     @property
-    def obs_dim(self) -> int:
-        """O"""
-        return self.policy.obs_dim
-
-    @property
-    def action_dim(self) -> int:
-        """A"""
-        return self.policy.action_dim
+    def sizes(self) -> tuple[int, int]:
+        """(O, A)"""
+        return self.policy.sizes
 
     def act(self, obs: NDArray[np.floating], noise: Float32 | None) -> Float32:
         """obs: (K, O), noise: (K, A) or None for the mode; actions (K, A) in [low, high]."""

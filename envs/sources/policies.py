@@ -44,9 +44,9 @@ def generate_from(
     policies = [(file, load_policy(file)) for file in files]
     sizes = env_sizes(env_id)
     for file, policy in policies:
-        if (policy.obs_dim, policy.action_dim) != sizes:
+        if policy.sizes != sizes:
             raise UserError(
-                f"{file} takes {policy.obs_dim} observations and gives {policy.action_dim} "
+                f"{file} takes {policy.sizes[0]} observations and gives {policy.sizes[1]} "
                 f"actions, {env_id} has {sizes[0]} and {sizes[1]}; choose another --env-id"
             )
     low, high = action_bounds(env_id)

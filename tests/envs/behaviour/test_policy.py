@@ -48,7 +48,7 @@ def test_a_sac_policy_equals_its_formula() -> None:
     std = np.exp(np.clip(x @ a["params/Dense_3/kernel"] + a["params/Dense_3/bias"], -20, 2))
     np.testing.assert_allclose(policy.act(obs, noise), np.tanh(mean + std * noise), atol=1e-5)
     np.testing.assert_allclose(policy.act(obs, None), np.tanh(mean), atol=1e-5)
-    assert (policy.obs_dim, policy.action_dim) == (5, 2)
+    assert policy.sizes == (5, 2)
 
 
 @pytest.mark.parametrize("act", ["tanh", "relu", "lrelu", "none"])
@@ -87,7 +87,7 @@ def test_a_tanh_policy_is_rescaled_to_other_bounds_as_sb3_does() -> None:
     expected = low + (policy.act(obs, noise) + 1) / 2 * (high - low)
     np.testing.assert_allclose(found.act(obs, noise), expected, rtol=1e-5, atol=1e-6)
     assert found.act(obs, noise).dtype == np.float32
-    assert (found.obs_dim, found.action_dim) == (5, 2)
+    assert found.sizes == (5, 2)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_an_action_does_not_depend_on_the_other_rows(policy: SACPolicy | MLPPoli
 
 def test_noise_depends_on_the_episodes_seed_alone() -> None:
     class Echo:
-        obs_dim, action_dim = 1, 2
+        sizes = 1, 2
 
         def act(self, obs: NDArray[Any], noise: NDArray[np.float32] | None) -> NDArray[np.float32]:
             assert noise is not None
@@ -185,7 +185,7 @@ def test_every_checkpoint_of_the_mixes_is_shipped_and_fits_its_environment(famil
     assert sorted(path.stem for path in folder.glob("*.npz")) == list(checkpoints(family))
     for name in checkpoints(family):
         policy = load_policy(folder / f"{name}.npz")
-        assert (policy.obs_dim, policy.action_dim) == sizes
+        assert policy.sizes == sizes
     for level in LEVELS:
         steps = [int(stage.policy) for stage in stages(family, level)]
         assert steps == sorted(steps) or level == "medium-replay"

@@ -1,6 +1,6 @@
 """Load mutated checkpoints: `python -m tests.tools.fuzz_checkpoints --count 10000`.
 
-With `--what states`, states of training runs that are gone on from.
+With `--what states`, states that training runs are resumed from.
 
 Each has to be loaded or refused with UserError: no other exception, no code run, no more memory
 than MEMORY, no more time than SECONDS. A child process loads them, so that nothing goes unseen.
@@ -53,6 +53,7 @@ def run(
     LOADERS[what]().save(folder / "bases")
     end = first + count
     while first < end:
+        shutil.rmtree(folder / "case", ignore_errors=True)  # a worker that crashed leaves its case
         command = [sys.executable, "-m", "tests.tools.fuzz_checkpoints", "--worker", str(folder)]
         command += [
             "--what",
@@ -134,7 +135,7 @@ def work(seed: int, first: int, count: int, folder: Path, what: str) -> None:
 
 
 def main() -> None:
-    """Print what came of the cases; exit with 1 where one was neither loaded nor refused."""
+    """Print the results of the cases; exit with 1 where one was neither loaded nor refused."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0)

@@ -9,6 +9,7 @@ import torch
 
 from agents.loggers.run_log import check_position
 from agents.model.decision import DecisionModel
+from agents.model.inputs import Inputs
 from agents.model.normaliser import Spaces
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from agents.storage.formats import STATE
@@ -64,11 +65,12 @@ class Checkpoints:
         with torch.no_grad():
             now, start = torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.bool)
             obs, last = torch.zeros(1, model.obs_dim), torch.zeros(1, model.action_dim)
-            model.step(obs, torch.ones(1, 1), last, now, resets=start)
+            one = torch.ones(1, 1)
+            model.step(Inputs(obs, one, last, now, start, prev_reward=one))
 
 
 class SavedStates:
-    """States of a run with each of SAMPLERS, and how they are gone on from."""
+    """States of a run with each of SAMPLERS, and how they are restored."""
 
     def __init__(self) -> None:
         self.trainers: dict[str, Trainer] = {}
@@ -94,7 +96,7 @@ class SavedStates:
             save_folder(folder / name, tensors, metadata, STATE)
 
     def load(self, case: Path, base: str) -> Trainer:
-        """Return the trainer of the base, gone on from the case."""
+        """Return the trainer of the base, restored from the case."""
         States(case.parent, 1).restore(self.trainers[base], str, check)
         return self.trainers[base]
 

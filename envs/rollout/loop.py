@@ -94,13 +94,14 @@ def _loop(running: Slots, actor: Actor, after_step: Callable[[], None] | None) -
                 running.rewards[k] = gain = float(gain)
                 if not math.isfinite(gain):
                     raise InvalidOutput(f"the environment's reward is {gain}")
+                outcome = slot.outcome
                 if info:
                     reached = info.get("success", info.get("is_success"))
                     if reached is not None:
-                        slot.outcome.success = bool(slot.outcome.success or reached)
+                        outcome.success = bool(outcome.success or reached)
                 ended = bool(terminated or truncated)
-                slot.outcome.total += gain
-                slot.outcome.length += 1
+                outcome.total += gain
+                outcome.length += 1
                 if record:
                     slot.add(seen[k], actions[k], gain)
             except UserError:

@@ -36,8 +36,8 @@ def generate_from(
     """Roll out policy files in the order given, each for about steps / len(files) steps.
 
     Where the environment's action bounds are not -1 and 1, actions are rescaled or clipped to them
-    as SB3 does (see `fit_bounds`); UserError where there are none.
-    Every policy gives the fewest episodes, in the order of their seeds, that reach its share.
+    as SB3 does (see `fit_bounds`); UserError where it has none. Every policy contributes the fewest
+    episodes, in the order of their seeds, that reach its share of the steps.
     """
     if steps < len(files):
         raise UserError(f"{steps} steps for {len(files)} policies; ask for at least one step each")
@@ -64,8 +64,8 @@ def generate_from(
 def _reach(
     policy: Policy, env_id: str, steps: int, seed: tuple[int, int], num_envs: int, bar: tqdm[Any]
 ) -> list[Episode]:
-    """Return the shortest run of whole episodes with at least this many steps."""
-    # Waves of episodes, each with its own seeds; their size follows from the lengths seen so far.
+    """Return the fewest episodes, in the order of their seeds, with at least this many steps."""
+    # Episodes run in waves with seeds of their own; a wave's size follows from the lengths so far.
     taken: list[Episode] = []
     done, wave, size = 0, 0, 16
     while done < steps:
@@ -83,13 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run as python -m envs.sources.policies."""
     parser = argparse.ArgumentParser(
         description="Roll out a folder of policies, in the order of their file names, into a "
-        "Minari data set. Two file formats are read, see envs/behaviour/policy.py."
+        "Minari data set. envs/behaviour/policy.py describes the two file formats."
     )
-    parser.add_argument("--policies", type=Path, required=True, help="folder with *.npz, or one")
+    parser.add_argument(
+        "--policies", type=Path, required=True, help="a policy file, or a folder of them"
+    )
     parser.add_argument("--env-id", required=True, help="such as Hopper-v5")
     parser.add_argument("--id", required=True, help="the new data set's id: NAME/SPACE-v0")
-    parser.add_argument("--steps", type=int, default=200_000, help="steps in all, about")
-    parser.add_argument("--pattern", default="*.npz", help="which files of the folder")
+    parser.add_argument("--steps", type=int, default=200_000, help="approximate number of steps")
+    parser.add_argument("--pattern", default="*.npz", help="pattern of the files in the folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-envs", type=int, default=16)
     args = parser.parse_args(argv)
@@ -100,7 +102,7 @@ def _generate(args: argparse.Namespace) -> None:
     folder: Path = args.policies
     files = [folder] if folder.is_file() else sorted(folder.glob(args.pattern))
     if not files:
-        raise UserError(f"no {args.pattern} in {folder}; give the folder that has the policies")
+        raise UserError(f"no {args.pattern} in {folder}; give the folder of the policies")
     minari.check_new(args.id)
     episodes = generate_from(files, args.env_id, args.steps, seed=args.seed, num_envs=args.num_envs)
     path = minari.write(

@@ -46,10 +46,8 @@ def _to_json(played: Rollout | None) -> dict[str, Any] | None:
     """Return a rollout as JSON types, which keep float64 to the bit, NaN included."""
     if played is None:
         return None
-    return {
-        "returns": played.returns.tolist(),
-        "lengths": played.lengths.tolist(),
-        "terminated": played.terminated.tolist(),
-        "success": None if played.success is None else played.success.tolist(),
-        "failures": list(played.failures.items()),
+    values = {
+        name: getattr(played, name) for name in ("returns", "lengths", "terminated", "success")
     }
+    arrays = {name: None if v is None else v.tolist() for name, v in values.items()}
+    return arrays | {"failures": list(played.failures.items())}

@@ -28,17 +28,8 @@ DATA_FILE = "data.json"
 LARGEST = 64_000_000
 """The most bytes of config.json and of data.json; a million returns take 20 MB."""
 _NOT_A_SETTING = {
-    *(
-        "seed",
-        "run_dir",
-        "resume",
-        "resume_if_there",
-        "device",
-        "threads",
-        "deterministic",
-        "preset",
-    ),
-    *("data.cache", "data.download", "optim.compile"),
+    *("seed", "run_dir", "resume", "resume_if_there", "device", "threads", "deterministic"),
+    *("preset", "log", "data.cache", "data.download", "optim.compile"),
 }
 
 

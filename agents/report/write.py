@@ -103,9 +103,8 @@ def title(lines: Sequence[Line]) -> str:
         _listed([member.backbone for member in members], 3, "backbones"),
     ]
     if seeds:
-        listed = _listed(seeds, 5, "seeds")
-        seed = "seed" if len(set(seeds)) == 1 else "seeds"
-        parts.append(listed if listed.endswith("seeds") else f"{seed} {listed}")
+        listed, several = _listed(seeds, 5, "seeds"), len(set(seeds)) > 1
+        parts.append(listed if "seeds" in listed else f"seed{'s' * several} {listed}")
     return " · ".join(parts)
 
 
@@ -193,14 +192,9 @@ def _returns(values: np.ndarray) -> dict[str, Any]:
 
 def _spread(seconds: np.ndarray) -> dict[str, Any]:
     low, median, high = np.percentile(seconds * 1e6, (10, 50, 90)).tolist()
-    curve = dict(zip(("step", "10 %", "median", "90 %"), plots.pieces(seconds), strict=True))
-    return {
-        "steps": len(seconds),
-        "median": median,
-        "10 %": low,
-        "90 %": high,
-        "curve": {name: values.tolist() for name, values in curve.items()},
-    }
+    names, values = ("step", "10 %", "median", "90 %"), plots.pieces(seconds).tolist()
+    spread = {"steps": len(seconds), "median": median, "10 %": low, "90 %": high}
+    return spread | {"curve": dict(zip(names, values, strict=True))}
 
 
 def _written(folder: Path) -> list[str]:

@@ -43,9 +43,8 @@ class View:
         self.target, self.fps = target, fps
         normaliser = model.normaliser
         self.mean, self.std = normaliser.obs_mean.cpu().numpy(), normaliser.obs_std.cpu().numpy()
-        self.low, self.high = (
-            end.cpu().numpy() for end in (model.head.action_low, model.head.action_high)
-        )
+        head = model.head
+        self.low, self.high = head.action_low.cpu().numpy(), head.action_high.cpu().numpy()
         self.total, self.step, self.started = 0.0, 0, time.perf_counter()
 
     def __call__(

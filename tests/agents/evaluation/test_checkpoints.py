@@ -34,7 +34,11 @@ def names(paths, which="last"):
 
 
 def test_seeds_of_one_setting_lie_together(tmp_path):
-    paths = [save(tmp_path / f"s{i}", seed=i, device=f"cuda:{i}", run_dir=f"{i}") for i in range(2)]
+    more = [{"log": "csv"}, {}]
+    paths = [
+        save(tmp_path / f"s{i}", seed=i, device=f"cuda:{i}", run_dir=f"{i}", **more[i])
+        for i in range(2)
+    ]
     assert names(paths, "both") == {("", "last"): ["s0", "s1"], ("", "best"): ["s0", "s1"]}
     assert [c.seed for c in checkpoints.find(paths, "last")] == [0, 1]
 

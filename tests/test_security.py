@@ -61,6 +61,7 @@ ALLOWED = {
 CHOSEN = {
     "agents/acting/engines/__init__.py",  # one of a list
     "agents/acting/export.py",  # one of a list
+    "agents/loggers/base.py",  # one of a list
     "envs/worlds/make.py",  # what stands before the colon of an environment's id: see SECURITY.md
     "minrnn/scan/backends.py",  # one of a list
 }
@@ -419,6 +420,8 @@ def test_the_words_of_a_configuration_are_those_that_security_md_speaks_of() -> 
         *("env", "data.env_id", "device"),
         *("run_dir", "resume"),  # the folder that is given takes their place
         *("model.backbone", "model.cell"),  # names from the registry, and options of theirs
+        *("model.head", "model.inputs", "log"),  # names from lists
+        *("optim.objective", "optim.objective_options"),  # a name from a list, and its options
     }
 
 

@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from minrnn import Aaren
+from tests.support.equations import assert_equations, assert_survives, twins
 
 
 def attention(cell, x, resets=None):
@@ -24,40 +25,17 @@ def attention(cell, x, resets=None):
     return o.transpose(1, 2).reshape(batch, length, dim) @ cell.out.weight.T + cell.out.bias
 
 
-def twins(dim, **options):
-    torch.manual_seed(0)
-    cell, exact = Aaren(dim, **options), Aaren(dim, **options).double()
-    exact.load_state_dict(cell.state_dict())
-    return cell, exact
-
-
 @pytest.mark.parametrize("num_heads", [1, 4])
 @pytest.mark.parametrize("density", [None, 0.01, 0.4])
 def test_outputs_and_gradients_are_those_of_attention(num_heads, density):
-    cell, exact = twins(16, num_heads=num_heads)
-    x = torch.randn(2, 300, 16)
-    resets = None if density is None else torch.rand(2, 300) < density
-    weight = torch.randn_like(x)
-    y, _ = cell(x, None, resets)
-    wanted = attention(exact, x.double(), resets)
-    torch.testing.assert_close(y.double(), wanted, rtol=1e-5, atol=1e-5)
-    got = torch.autograd.grad((y * weight).sum(), list(cell.parameters()))
-    exactly = torch.autograd.grad((wanted * weight).sum(), list(exact.parameters()))
-    for one, other in zip(got, exactly, strict=True):
-        scale = 1e-5 * other.abs().max().item()
-        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=scale)
+    cell, exact = twins(Aaren, 16, num_heads=num_heads)
+    assert_equations(cell, exact, attention, torch.randn(2, 300, 16), density)
 
 
 def test_scores_may_be_huge():
-    cell, exact = twins(8, num_heads=2)
+    cell, exact = twins(Aaren, 8, num_heads=2)
     x = torch.randn(3, 50, 8) * torch.tensor([1e2, 1e4, 1e6]).view(3, 1, 1)
-    y, state = cell(x)
-    wanted = attention(exact, x.double())
-    torch.testing.assert_close(y.double(), wanted, rtol=1e-3, atol=1e-3 * wanted.abs().max().item())
-    more, _ = cell.step(1e-3 * x[:, 0], state)
-    assert more.isfinite().all()
-    grads = torch.autograd.grad(y.sum(), list(cell.parameters()))
-    assert all(grad.isfinite().all() for grad in grads)
+    assert_survives(cell, x, attention(exact, x.double()))
 
 
 def test_a_zero_score_is_not_an_empty_state():
@@ -68,11 +46,6 @@ def test_a_zero_score_is_not_an_empty_state():
     assert state[1].item() == 1
     same, _ = cell.step(torch.zeros(1, 4), empty)
     assert torch.equal(same, y[:, 0])
-
-
-def test_only_as_many_heads_as_divide_the_width():
-    with pytest.raises(ValueError, match="num_heads has to divide"):
-        Aaren(8, num_heads=3)
 
 
 def test_what_is_not_a_state_is_refused():

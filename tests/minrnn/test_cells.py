@@ -1,4 +1,4 @@
-"""What the options of minGRU and minLSTM mean."""
+"""What the options of minGRU and minLSTM mean; arguments that every cell refuses."""
 
 import pytest
 import torch
@@ -124,6 +124,12 @@ def test_wrong_arguments_are_named(cell):
         cell(4)(torch.randn(2, 3, 4), (torch.zeros(2, 4),))
     with pytest.raises(ValueError, match=r"must be \(2, 4\)"):
         cell(4)(torch.randn(2, 3, 4), torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize("cell", [minrnn.Aaren, minrnn.SLSTM, minrnn.MLSTM])
+def test_only_as_many_heads_as_divide_the_width(cell):
+    with pytest.raises(ValueError, match="num_heads has to divide"):
+        cell(8, num_heads=3)
 
 
 @pytest.mark.parametrize("name", minrnn.available())

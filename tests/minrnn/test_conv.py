@@ -9,19 +9,10 @@ import torch.nn.functional as F
 
 from minrnn import Block, MinGRU, Stack, StackConfig, check_mixer
 from minrnn.conv import ShortConv
-from minrnn.scan import kernel_op
 from minrnn.scan.backends import backends
 
 conv_op = importlib.import_module("minrnn.scan.conv")
 needs_numba = pytest.mark.skipif("numba" not in backends(), reason="needs numba")
-
-
-@pytest.fixture(params=[pytest.param("kernel", marks=needs_numba), "torch"])
-def form(request, monkeypatch):
-    """Compute by the kernel, and as without numba."""
-    if request.param == "torch":
-        monkeypatch.setattr(kernel_op, "cpu_kernels", lambda _: None)
-    return request.param
 
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -112,55 +103,6 @@ def test_half_precision_sums_in_float32():
     y, state = conv(x)
     assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
     torch.testing.assert_close(y, conv.float()(x.float())[0].bfloat16())
-
-
-def arguments(batch, time, dim, width, chance=0.3):
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape):
-        drawn = torch.randn(*shape, generator=generator, dtype=torch.float64)
-        return drawn.requires_grad_()
-
-    x = normal(batch, time, 2 * dim)[..., :dim]  # with strides of its own
-    resets = torch.rand(batch, time, generator=generator) < chance
-    return x, normal(dim, width), normal(dim), normal(batch, width - 1, dim), resets
-
-
-@needs_numba
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("shape", [(3, 20, 37, 4), (1, 30, 70, 4), (2, 2, 9, 5), (4, 1, 8, 2)])
-def test_kernel_and_torch_agree(shape, threads, monkeypatch):
-    monkeypatch.setattr(importlib.import_module("minrnn.scan.cpu.launch"), "GRAIN", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    *given, resets = arguments(*shape)
-    for past, cut in ((given[3], resets), (given[3], None), (None, resets), (None, None)):
-        results = []
-        for function in (conv_op.short_conv, conv_op.reference):
-            y = function(*given[:3], past, cut)
-            by = given[: 3 + (past is not None)]
-            results.append((y, *torch.autograd.grad(y.sin().sum(), by)))
-        torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
-
-
-@needs_numba
-def test_the_op_is_one_that_torch_can_trust():
-    given = [x.detach().requires_grad_(i != 4) for i, x in enumerate(arguments(2, 9, 6, 4))]
-    torch.library.opcheck(torch.ops.minrnn.short_conv.default, given)
-    with pytest.raises(ValueError, match=r"expected \(2, 3, 6\)"):
-        torch.ops.minrnn.short_conv(*given[:3], given[3][:, 1:], None)
-
-
-@needs_numba
-@pytest.mark.filterwarnings("ignore")  # the compiler's own, about torch
-def test_it_compiles_in_one_graph_kernel_and_all():
-    cell, x, resets = ShortConv(4), torch.randn(2, 40, 4), torch.rand(2, 40) < 0.1
-    compiled = torch.compile(cell, backend="aot_eager", fullgraph=True)
-    results = []
-    for go in (compiled, cell):
-        y, state = go(x, None, resets)
-        results.append((y, state, torch.autograd.grad(y.sum(), list(cell.parameters()))))
-    torch.testing.assert_close(*results)
-    torch.compiler.reset()
 
 
 def test_wrong_arguments_are_named():

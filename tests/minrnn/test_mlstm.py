@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import layer_norm, logsigmoid
 
 from minrnn import MLSTM
+from tests.support.equations import assert_equations
 
 
 def loop(cell, x, resets=None):
@@ -60,16 +61,7 @@ def test_chunks_are_the_steps(num_heads, length, density):
 def test_gradients_in_float32_are_those_of_the_steps_in_float64(density):
     cell, exact = twins(16, gates=0.3)
     x = torch.randn(2, 150, 16)
-    resets = None if density is None else torch.rand(2, 150) < density
-    weight = torch.randn_like(x)
-    y, _ = cell(x, None, resets)
-    wanted, _ = loop(exact, x.double(), resets)
-    torch.testing.assert_close(y.double(), wanted, rtol=1e-4, atol=1e-4)
-    got = torch.autograd.grad((y * weight).sum(), list(cell.parameters()))
-    exactly = torch.autograd.grad((wanted * weight).sum(), list(exact.parameters()))
-    for one, other in zip(got, exactly, strict=True):
-        scale = 1e-4 * other.abs().max().item()
-        torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=scale)
+    assert_equations(cell, exact, lambda *given: loop(*given)[0], x, density, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("bias", [-200.0, -20.0, 20.0, 200.0])
@@ -104,8 +96,3 @@ def test_what_is_no_number_spoils_the_rest_of_its_episode_alone():
     assert all(leaf.isfinite().all() for leaf in state)
     _, state = cell(x[:, :45], None, resets[:, :45])
     assert all(leaf.isnan().all() for leaf in state)
-
-
-def test_only_as_many_heads_as_divide_the_width():
-    with pytest.raises(ValueError, match="num_heads has to divide"):
-        MLSTM(8, num_heads=3)

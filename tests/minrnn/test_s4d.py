@@ -7,19 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from minrnn.cells.s4d import S4D
-from minrnn.scan import kernel_op
 from minrnn.scan.backends import backends
 
 diagonal = importlib.import_module("minrnn.scan.diagonal")
 needs_numba = pytest.mark.skipif("numba" not in backends(), reason="needs numba")
-
-
-@pytest.fixture(params=[pytest.param("kernel", marks=needs_numba), "torch"])
-def form(request, monkeypatch):
-    """Compute by the kernel, and as without numba."""
-    if request.param == "torch":
-        monkeypatch.setattr(kernel_op, "cpu_kernels", lambda _: None)
-    return request.param
 
 
 def loop(cell, x, state=None, resets=None):
@@ -118,61 +109,6 @@ def test_extreme_inputs_stay_finite(form):
     y, last = cell(1e4 * torch.randn(2, 200, 6), None, torch.rand(2, 200) < 0.1)
     (y.sum() + last.sum()).backward()
     assert all(p.grad.isfinite().all() for p in cell.parameters())
-
-
-def arguments(batch, time, width, number, chance=0.1):
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    decay = 0.5 * normal(width, number, 2)
-    h0 = normal(batch, width, number, 2).transpose(2, 3).contiguous().transpose(2, 3)
-    given = normal(batch, time, width), decay, normal(width, number, 2), h0
-    resets = torch.rand(batch, time, generator=generator) < chance
-    return *(x.requires_grad_() for x in given), resets
-
-
-@needs_numba
-def test_threads_change_nothing(monkeypatch):
-    launch = importlib.import_module("minrnn.scan.cpu.launch")
-    for shape in ((5, 70, 17, 4), (1, 70, 150, 3)):
-        *given, resets = arguments(*shape)
-        results = []
-        for threads in (1, 3):
-            monkeypatch.setattr(launch, "GRAIN", 1)
-            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-            assert (len(launch.parts(shape[0], shape[2], 1000)) > 1) == (threads > 1)
-            u, decay, weight, h0 = given
-            y, last = diagonal.diagonal_scan(u, decay, decay, decay, weight, h0, resets)
-            grads = torch.autograd.grad(y.sin().sum() + last.cos().sum(), given)
-            results.append((y, last, *grads))
-        torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
-
-
-@needs_numba
-def test_the_op_is_one_that_torch_can_trust():
-    torch.library.opcheck(torch.ops.minrnn.diagonal_scan.default, arguments(2, 40, 6, 3))
-
-
-@needs_numba
-def test_the_op_refuses_wrong_shapes():
-    u, decay, weight, h0, resets = arguments(2, 40, 6, 3)
-    with pytest.raises(ValueError, match=r"expected \(2, 2, 3, 6\)"):
-        torch.ops.minrnn.diagonal_scan(u, decay, weight, h0[:1], resets)
-
-
-@needs_numba
-@pytest.mark.filterwarnings("ignore")  # the compiler's own, about torch
-def test_it_compiles_in_one_graph_kernel_and_all():
-    cell, x, resets = fresh(), torch.randn(2, 40, 6), torch.rand(2, 40) < 0.1
-    compiled = torch.compile(cell, backend="aot_eager", fullgraph=True)
-    results = []
-    for go in (compiled, cell):
-        y, state = go(x, None, resets)
-        results.append((y, state, torch.autograd.grad(y.sum(), list(cell.parameters()))))
-    torch.testing.assert_close(*results)
-    torch.compiler.reset()
 
 
 def test_a_and_dt_are_not_decayed():

@@ -5,7 +5,6 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-import minrnn
 from minrnn.scan import backends, mingru_scan, minlstm_scan, scan
 from minrnn.scan.backends import load
 from minrnn.scan.ops import GATES
@@ -129,19 +128,6 @@ def test_a_view_whose_sign_is_still_to_be_turned(backend, width):
     b = torch.randn(2, 5, width, dtype=torch.complex64).conj().imag
     assert b.is_neg()
     torch.testing.assert_close(scan(a, b, backend=backend), scan(a, b.clone(), backend=backend))
-
-
-# Rows of gru and lstm are cut at their resets, which no graph can hold.
-@pytest.mark.filterwarnings("ignore:.*Profiler")
-@pytest.mark.parametrize("backbone", sorted({*minrnn.available()} - {"gru", "lstm"}))
-def test_a_stack_compiles_as_one_graph(backbone):
-    torch.manual_seed(0)
-    torch.compiler.reset()
-    stack = minrnn.Stack(minrnn.StackConfig(dim=8, backbone=backbone))
-    compiled = torch.compile(stack, fullgraph=True, backend="aot_eager")
-    x, resets = torch.randn(2, 7, 8), torch.rand(2, 7) < 0.3
-    for state in (None, stack.initial_state(2)):
-        torch.testing.assert_close(compiled(x, state, resets), stack(x, state, resets))
 
 
 @pytest.mark.parametrize("gates", GATES)

@@ -5,20 +5,10 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from minrnn import SLSTM, check_mixer
-from minrnn.scan import kernel_op
 from minrnn.scan.backends import backends
-from minrnn.scan.slstm import slstm_loop, slstm_scan
+from minrnn.scan.slstm import slstm_scan
 
 needs_numba = pytest.mark.skipif("numba" not in backends(), reason="needs numba")
-
-
-@pytest.fixture(params=["compiled", "loop"])
-def how(request, monkeypatch):
-    if request.param == "loop":
-        monkeypatch.setattr(kernel_op, "cpu_kernels", lambda _: None)
-    elif "numba" not in backends():
-        pytest.skip("needs numba")
-    return request.param
 
 
 def make(dim=6, num_heads=2):
@@ -30,41 +20,12 @@ def make(dim=6, num_heads=2):
     return cell
 
 
-def arguments(batch, length, heads, size, dtype, density):
-    torch.manual_seed(size)
-    x = 3 * torch.randn(batch, length, heads, 4, size, dtype=torch.float64)
-    r = torch.randn(heads, size, 4, size, dtype=torch.float64) / size**0.5
-    start = torch.randn(batch, 4, heads, size, dtype=torch.float64)
-    start[:, 2] = 1 + start[:, 2].abs()
-    resets = torch.rand(batch, length) < density
-    return [z.to(dtype).requires_grad_() for z in (x, r, start)], resets if density else None
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_contract_with_recurrent_weights(how, dtype):
+def test_contract_with_recurrent_weights(form, dtype):
     check_mixer(make(), dtype=dtype)
 
 
-@needs_numba
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("density", [0.0, 0.02, 0.4])
-@pytest.mark.parametrize("shape", [(3, 60, 2, 5), (2, 90, 1, 16), (2, 30, 3, 1), (2, 20, 1, 37)])
-def test_kernels_are_the_loop_in_float64(shape, density, dtype):
-    given, resets = arguments(*shape, dtype, density)
-    exact = [z.detach().double().requires_grad_() for z in given]
-    got, wanted = slstm_scan(*given, resets), slstm_loop(*exact, resets)
-    weights = [torch.randn_like(z) for z in wanted]
-    tolerance = 1e-10 if dtype == torch.float64 else 1e-4
-    both = []
-    for results, leaves in ((got, given), (wanted, exact)):
-        loss = sum((z.double() * w).sum() for z, w in zip(results, weights, strict=True))
-        both.append([*results, *torch.autograd.grad(loss, leaves)])
-    for one, other in zip(*both, strict=True):
-        scale = tolerance * other.abs().max().item()
-        torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=scale)
-
-
-def test_it_is_the_equations(how):
+def test_it_is_the_equations(form):
     cell = make().double()
     x = torch.randn(1, 40, 6, dtype=torch.float64)
     y, state = cell(x)
@@ -88,7 +49,7 @@ def test_it_is_the_equations(how):
 
 
 @pytest.mark.parametrize("size", [1e2, 1e5])
-def test_gates_may_be_huge(how, size):
+def test_gates_may_be_huge(form, size):
     cell = make()
     x = (size * torch.randn(2, 30, 6)).requires_grad_()
     y, state = cell(x)
@@ -99,7 +60,7 @@ def test_gates_may_be_huge(how, size):
     assert all(g.isfinite().all() for g in grads)
 
 
-def test_the_logarithm_of_a_forget_gate_is_exact(how):
+def test_the_logarithm_of_a_forget_gate_is_exact(form):
     # c, n and m after one step from (0, 0, 1, 0) with i = -inf in effect: m = log sigmoid(f).
     f = torch.cat([torch.linspace(-100, 85, 4001), torch.tensor([-1e4, 1e4])]).double()
     for dtype, tolerance in ((torch.float64, 1e-14), (torch.float32, 3e-7)):
@@ -113,39 +74,7 @@ def test_the_logarithm_of_a_forget_gate_is_exact(how):
         torch.testing.assert_close(last[:, 3, 0, 0].double(), wanted, rtol=tolerance, atol=0)
 
 
-@needs_numba
-def test_the_op_is_one_that_torch_can_rely_on():
-    given, resets = arguments(2, 6, 2, 3, torch.float64, 0.3)
-    op = torch.ops.minrnn.slstm.default
-    torch.library.opcheck(op, (*given, resets))
-
-
-@needs_numba
-def test_threads_change_nothing(monkeypatch):
-    from minrnn.scan.cpu import launch
-
-    given, resets = arguments(3, 30, 2, 8, torch.float32, 0.1)
-    one = slstm_scan(*given, resets)
-    monkeypatch.setattr(launch, "GRAIN", 1)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(4)
-        four = slstm_scan(*given, resets)
-        grads = torch.autograd.grad(four[0].sum(), given)
-    finally:
-        torch.set_num_threads(before)
-    for got, wanted in zip(four, one, strict=True):
-        assert torch.equal(got, wanted)
-    for got, wanted in zip(grads, torch.autograd.grad(one[0].sum(), given), strict=True):
-        torch.testing.assert_close(got, wanted)
-
-
-def test_only_as_many_heads_as_divide_the_width():
-    with pytest.raises(ValueError, match="num_heads has to divide"):
-        SLSTM(8, num_heads=3)
-
-
-def test_autocast_does_not_reach_the_recurrence(how):
+def test_autocast_does_not_reach_the_recurrence(form):
     cell = make()
     x = torch.randn(2, 20, 6)
     gates, matrix = cell._project(x), cell._matrix()
@@ -155,7 +84,7 @@ def test_autocast_does_not_reach_the_recurrence(how):
         y, _ = cell(x)
         _, state = cell.step(x[:, 0])
         assert all(leaf.dtype == torch.float32 for leaf in state)
-        if how == "compiled":
+        if form == "kernel":
             loss = slstm_scan(gates.detach(), matrix, start)[0].sum()
             torch.testing.assert_close(torch.autograd.grad(loss, cell.recurrent), wanted)
     exact, _ = cell(x)

@@ -1,5 +1,6 @@
 """The numba backend among threads, processes, caches; and life without it."""
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -213,6 +214,20 @@ print(round(mingru_scan(x, x, backend="numba")[0][0, 0, 0].item(), 3))
     gates = tmp_path / "minrnn/scan/cpu/gates.py"
     gates.write_text(gates.read_text().replace("c + 0.5", "c + 0.75"))
     assert value() == 50.75
+
+
+def test_each_kernel_has_cache_files_of_its_own():
+    # numba names them after the function, and two processes may write them at once.
+    from minrnn.scan.cpu import gates, kernels
+
+    names = [
+        make(*constants, "float32", False).py_func.__qualname__
+        for make in (kernels.forward, kernels.backward)
+        for constants in itertools.product(
+            gates.GATES.values(), gates.CANDIDATES.values(), ("float32", "bfloat16")
+        )
+    ]
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,5 +1,5 @@
 # pyright: basic
-"""What the kernels share: addresses, threads, compilation."""
+"""Shared by the kernels: addresses, threads, compilation."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from torch import Tensor
 
 from minrnn.scan.cpu.simd import LINE
 
-# A thread is worth waking for this many numbers, some 0.3 ms: with 80,000 each, two are slower.
+# A thread pays off from this many numbers on, some 0.3 ms: with 80,000 each, two are slower.
 GRAIN = 1 << 18
 
 
 def ready(
     x: Tensor, shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Return x as a kernel reads it; ValueError unless shape and dtype are what it takes them for.
+    """Return x, contiguous, for a kernel; ValueError unless its shape and dtype are as given.
 
-    A kernel checks nothing, and an op can be called by anyone.
+    A kernel checks nothing, and anyone can call an op.
     """
     dtype = dtype or like.dtype
     if x.shape != torch.Size(shape) or x.dtype != dtype or x.device.type != "cpu":
@@ -38,17 +38,17 @@ def ready(
 
 
 def optional(x: Tensor | None, shape: Sequence[int], like: Tensor) -> Tensor | None:
-    """Return `ready`, or None for None."""
+    """Return x as `ready` does, or None for None."""
     return None if x is None else ready(x, shape, like)
 
 
 def marks(resets: Tensor | None, like: Tensor) -> Tensor | None:
-    """Return resets as a kernel reads them. like: (B, T, ...)."""
+    """Return resets, contiguous, for a kernel. like: (B, T, ...)."""
     return None if resets is None else ready(resets, like.shape[:2], like, torch.bool)
 
 
 def addresses(tensors: Sequence[Tensor | None]) -> list[int]:
-    """Return where the numbers are, 0 for what is not there. The tensors have to live on."""
+    """Return the addresses of the data, 0 for None. The caller has to keep the tensors alive."""
     return [0 if x is None else x.data_ptr() for x in tensors]
 
 
@@ -85,24 +85,24 @@ def run(
 ) -> None:
     """Call a kernel for each part, each in a thread, with the part, the sizes, and addresses.
 
-    own: after the other tensors come those x of which a part has x[index] for itself; where there
-    are fewer than parts, those of the same channels share one.
+    own: tensors x of which each part gets x[index] for itself, as the last arguments; if x has
+    fewer rows than there are parts, parts of the same channels share one.
     """
 
     def work(index: int) -> None:
         given = [
             x.data_ptr() + index % len(x) * x.stride(0) * x.element_size() for x in own
-        ]  # of x[index], which takes longer to make
+        ]  # the address of x[index], without the cost of making that tensor
         call(compiled, *parts[index], *sizes, *addresses(tensors), *given)
 
     spread(work, len(parts))
 
 
 def spread(work: Callable[[int], None], count: int) -> None:
-    """Do work(0) here, and the others in threads.
+    """Call work(0) in this thread, and the others in threads of the pool.
 
-    Kernels see addresses. `work` holds what these belong to: so it lives until the last thread is
-    done, also where this one is interrupted.
+    Kernels get addresses. `work` holds their tensors, so that these live until the last thread is
+    done, even if this one is interrupted.
     """
     waiting = [_pool().submit(work, index) for index in range(1, count)]
     work(0)
@@ -125,7 +125,7 @@ def call(compiled: Callable[..., None], *arguments: int) -> None:
     """Call a kernel."""
     try:
         compiled(*arguments)
-    except OSError:  # numba compiled it, and could not write that to the disk
+    except OSError:  # numba compiled it, but could not write it to the disk
         compiled(*arguments)
 
 
@@ -140,19 +140,27 @@ def lanes(name: str) -> int:
 
 
 def jit(function):
-    """Compile a kernel when it is first called, and keep the result on disk."""
+    """Compile a kernel when it is first called, and keep the result on disk.
+
+    Each combination of the constants in its closure gets files of its own. numba numbers the files
+    of one name: two processes that compile different kernels at once could load each other's.
+    """
+    names, cells = function.__code__.co_freevars, function.__closure__ or ()
+    found = {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
+    constants = [x for name, x in found.items() if isinstance(x, str | int) and name != "sources"]
+    function.__qualname__ = "-".join(map(str, [function.__qualname__, *constants]))
     try:
         return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # there is no place to keep it in
+    except RuntimeError:  # there is no writable folder for its cache
         return numba.njit(nogil=True)(function)
 
 
 @functools.cache
 def sources(*others: str) -> int:
-    """Return a number, not 0, for a kernel's closure: another one when what it includes changes.
+    """Return a hash, not 0, of the sources that a kernel includes, to be a variable of its closure.
 
-    numba recompiles when the kernel's own file changes, or a variable of its closure. others: files
-    in the folder above of which it uses constants.
+    numba recompiles when the kernel's own file or a variable of its closure changes. others: files
+    in the folder above whose constants it uses.
     """
     here = Path(__file__).parent
     files = [here / "gates.py", here / "simd.py", *(here.parent / name for name in others)]

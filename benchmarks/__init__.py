@@ -1,1 +1,1 @@
-"""Commands that measure. Never part of the test run; each prints the table that docs/ quotes."""
+"""Benchmark commands. The test run does not include them; each prints the tables in docs/."""

@@ -7,9 +7,11 @@
 2. Whether a step costs the same late in an episode, in time and in memory.
 3. Whole episodes in MuJoCo, making of environments included, against the bare `mj_step` of the same
    actions from the same starts, one environment after the other, in turns with it; and what share
-   of the closed loop MuJoCo has. The agent is not trained: Hopper's episodes go on when it falls,
-   as otherwise they would be resets (--hopper: the folder of a run, whose episodes end as they do).
-4. The same over processes, on the clock: for a long queue, and how long the others take to start.
+   of the closed loop's time MuJoCo takes. The agent is not trained: Hopper's episodes go on when it
+   falls, as otherwise they would be resets (--hopper: the folder of a run, whose episodes end as
+   they do).
+4. The same over several processes, in wall-clock time: the rate for a long queue of episodes, and
+   how long the other processes take to start.
 5. An evaluation during training (six targets with eight episodes each), on the clock, by each
    `--eval.stepper`.
 
@@ -58,27 +60,27 @@ class Options(Measuring):
     """What to measure."""
 
     parts: tuple[Part, ...] = ("steps", "late", "loops", "processes", "pool")
-    """Which of the five parts."""
+    """Which of the five parts to run."""
     engines: tuple[str, ...] | None = None
-    """Which engines. Default: all that there are here."""
+    """Acting engines to time. Default: all that are installed."""
     batches: tuple[int, ...] = (1, 16)
-    """Environments that act together."""
+    """Batch sizes: environments that the agent acts in together."""
     dim: int = 128
-    """Width."""
+    """Width of the agent."""
     num_layers: int = 3
-    """Depth."""
+    """Number of layers of the agent."""
     episodes: int = 100
-    """Of each environment."""
+    """Episodes of each environment."""
     num_envs: int = 50
     """Environments stepped together in the closed loop."""
     num_procs: int = 2
-    """Processes."""
+    """Number of processes in part 4."""
     hopper: Path | None = None
-    """A run whose last checkpoint plays Hopper, asked for its best target; in part 5 for all."""
+    """Run whose last checkpoint plays Hopper for its highest target return; in part 5, for all."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, and print tables."""
+    """Run the benchmark and print its tables."""
     options = tyro.cli(Options, args=arguments, description=__doc__)
     machine = timing.start(options)
     torch.set_float32_matmul_precision("highest")  # as agents.evaluation.evaluate acts
@@ -108,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def agent(tokens: str, options: Options, obs: int = OBS, action: int = ACTION) -> DecisionModel:
-    """Return an agent that is not trained."""
+    """Return an untrained agent."""
     torch.manual_seed(0)
     spaces = Spaces([0.0] * obs, [1.0] * obs, [-1.0] * action, [1.0] * action, 1000.0, 0.0, 3200.0)
     config = ModelConfig(tokens=tokens, dim=options.dim, num_layers=options.num_layers)  # type: ignore[arg-type]
@@ -210,7 +212,7 @@ def _speedups(steps: list[dict[str, Any]]) -> list[float]:
 
 
 def lateness(options: Options) -> dict[str, float]:
-    """Time the fastest engine early and late in an episode; and what memory it took in between."""
+    """Time the fastest engine early and late in an episode, and measure its memory's growth."""
     model = agent("fused", options)
     early, late = engines.make(model), engines.make(model)
     begin, act = acting(early, 1), acting(late, 1)
@@ -234,7 +236,7 @@ def lateness(options: Options) -> dict[str, float]:
 
 
 def _memory() -> int:
-    # What it has now, in KiB; where the system does not say, the most that it ever had.
+    # Resident memory in KiB; where the system does not report it, its maximum so far.
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize() // 1024
@@ -244,7 +246,7 @@ def _memory() -> int:
 
 
 def closed_loop(env_id: str, options: Options) -> dict[str, Any]:
-    """Play episodes, and their actions again in MuJoCo alone."""
+    """Play episodes, and repeat their actions in MuJoCo alone."""
     policy, spec, seeds = _player(env_id, options)
     few = seeds[: max(2, len(seeds) // 10)]
     recorded = rollout(spec, policy(few), few, record=True)
@@ -297,7 +299,7 @@ def _player(
 
 
 def _bare(spec: EnvSpec, seeds: list[int], actions: list[np.ndarray]) -> float:
-    """Return the seconds of an environment step in which MuJoCo alone does what was done."""
+    """Return the seconds that MuJoCo alone takes for one environment step with the same actions."""
     env = make_env(spec)
     walker: Any = env.unwrapped
     model, data, skip, ctrl = walker.model, walker.data, walker.frame_skip, walker.data.ctrl
@@ -314,7 +316,7 @@ def _bare(spec: EnvSpec, seeds: list[int], actions: list[np.ndarray]) -> float:
 
 
 def _share(spec: EnvSpec, seeds: list[int], actor: Policy, options: Options) -> float:
-    """Return the share of a closed loop's time that mj_step has."""
+    """Return the share of a closed loop's time that is spent in mj_step."""
     step, inside = mujoco.mj_step, 0.0
 
     def timed(*arguments: Any, **named: Any) -> None:
@@ -333,7 +335,7 @@ def _share(spec: EnvSpec, seeds: list[int], actor: Policy, options: Options) -> 
 
 
 def over_processes(options: Options) -> dict[str, float]:
-    """Play HalfCheetah in one process and in several; on the clock, for cores are what it is about.
+    """Play HalfCheetah in one process and in several, in wall-clock time, as it uses several cores.
 
     The rate is that of the second half of the queue, in which all of them play. Episodes of 100
     steps, as many as make 400 whole ones: they do not all end at once.
@@ -371,7 +373,7 @@ def over_processes(options: Options) -> dict[str, float]:
 
 
 def steppers(options: Options) -> dict[str, dict[str, float]] | None:
-    """Time evaluations during training, in turns; seconds on the clock and of cores."""
+    """Time evaluations during training, in turns, in wall-clock and in CPU seconds."""
     if timing.optional("envpool", "envpool") is None:
         return None
     if options.hopper is None:
@@ -401,7 +403,7 @@ def steppers(options: Options) -> dict[str, dict[str, float]] | None:
     found: dict[str, dict[str, float]] = {}
     for name, taken in times.items():
         seconds, cores, steps = np.median(np.array(taken), axis=0).tolist()
-        best = min(clock for clock, *_ in taken)  # what others took of the cores is not in it
+        best = min(clock for clock, *_ in taken)  # excludes the CPU time that other programs took
         found[name] = {"seconds": seconds, "best": best, "core_seconds": cores, "steps": steps}
     timing.table(
         f"{len(seeds)} episodes of Hopper-v5",

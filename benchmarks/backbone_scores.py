@@ -1,13 +1,13 @@
 """Every backbone on the same data: `python -m benchmarks.backbone_scores`, in two to four hours.
 
 The default agent with each backbone, as many parameters (to within 10 %, by the width), the same
-data, updates and seeds; one run of train.py each. A finished run is not repeated, so that the
-command goes on where it was stopped. Then an update at the default batch, and a step of acting at
+data, updates and seeds; one run of train.py for each. A finished run is not repeated, so that the
+command resumes where it was stopped. Then an update at the default batch, and a step of acting at
 batch 1, timed in turns (milliseconds and microseconds; --no-time leaves them out).
 
 The score is that of the highest target, the data's best return, at the last update; the error of
-calibration is the mean distance between asked and obtained over all targets, in percent of the
-data's best return.
+calibration is the mean distance between target and obtained return over all targets, in percent of
+the data's best return.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class Options(Measuring):
     """What to run."""
 
     env: str = "minrnn/hopper/medium-replay-v0"
-    """Data set."""
+    """Id of the data set."""
     backbones: tuple[str, ...] = tuple(WIDTHS)
-    """Backbones."""
+    """Names of the backbones."""
     seeds: tuple[int, ...] = (0, 1)
     """Training seeds."""
     out: Path = Path("runs/backbones")
     """Folder of the runs."""
     run: bool = True
-    """With --no-run: print the table of the runs that are there, and train nothing."""
+    """With --no-run: train nothing, and print the table of the finished runs."""
     time: bool = True
-    """Time updates and steps as well."""
+    """Also time updates and steps of acting."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def summary(found: list[Row], best: float) -> dict[str, Any]:
-    """Return what counts of one run: score asked for the best, errors, targets missed."""
+    """Return the results of one run: the score at the highest target, errors, targets missed."""
     top = max(found, key=lambda row: row["target"])
     errors = [abs(row["mean"] - row["target"]) / abs(best) for row in found]
     return {

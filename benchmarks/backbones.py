@@ -35,7 +35,7 @@ from benchmarks.timing import Measuring, finish, interleaved, start, table
 from benchmarks.train_step import ACTION, OBS, OneBatch, contestant
 from configs import ModelConfig
 
-# The width at which each has the default agent's parameters, to within 10 %.
+# The width at which each backbone has as many parameters as the default agent, to within 10 %.
 WIDTHS = {
     "mingru": 128,
     "minlstm": 120,
@@ -61,11 +61,11 @@ class Options(Measuring):
     """What to measure."""
 
     backbones: tuple[str, ...] = tuple(WIDTHS)
-    """Which."""
+    """Names of the backbones."""
     parts: tuple[Part, ...] = ("training", "acting")
-    """Which of the parts."""
+    """Which of the parts to run."""
     lengths: tuple[int, ...] = (20, 256, 1000, 4096)
-    """T of the rows that are trained on."""
+    """Row lengths T to train on."""
     times: tuple[int, ...] = (10, 100, 1000, 10_000)
     """Steps of an episode at which acting is timed again."""
     plot: Path | None = None
@@ -93,7 +93,7 @@ def model_config(backbone: str) -> ModelConfig:
 
 
 def build(backbone: str) -> DecisionModel:
-    """Return that agent's model."""
+    """Return the model of the agent with that configuration."""
     torch.manual_seed(0)
     return DecisionModel(model_config(backbone), SPACES)
 
@@ -159,12 +159,12 @@ def training(options: Options) -> list[dict[str, Any]]:
 
 
 def kept_bytes(model: DecisionModel, sampler: OneBatch) -> float:
-    """Return the bytes that autograd keeps of a batch, for each environment step."""
+    """Return the bytes that autograd saves for a batch, per environment step."""
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
-        kept[storage.data_ptr()] = storage  # held, so that its address is not given out again
+        kept[storage.data_ptr()] = storage  # kept alive, so that its address is not reused
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
@@ -200,7 +200,7 @@ def acting(options: Options) -> list[dict[str, Any]]:
 @torch.inference_mode()
 @exact_matmul()
 def step_times(actors: Mapping[str, Actor], time: int, seconds: float) -> dict[str, float]:
-    """Return microseconds for each step at that time of an episode."""
+    """Return microseconds per step at that time of an episode."""
     for actor in actors.values():
         actor.reach(time)
     cases = {name: actor.repeat for name, actor in actors.items()}
@@ -220,13 +220,13 @@ class Actor:
         self.resets = torch.zeros(batch, dtype=torch.bool)
 
     def reach(self, time: int) -> None:
-        """Go on to that step of the episode."""
+        """Advance to that step of the episode."""
         while self.time < time:
             _, self.state = self.step()
             self.time += 1
 
     def repeat(self) -> None:
-        """Do the step that is next, a few times, and stay where one is."""
+        """Do the next step a few times, without advancing."""
         for _ in range(CALLS):
             self.step()
 

@@ -3,11 +3,11 @@
 The same trained agents act in two ways: with a state that is carried through the whole episode,
 and with the last steps re-run from an empty state at each step, as Decision Transformer acts. One
 run of train.py for each data set, backbone and seed; then evaluate.py for each data set and way.
-What is finished is not repeated, so that the command goes on where it was stopped.
+Finished runs are not repeated, so that the command resumes where it was stopped.
 
 The score is that of the best return in the data, mean of all episodes and seeds with its 95 %
-bootstrap interval; the error of calibration is the mean distance between asked and obtained over
-all targets, in percent of that return.
+bootstrap interval; the error of calibration is the mean distance between target and obtained return
+over all targets, in percent of that return.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Options:
     """What to run."""
 
     envs: tuple[str, ...] = MEDIUM_REPLAY
-    """Data sets."""
+    """Ids of the data sets."""
     backbones: tuple[str, ...] = ("mingru", "minlstm", "attention")
-    """Backbones, as wide as gives as many parameters."""
+    """Backbones; their widths give all about as many parameters."""
     seeds: tuple[int, ...] = (0, 1)
     """Training seeds."""
     windows: tuple[int, ...] = (20,)
@@ -69,12 +69,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def sizes(options: Options) -> list[str]:
-    """Return how much is played."""
+    """Return the options of evaluate.py that set how much is played."""
     return ["--episodes", str(options.episodes)]
 
 
 def trained(folder: Path, env: str, name: str, seed: int) -> Path:
-    """Return the folder of a run; train where there is none."""
+    """Return the folder of a run, after training it if it is not there."""
     run = folder / f"{name}-seed{seed}"
     flags = ["--env", env, "--seed", str(seed), "--model.backbone", name]
     results(run, [*flags, "--model.dim", str(model_config(name).dim)])
@@ -82,7 +82,7 @@ def trained(folder: Path, env: str, name: str, seed: int) -> Path:
 
 
 def swept(folder: Path, runs: list[Path], flags: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of a report by line; evaluate where there is none."""
+    """Return the rows of a report by line, after evaluating if there is no report."""
     report = folder / "report.json"
     if not report.exists():
         command = [sys.executable, "evaluate.py", *map(str, runs), "--checkpoint", "last"]
@@ -94,7 +94,7 @@ def swept(folder: Path, runs: list[Path], flags: list[str]) -> dict[str, list[di
 
 
 def of_backbone(lines: dict[str, list[dict[str, Any]]], name: str) -> list[dict[str, Any]]:
-    """Return the rows of a backbone; a report about one alone does not name it."""
+    """Return the rows of a backbone; a report on a single backbone does not name it."""
     return next(rows for line, rows in lines.items() if len(lines) == 1 or line.split()[0] == name)
 
 
@@ -106,7 +106,7 @@ def scored(rows: list[dict[str, Any]]) -> str:
 
 
 def missed(rows: list[dict[str, Any]]) -> float:
-    """Return the mean distance between asked and obtained, over the largest target."""
+    """Return the mean distance between target and obtained return, over the largest target."""
     best = max(row["target"] for row in rows)
     return float(np.mean([abs(row["mean"] - row["target"]) for row in rows]) / abs(best))
 

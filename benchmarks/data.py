@@ -2,12 +2,11 @@
 
 Writes a synthetic data set of 17 observations and 6 actions in Minari's and in D4RL's layout into a
 temporary folder (1.5 GB for two million steps). Each load runs in a process of its own, after its
-imports, with the files in the system's page cache. Its time is that in which the process had a core
-(others may have the machine too; the clock's is in the JSON), its peak is what the process grew by
-at most, beside the bytes of observations, actions and rewards in float32. "first batch" is the time
-from the start of the load to the first batch of 64 windows of 20 steps. Batches are made by one
-process and without workers, and timed in turns, also in seconds of a core.
-The last line is JSON.
+imports, with the files in the system's page cache. Its time is the CPU time of the process
+(wall-clock time is in the JSON), its peak is the largest growth of the process's memory, compared
+with the bytes of observations, actions and rewards in float32. "first batch" is the time from the
+start of the load to the first batch of 64 windows of 20 steps. Batches are made by one process and
+without workers, and timed in turns, also in seconds of a core. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -44,20 +43,20 @@ class Options:
     lengths: tuple[int, ...] = (20, 1000)
     """Steps of the windows that are sampled, in batches of 64."""
     repeats: int = 3
-    """Processes for each load; the median of their times and the greatest of their peaks count."""
+    """Processes for each load; their median time and their largest peak are reported."""
     seconds: float = 3.0
-    """Time to sample in each case."""
+    """Seconds to sample for in each case."""
     quick: bool = False
     """A tenth of the steps and of the time, one process for each load; no aims, as small sets have
     the same fixed costs."""
     peers: bool = True
-    """With --no-peers: this project alone."""
+    """With --no-peers: measure this project alone."""
     folder: Path | None = None
-    """Where the temporary folder is made. Default: the system's place."""
+    """Where the temporary folder is made. Default: the system's temporary folder."""
     json: Path | None = None
     """Also write the JSON line to this file."""
     load: str | None = None
-    """Do one load alone and print what it took: for the processes that this command starts."""
+    """Do one load and print its figures; used by the processes that this command starts."""
 
     @property
     def episodes(self) -> int:
@@ -155,7 +154,7 @@ def measure(name: str) -> dict[str, float]:
 
 
 def _memory(field: str) -> int:
-    """Return bytes of this process's memory, 0 where there is no /proc."""
+    """Return a field of this process's memory in bytes, or 0 where there is no /proc."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the compiler makes of the Triton kernels, for chips that need not be here.
+"""Statistics of the compiled Triton kernels, for GPUs that need not be installed.
 
 The launches of a call on CPU tensors are recorded, and compiled as the same call on a GPU would
 compile them: the same types, the same alignment. Registers and instructions are read from the
@@ -58,9 +58,9 @@ class Options:
     targets: tuple[int, ...] = (80, 90)
     """Compute capabilities, times ten."""
     width: int = 512
-    """D."""
+    """Number of channels D."""
     offset: int = 0
-    """Elements between the start of each input's memory and its first: spoils its alignment."""
+    """Offset in elements of each input within its memory; spoils its alignment."""
     jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Processes that compile."""
     coalesce: bool = True
@@ -70,19 +70,19 @@ class Options:
 
 @dataclass(frozen=True)
 class Kernel:
-    """What one kernel is compiled to."""
+    """Statistics of one compiled kernel."""
 
     case: str
     name: str
     target: int
     registers: int
-    """Of a thread; the most there are is 255."""
+    """Registers of a thread, at most 255."""
     spilled: int
-    """Bytes of a thread's registers that went to memory."""
+    """Bytes of a thread's registers that were spilled to memory."""
     shared: int
-    """Bytes of shared memory of a program, a warp."""
+    """Bytes of shared memory of a program, which is one warp."""
     narrowest: int
-    """Bytes of the narrowest access to global memory but those to resets, which are bytes."""
+    """Bytes of the narrowest access to global memory, except to resets, which are single bytes."""
     moved: float
     """Bytes read and written for each element of the (B, T, D) that the scan runs over."""
     instructions: int

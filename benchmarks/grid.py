@@ -4,10 +4,10 @@
         --seeds 0 1 2 -- --optim.updates 10000
 
 One run for each data set, backbone and seed; what follows `--` goes to train.py. Each is a row of
-OUT/grid.csv as soon as it ends. The command goes on where it was stopped: finished runs are not
-repeated, unfinished ones are gone on with, failed ones are tried again. Ctrl-C and SIGTERM let the
-runs save their state first. A run that fails is a row with its error, and stops no other; what it
-wrote to stderr is in OUT/logs.
+OUT/grid.csv as soon as it ends. The command resumes where it was stopped: finished runs are not
+repeated, unfinished ones are resumed, failed ones are tried again. Ctrl-C and SIGTERM let the runs
+save their state first. A run that fails gets a row with its error and does not stop the others; its
+stderr is in OUT/logs.
 
 Ray runs on this machine's cores and GPUs, or on those of the cluster of which `--address` names the
 head. There the checkout, Python, the data and OUT have to be at the same paths on every machine.
@@ -49,7 +49,7 @@ class Options:
     """What to run, and where."""
 
     envs: tuple[str, ...] = ("minrnn/hopper/medium-replay-v0",)
-    """Data sets."""
+    """Ids of the data sets."""
     backbones: tuple[str, ...] = ("mingru", "minlstm")
     """Backbones."""
     seeds: tuple[int, ...] = (0, 1)
@@ -57,7 +57,7 @@ class Options:
     out: Path = Path("runs/grid")
     """Folder of the runs, of their table and of their logs."""
     address: str | None = None
-    """Head of a Ray cluster, as 10.0.0.1:6379; `auto` is the one that this machine is part of.
+    """Head of a Ray cluster, such as 10.0.0.1:6379; `auto` is the one that this machine is part of.
     Default: this machine alone."""
     cpus: int = 1
     """CPU cores for each run, which are its threads."""
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             again = shlex.join(["python", "-m", "benchmarks.grid", *given])
             print(f"\nstopped, {done} of {len(folders)} runs are finished; to go on: {again}")
             raise SystemExit(stopped.code if isinstance(stopped, Stopped) else 130) from None
-    from benchmarks.timing import table  # not above: torch takes a second, in which Ctrl-C is ugly
+    from benchmarks.timing import table  # late: torch takes a second to import
 
     found = [rows.rows[key] for key in folders]
     header = ["data", "backbone", "runs", "score", "return", "calibration error"]
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def plan(options: Options, out: Path) -> dict[Key, Path]:
-    """Return the folder of each run; every data set and backbone comes once before any twice."""
+    """Return the folder of each run; all data sets and backbones of the first seed come first."""
     keys = [
         Key(env, backbone, seed)
         for seed, env, backbone in itertools.product(options.seeds, options.envs, options.backbones)
@@ -116,10 +116,10 @@ def plan(options: Options, out: Path) -> dict[Key, Path]:
 
 
 def _run_missing(options: Options, folders: dict[Key, Path], flags: list[str], rows: Table) -> None:
-    """Add the row of each run that has none; those that are finished are only read."""
+    """Add the row of each run that has none; finished runs are only read."""
     for key, folder in folders.items():
         if not rows.finished(key) and finished(folder):
-            with suppress(runs.RunFailed):  # its job says what is wrong
+            with suppress(runs.RunFailed):  # its job reports the error
                 rows.put(Row(*key, FINISHED, **figures(runs.rows(folder)), folder=str(folder)))
     missing = [key for key in folders if not rows.finished(key)]
     if done := len(folders) - len(missing):
@@ -148,7 +148,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _same_flags(out: Path, flags: list[str], rows: Table) -> None:
-    """Hold the grid to the flags that its runs were begun with: they are to be comparable."""
+    """Check that the flags are those of the grid's earlier runs, which are to be comparable."""
     file = out / "flags.json"
     if file.exists() and (begun := _read_flags(file)) != flags and _any_begun(out, rows):
         raise UserError(
@@ -162,21 +162,21 @@ def _read_flags(file: Path) -> list[str]:
     try:
         begun = json.loads(file.read_bytes())
         if not isinstance(begun, list) or not all(isinstance(flag, str) for flag in begun):
-            raise ValueError("it is no list of flags")
+            raise ValueError("it is not a list of flags")
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}): remove it") from None
     return begun
 
 
 def _any_begun(out: Path, rows: Table) -> bool:
-    """Whether a run has results, or a state to go on from; those that failed before have none."""
+    """Whether a run has results, or a state to resume from; a run that failed earlier has none."""
     return any(map(rows.finished, rows.rows)) or any(
         finished(folder) or (folder / saved.FILE).exists() for folder in out.glob("*/*")
     )
 
 
 def _check(flags: list[str]) -> None:
-    """Refuse what the grid sets, and what train.py would refuse, before anything is written."""
+    """Refuse flags that the grid sets or train.py would refuse, before anything is written."""
     for flag in flags:
         if flag.split("=")[0].replace("_", "-") in OURS:
             raise UserError(f"{flag} is set by the grid: leave it out behind --")
@@ -186,8 +186,8 @@ def _check(flags: list[str]) -> None:
         if not refused.code:  # --help
             raise
         raise UserError(
-            "train.py refuses what is behind --, as is said above: `python train.py --help` lists "
-            "its options"
+            "train.py refuses the flags behind --, for the reason above: `python train.py --help` "
+            "lists its options"
         ) from None
 
 

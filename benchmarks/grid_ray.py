@@ -1,4 +1,4 @@
-"""How benchmarks.grid asks Ray: start or find it, hand it the runs, and stop those that go on."""
+"""Running benchmarks.grid on Ray: start or find it, submit the runs, and stop unfinished ones."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from envs.errors import UserError
 TRIES = 3
 """Attempts at a run whose process or machine is lost."""
 _LOOK = 0.5
-"""Seconds between looks at whether to stop: Ray waits without hearing of signals."""
+"""Seconds between checks for a stop request: while Ray waits, signals are not handled."""
 _PATIENCE = runs.PATIENCE + 10
-"""Seconds in which the runs have to end that are asked to stop."""
+"""Seconds that runs have to end in after they were asked to stop."""
 
 
 class Job(NamedTuple):
-    """A run that is to be brought to its end."""
+    """A run to be started or resumed, and finished."""
 
     folder: Path
     flags: list[str]
@@ -73,11 +73,11 @@ def connected(address: str | None, cpus: int, gpus: float) -> Iterator[Any]:
 def bring_to_end(
     ray: Any, jobs: dict[Key, Job], stop: Stop, cpus: int, gpus: float
 ) -> Iterator[Row]:
-    """Yield the row of each run as it ends; where `stop` was asked, stop the others and raise it.
+    """Yield the row of each run as it ends; if a stop is requested, stop the others and raise it.
 
-    Those save their state first, so that nothing is lost when they are gone on with.
+    They save their state first, so that they can be resumed without loss.
     """
-    # By value: the machines of a cluster need not find our modules.
+    # Pickled by value: the machines of a cluster need not be able to import our modules.
     for module in (runs, sys.modules[__name__]):
         ray.cloudpickle.register_pickle_by_value(module)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=TRIES - 1)(attempt)
@@ -99,14 +99,14 @@ def bring_to_end(
 def attempt(
     folder: Path, flags: list[str], log: Path, gpus: float
 ) -> tuple[list[dict[str, Any]] | str, float, str]:
-    """Bring a run to its end, on the machine that Ray chose; nothing is done where it is there.
+    """Start or resume a run on the machine that Ray chose; a finished run is only read.
 
     Return the rows of its report or what went wrong, the seconds it took, and the machine's name.
     """
     if not gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it as it is
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        # As it is below a grid that a shell began in the background. Ray cancels by this signal.
+        # A shell ignores SIGINT for a grid in the background. Ray cancels by this signal.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     begun = time.perf_counter()
     found: list[dict[str, Any]] | str

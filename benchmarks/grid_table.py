@@ -1,4 +1,4 @@
-"""The table of benchmarks.grid: one row a run, in a CSV file that is whole at any moment."""
+"""The results table of benchmarks.grid: one row a run, in a CSV file that is always complete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MEND = "take the file away; runs that are finished will not be repeated"
 
 
 class Key(NamedTuple):
-    """What sets a run of a grid apart."""
+    """Identifies a run of a grid."""
 
     env: str
     backbone: str
@@ -29,7 +29,7 @@ class Key(NamedTuple):
 
 @dataclass
 class Row:
-    """One run; cells are empty where it failed, or was not evaluated."""
+    """Results of one run; fields are empty if it failed or was not evaluated."""
 
     env: str
     backbone: str
@@ -37,24 +37,24 @@ class Row:
     status: str
     """FINISHED or FAILED."""
     score: float | None = None
-    """Normalised, of the highest target, at the last update; empty without reference returns."""
+    """Normalised score of the highest target, at the last update; empty without references."""
     target: float | None = None
-    """The highest."""
+    """The highest target return."""
     mean: float | None = None
     """Mean return obtained for it."""
     calibration_error: float | None = None
-    """Mean distance of obtained and asked over all targets, as a share of the highest target."""
+    """Mean distance of obtained and target return, over all targets; a share of the highest one."""
     episodes_failed: int | None = None
-    """Episodes of the report that their environment failed; they are in no mean."""
+    """Episodes of the report in which the environment failed; they count in no mean."""
     seconds: float | None = None
-    """What this command spent on it; less than all where it went on with it."""
+    """Seconds that this command spent on it; less than the whole run if it was resumed."""
     node: str = ""
     folder: str = ""
     error: str = ""
 
     @property
     def key(self) -> Key:
-        """What sets the run apart."""
+        """Return what identifies the run."""
         return Key(self.env, self.backbone, self.seed)
 
 
@@ -79,13 +79,13 @@ class Table:
                 row = _row(cells)
             except (TypeError, ValueError) as error:
                 raise UserError(
-                    f"line {number} of {path} is no run of a grid ({error}): mend the line, or "
+                    f"line {number} of {path} is not a run of a grid ({error}): mend the line, or "
                     f"{_MEND}"
                 ) from None
             self.rows[row.key] = row
 
     def finished(self, key: Key) -> bool:
-        """Whether the run has come to its end."""
+        """Whether the run is finished."""
         return key in self.rows and self.rows[key].status == FINISHED
 
     def put(self, row: Row) -> None:

@@ -1,10 +1,13 @@
-"""Is memory real? `python -m benchmarks.host_curves`; with --figure for docs/host_curves.png.
+"""Learning curves of agents with memory in another library: `python -m benchmarks.host_curves`.
 
-RecurrentPPO of sb3-contrib with our stacks and with its own LSTM, and memoryless PPO, on tasks
-that cannot be solved from one observation. All memories of a task have the same recipes, which were
+--figure docs/host_curves.png makes the plot of the documentation.
+
+RecurrentPPO of sb3-contrib with our stacks and with its own LSTM, and memoryless PPO, on tasks that
+cannot be solved from one observation. All memories of a task have the same recipes, which were
 chosen by trials of the LSTM; where there are several learning rates, the plot has each memory at
 its best, and the table has all. Our stacks run in `StackPPO`, whose updates are RecurrentPPO's. One
-file for each run in --out: a finished run is not repeated, and a command that was stopped goes on.
+file for each run in --out: a finished run is not repeated, so that the command resumes where it was
+stopped.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ BINS = 25
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all memories of a task have in common: the arguments of PPO, and the steps."""
+    """Settings that all memories of a task share: the arguments of PPO, and the number of steps."""
 
     steps: int
     num_envs: int
@@ -53,7 +56,7 @@ class Recipe:
     learning_rate: float
     gamma: float
     scaled: bool
-    """Whether observations and rewards are scaled by what has been seen."""
+    """Whether observations and rewards are normalised by running statistics."""
     decay: bool = False
     """Whether the learning rate falls to zero, linearly."""
 
@@ -95,11 +98,11 @@ class Options:
     figure: Path | None = None
     """Where the plot goes, a PNG; by default curves.png in --out."""
     run: bool = True
-    """With --no-run: show the runs that are there, and train nothing."""
+    """With --no-run: train nothing, and show the finished runs."""
 
 
 class Returns(BaseCallback):
-    """Keep the return of each episode, and the steps taken until its end."""
+    """Records the return of each episode, and the number of steps at its end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
 def fulfil(
     task: str, recipe: Recipe, memory: str, seed: int, options: Options
 ) -> dict[str, Any] | None:
-    """Return a run's result: from its file if it is there and was made so, else by training."""
+    """Return a run's result: from its file if that has the same settings, else by training."""
     _, policy, kwargs = MEMORIES[memory]
     recipe = replace(recipe, steps=options.steps or recipe.steps)
     asked = json.loads(
@@ -163,7 +166,7 @@ def fulfil(
 
 def train(task: str, recipe: Recipe, memory: str, seed: int, episodes: int) -> dict[str, Any]:
     """Train once; return the curve of training returns and the return of the final policy."""
-    torch.set_num_threads(1)  # all else as torch has it: no bfloat16 products
+    torch.set_num_threads(1)  # otherwise torch's defaults: no bfloat16 products
     algorithm, policy, kwargs = MEMORIES[memory]
     envs = make(task, recipe.num_envs, seed)
     if recipe.scaled:
@@ -199,7 +202,7 @@ def curve(found: Sequence[tuple[int, float]], steps: int) -> list[tuple[float, f
 
 
 def report(rows: Sequence[dict[str, Any]]) -> None:
-    """Print a table of the returns, and all that was found as one line of JSON."""
+    """Print a table of the returns, and all results as one line of JSON."""
     lines = []
     for runs in groups(rows):
         first, final = runs[0], [row["final"] for row in runs]
@@ -221,7 +224,7 @@ def report(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def last_fifth(row: dict[str, Any]) -> float:
-    """Return the mean of the last fifth of a curve: less of a chance than one final policy."""
+    """Return the mean of the last fifth of a curve, which varies less than one final policy."""
     return statistics.fmean(value for _, value in row["curve"][-BINS // 5 :])
 
 

@@ -1,4 +1,4 @@
-"""Partially observable tasks for other people's agents; see benchmarks/host_curves.py."""
+"""Partially observable tasks for the agents of other libraries; see benchmarks/host_curves.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIMUM = {"repeat-first": 1.0}
 
 
 class RepeatFirst(VectorEnv):
-    """Name the first of many cards, at every step (POPGym's RepeatFirst, arXiv:2303.01859).
+    """A task: name the first card at every step (POPGym's RepeatFirst, arXiv:2303.01859).
 
     observation: (B, 5) the card dealt, of four suits, one-hot, and whether it is the first.
     action: (B,) a suit. Right pays 1 / length, wrong costs as much: the best return is 1, and
@@ -69,15 +69,15 @@ class FromVector(VecEnv):
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
     def reset(self) -> Any:
-        """Return the first observations."""
+        """Reset the environments and return their observations."""
         return self.envs.reset(seed=self.first_seed)[0]
 
     def step_async(self, actions: Any) -> None:
-        """Keep the actions."""
+        """Store the actions for `step_wait`."""
         self.actions = actions
 
     def step_wait(self) -> Any:
-        """Act."""
+        """Step the environments with the stored actions."""
         obs, reward, terminated, truncated, found = self.envs.step(self.actions)
         done = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -91,15 +91,15 @@ class FromVector(VecEnv):
         self.envs.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return what the environments share."""
+        """Return an attribute, which the environments share."""
         return [getattr(self.envs, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set what the environments share."""
+        """Set an attribute, which the environments share."""
         setattr(self.envs, attr_name, value)
 
     def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> Any:
-        """Refuse: there is one object for all environments."""
+        """Raise NotImplementedError: there is one object for all environments."""
         raise NotImplementedError("these environments are stepped together")
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
@@ -129,5 +129,5 @@ def make(task: str, num_envs: int, seed: int) -> VecEnv:
 
 
 def scaled(envs: VecEnv, gamma: float) -> VecNormalize:
-    """Scale observations and rewards by what has been seen."""
+    """Normalise observations and rewards by running statistics."""
     return VecNormalize(envs, gamma=gamma)

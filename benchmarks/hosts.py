@@ -1,4 +1,4 @@
-"""How long an update takes in another library: `python -m benchmarks.hosts`.
+"""Time of an update in another library: `python -m benchmarks.hosts`.
 
 `RecurrentPPO.train()` of sb3-contrib with its LSTM, against the same rollouts read by our stacks:
 in `StackPPO`, and in RecurrentPPO itself, which puts each episode into a row of its own and pads
@@ -61,7 +61,7 @@ class Options(Measuring):
 
 
 class Noise(VectorEnv):
-    """Noise, and ends of episodes at random."""
+    """An environment of random observations and rewards, whose episodes end at random."""
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 (as in Gymnasium)
     render_mode = None
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def measure(steps: int, options: Options) -> list[dict[str, Any]]:
-    """Time one rollout's updates by all memories in turns."""
+    """Time the updates on one rollout of all memories in turns."""
     models = {
         f"{name}, {algorithm.__name__}": model(name, algorithm, steps, options)
         for algorithm in (RecurrentPPO, StackPPO)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """Sequences to learn from, and to be tested on."""
+    """A task: sequences to train and test on."""
 
     vocab: int
     """Number of input tokens; the answers are among them."""
@@ -31,12 +31,12 @@ class Task(ABC):
 
     @abstractmethod
     def tested(self, length: int) -> int:
-        """Return how many of the answers, the last ones, count in a test."""
+        """Return how many of the last answers count in a test."""
 
 
 @dataclass(frozen=True)
 class SelectiveCopying(Task):
-    """Output the data tokens, which stand at random places among noise, in their order.
+    """A task: output in order the data tokens, which stand at random places among noise.
 
     As in Mamba (arXiv:2312.00752, section 4.1.1): token 0 is noise, the last of the vocabulary asks
     for the next data token, the others are data. A sequence is `length` positions with `tokens`
@@ -68,7 +68,7 @@ class SelectiveCopying(Task):
 
 @dataclass(frozen=True)
 class Parity(Task):
-    """Tell whether the number of ones so far is odd.
+    """A task: tell whether the number of ones so far is odd.
 
     Learnt at every position, which is every length up to `length` at once; tested at the last.
     """
@@ -86,7 +86,7 @@ class Parity(Task):
         return bits, bits.cumsum(1) % 2
 
     def tested(self, length: int) -> int:
-        """Return 1: short prefixes are easy."""
+        """Return 1: short prefixes would be easy."""
         return 1
 
 

@@ -34,7 +34,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def best(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Return each model's runs at its best learning rate: most right over lengths and seeds."""
+    """Return each model's runs at its best learning rate: that of the best mean accuracy."""
     groups: dict[str, dict[float, list[dict[str, Any]]]] = {}
     for row in rows:
         groups.setdefault(row["model"], {}).setdefault(row["lr"], []).append(row)
@@ -92,7 +92,7 @@ def bars(axes: Axes, models: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def guess(axes: Axes, percent: float) -> None:
-    """Mark chance."""
+    """Draw a line at the accuracy of a guess."""
     axes.axhline(percent, color=SOFT, linewidth=1, linestyle="--")
     axes.annotate("chance", (1, percent), xycoords=("axes fraction", "data"), fontsize=7.5,
                   ha="right", va="bottom", color=SOFT)  # fmt: skip

@@ -1,9 +1,9 @@
-"""What a state can hold: `python -m benchmarks.memory_tasks` makes docs/memory_tasks.md's tables.
+"""Tests of a state's memory: `python -m benchmarks.memory_tasks`, for docs/memory_tasks.md.
 
 Selective copying (arXiv:2410.01201, Table 1, at a smaller scale), and parity, which no recurrence
 with decays in (0, 1) computes (arXiv:2411.12537). One run for each model, learning rate and seed;
-all models of a task have the same recipe. A finished run is not repeated, so that the command goes
-on where it was stopped. The last line is JSON; the plot goes to --figure.
+all models of a task have the same recipe. A finished run is not repeated, so that the command
+resumes where it was stopped. The last line is JSON; the plot goes to --figure.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MODELS: dict[str, dict[str, Model]] = {
         "Aaren, 2 layers": ("aaren", 2, {}),
         "LSTM, 2 layers": ("lstm", 2, {}),
         "Mamba, 2 layers": ("mamba", 2, {}),
-        # What the forget bias and the expansion are worth.
+        # Ablations of the forget bias and the expansion.
         "LSTM, 2 layers, as minLSTM": ("lstm", 2, MINIMAL),
         "minGRU, 2 layers, forget bias 0": ("mingru", 2, {"expansion": 2.0}),
     },
@@ -65,9 +65,9 @@ class Options:
     """What to run."""
 
     tasks: tuple[Literal["copying", "parity"], ...] = ("copying", "parity")
-    """Tasks."""
+    """Tasks to run."""
     models: tuple[str, ...] = ()
-    """Models of which the names contain one of these; all, if none is given."""
+    """Models whose names contain one of these; all, if none is given."""
     copying: Recipe = field(
         default_factory=lambda: Recipe(
             length=256, test_lengths=(256,), updates=4000, rows=16, lrs=(3e-3,), seeds=(0, 1)
@@ -86,11 +86,11 @@ class Options:
     out: Path = Path("runs/memory_tasks")
     """Folder of the runs: a JSON file for each that is finished."""
     jobs: int = 1
-    """Processes, of one thread each."""
+    """Number of processes, of one thread each."""
     run: bool = True
-    """With --no-run: tables and plot of the runs that are there, and no training."""
+    """With --no-run: train nothing; tables and plot of the finished runs."""
     quick: bool = False
-    """Three updates, one seed, one learning rate, ten sequences a test: to see that it works."""
+    """Three updates, one seed, one learning rate, ten sequences a test: a smoke test."""
     figure: Path | None = None
     """Also draw learning curves and accuracies into this PNG."""
     json: Path | None = None
@@ -172,12 +172,12 @@ def load(path: Path, run: Run) -> dict[str, Any] | None:
 
 
 def complete(missing: Sequence[tuple[Run, Path]], jobs: int) -> None:
-    """Train what is missing, a process for each job; one job is this process."""
+    """Train the missing runs, a process for each job; a single job runs in this process."""
     if jobs == 1 or len(missing) < 2:
         for run, path in tqdm(missing, "runs", file=sys.stderr, disable=None):
             fulfil(run, path, bar=True)
         return
-    # A forked child would hang in the first product of matrices.
+    # A forked child would hang in its first matrix product.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         waiting = [pool.submit(fulfil, run, path, False) for run, path in missing]
         for done in tqdm(

@@ -27,16 +27,16 @@ POINTS = 25  # of a learning curve
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every model learns a task."""
+    """Training settings of a task, the same for every model."""
 
     length: int
     """Positions of a training sequence (copying: before those that ask)."""
     test_lengths: tuple[int, ...]
     """Lengths of the sequences of the test; the learning curve is at the first."""
     updates: int
-    """Updates."""
+    """Number of updates."""
     rows: int
-    """Sequences in an update."""
+    """Batch size: sequences in an update."""
     lrs: tuple[float, ...]
     """Learning rates: a run for each."""
     seeds: tuple[int, ...]
@@ -48,14 +48,14 @@ class Recipe:
     weight_decay: float = 0.01
     """Decay of the matrices, but not of what a cell names in no_weight_decay()."""
     clip: float = 1.0
-    """Largest norm of a gradient."""
+    """Largest norm of the gradient; larger ones are clipped."""
     test_rows: int = 512
     """Sequences of each length in the test."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run depends on."""
+    """Settings of one run."""
 
     task: str
     backbone: str
@@ -90,7 +90,7 @@ class Model(nn.Module):
 
 
 def fulfil(run: Run, path: Path, bar: bool) -> None:
-    """Train and test on one thread, and leave settings and result at `path`, whole or not at all.
+    """Train and test on one thread; write settings and result to `path` in one atomic step.
 
     bar: show the updates on stderr, where that is a terminal.
     """
@@ -142,7 +142,7 @@ def train(run: Run, bar: bool = False) -> dict[str, Any]:
 
 
 def schedule(update: int, updates: int) -> float:
-    """Return the share of the learning rate: a linear warm-up, then half a cosine down to 0."""
+    """Return the factor of the learning rate: a linear warm-up, then half a cosine down to 0."""
     warm = max(1, round(WARMUP * updates))
     rest = max(0, update - warm) / max(1, updates - warm)
     return min(1.0, update / warm) * 0.5 * (1 + math.cos(math.pi * rest))
@@ -152,7 +152,7 @@ def schedule(update: int, updates: int) -> float:
 def test(model: Model, task: Task, rows: int, length: int) -> float:
     """Return the share of right answers, on the same unseen sequences for every model."""
     model.eval()
-    data = torch.Generator().manual_seed(2**40 + length)  # no training seed
+    data = torch.Generator().manual_seed(2**40 + length)  # differs from all training seeds
     asked, right = task.tested(length), 0
     for first in range(0, rows, 64):
         tokens, answers = task.sample(min(64, rows - first), length, data)

@@ -1,4 +1,4 @@
-"""What the commands that train share: run train.py once for each folder, and read what it left."""
+"""Shared by the commands that train: run train.py once for each folder, and read its results."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Row = dict[str, Any]
 PATIENCE = 20.0
 """Seconds in which a run has to save its state when it is asked to stop."""
 _LARGEST = 1e300
-"""Below which a number of a report is: no overflow, no NaN."""
+"""Upper bound of the numbers in a report: excludes overflow and NaN."""
 _LOOK = 0.1
-"""Seconds between looks at whether a run has ended."""
+"""Seconds between checks of whether a run has ended."""
 
 
 class RunFailed(Exception):
-    """A run of train.py ended with an error; the text is its line."""
+    """A run of train.py ended with an error; the text is its message."""
 
 
 def results(folder: Path, flags: list[str], *, run: bool = True) -> list[Row] | None:
     """Return the last checkpoint's row for each target; train with `flags` where they are missing.
 
-    A run that was stopped is gone on with. None where there is no finished run and `run` is False.
-    Exits with a line where the run fails, or has no results.
+    A run that was stopped is resumed. None where there is no finished run and `run` is False.
+    Exits with a message if the run fails or has no results.
     """
-    from agents.runs.folder import finished  # not above: Ray takes `train` to where that is not
+    from agents.runs.folder import finished  # late: Ray sends `train` to machines without it
 
     if not finished(folder):
         if not run:
@@ -70,7 +70,7 @@ def rows(folder: Path) -> list[Row]:
                 return found
             case {"results": {**others}} if "last" not in others:
                 return []
-        reason: object = "it is no report"
+        reason: object = "it is not a report"
     except (OSError, ValueError, RecursionError) as error:
         reason = error
     raise RunFailed(f"{file} is damaged ({reason}): remove it, and the run is evaluated again")
@@ -85,10 +85,10 @@ def _is_row(row: object) -> bool:
 
 
 def train(folder: Path, flags: list[str], log: Path | None = None) -> None:
-    """Begin the run in `folder` with `flags`, or go on with it, to its end.
+    """Start the run in `folder` with `flags`, or resume it, and finish it.
 
-    What it writes to stderr goes into `log`, its progress bar included; None shows it. Where this
-    is broken off, the run is asked to stop, and waited for while it saves its state. Raises
+    Its stderr goes into `log`, progress bar included; None shows it. If this function is
+    interrupted, the run is asked to stop, and waited for while it saves its state. Raises
     RunFailed.
     """
     begun = (folder / "config.json").exists()
@@ -103,7 +103,7 @@ def train(folder: Path, flags: list[str], log: Path | None = None) -> None:
         )
         try:
             while process.poll() is None:
-                time.sleep(_LOOK)  # and not wait(), which Ray could not break off
+                time.sleep(_LOOK)  # not wait(), which Ray could not interrupt
         finally:
             _stop(process)
     if code := process.returncode:
@@ -111,7 +111,7 @@ def train(folder: Path, flags: list[str], log: Path | None = None) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process, if it has not ended: by SIGTERM, or else by SIGKILL."""
+    """Stop a process that still runs: by SIGTERM, or else by SIGKILL."""
     process.terminate()
     try:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -122,7 +122,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_line(log: Path) -> str:
-    """Return the line that tells what went wrong: our own error's, tyro's, or a traceback's."""
+    """Return the line with the error: our own message, tyro's, or a traceback's."""
     text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")  # progress bars
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if ours := [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]:
@@ -135,7 +135,7 @@ def _last_line(log: Path) -> str:
 
 
 def as_asked(row: Row, best: float) -> bool:
-    """Whether the mean return is as asked.
+    """Whether the mean return is near the target return.
 
     Within 15 % of the target, or within 5 % of the data's best return where that is more; for the
     best return itself: at least 85 % of it.
@@ -147,13 +147,13 @@ def as_asked(row: Row, best: float) -> bool:
 
 
 def calibration(rows: list[Row], best: float) -> str:
-    """Say for how many targets the mean return is as asked, which are not, and what failed."""
+    """Return a text: for how many targets the mean return is met, which are missed, what failed."""
     missed = [f"{r['target']:.0f} → {r['mean']:.0f}" for r in rows if not as_asked(r, best)]
     hits = f"{len(rows) - len(missed)} of {len(rows)}"
     return (f"{hits} ({', '.join(missed)})" if missed else hits) + failures(rows)
 
 
 def failures(rows: list[Row]) -> str:
-    """Say how many episodes have no return, as their environment failed; "" for none."""
-    failed = sum(row.get("failed", 0) for row in rows)  # older runs do not know
+    """Return a text: how many episodes have no return, as their environment failed; "" for none."""
+    failed = sum(row.get("failed", 0) for row in rows)  # missing in older runs
     return f"; {failed} episodes failed and are in no mean" if failed else ""

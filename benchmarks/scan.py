@@ -1,4 +1,4 @@
-"""How fast and how exact the scans are: `python -m benchmarks.scan`, in about five minutes.
+"""Speed and accuracy of the scans: `python -m benchmarks.scan`, in about five minutes.
 
 speed: forward and backward of the scans alone, through autograd, from pre-activations. The memory
 floor is the time of `torch.add(x, y, out=z)`, which moves three words an element, scaled to the
@@ -52,7 +52,7 @@ class Options(Measuring):
     """What to measure."""
 
     parts: tuple[Part, ...] = ("speed", "accuracy", "layers", "length", "saved")
-    """Which of the parts."""
+    """Which of the parts to run."""
     shapes: tuple[str, ...] = (
         "64x60x256",
         "64x256x256",
@@ -60,13 +60,13 @@ class Options(Measuring):
         "4x4096x512",
         "1x16384x256",
     )
-    """BxTxD of `speed`, and of `layers` where T <= 1024."""
+    """Shapes BxTxD of `speed`, and of `layers` where T <= 1024."""
     accuracy_shape: str = "4x4096x64"
-    """BxTxD of `accuracy` and `saved`."""
+    """Shape BxTxD of `accuracy` and `saved`."""
     lengths: tuple[int, ...] = (64, 1024, 65536)
-    """T of `length`; the longest gets one row."""
+    """Lengths T of `length`; the longest gets one row."""
     width: int = 256
-    """D of `length`."""
+    """Width D of `length`."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -162,7 +162,7 @@ def _of(rows: list[dict[str, Any]], gates: str, way: Implementation | None = Non
 
 def accuracy(shape: tuple[int, ...], ways: Ways, checks: list[Any]) -> list[dict[str, Any]]:
     """Compare outputs and gradients in float32 with those of a loop in float64."""
-    torch.manual_seed(0)  # the same errors whatever was measured before
+    torch.manual_seed(0)  # the same errors, whatever ran before
     rows: list[dict[str, Any]] = []
     inputs, grad = [torch.randn(shape) for _ in range(3)], torch.randn(shape)
     for gates, found in ways.items():
@@ -334,7 +334,7 @@ def saved_bytes(way: Implementation, inputs: Sequence[Tensor]) -> float:
 
     def keep(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
-        kept[storage.data_ptr()] = storage  # held, so that its address is not given out again
+        kept[storage.data_ptr()] = storage  # kept alive, so that its address is not reused
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):

@@ -1,4 +1,4 @@
-"""How fast the Triton scans are, or will be: `python -m benchmarks.scan_gpu`.
+"""Speed of the Triton scans, or statistics of their kernels: `python -m benchmarks.scan_gpu`.
 
 On a GPU: forward and backward through autograd, from pre-activations, by CUDA events; all ways of
 computing a scan in turns, medians. The floor moves the words that a fused kernel cannot avoid (8
@@ -51,13 +51,13 @@ class Options(Measuring):
         "4x4096x512",
         "1x65536x512",
     )
-    """BxTxD."""
+    """Shapes BxTxD."""
     dtypes: tuple[str, ...] = ("float32", "bfloat16")
-    """Of the pre-activations."""
+    """Dtypes of the pre-activations."""
     gates: tuple[str, ...] = ("linear", "mingru", "minlstm")
-    """Which scans."""
+    """Scans to measure."""
     compile_only: bool = False
-    """Print what the kernels are compiled to, though there is a GPU."""
+    """Print statistics of the compiled kernels even if there is a GPU."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def kernels(options: Options) -> list[dict[str, Any]]:
-    """Print what every kernel of these scans is compiled to, and return it."""
+    """Print statistics of every compiled kernel of these scans, and return them."""
     names = {"linear": "linear-linear", "mingru": "mingru-g", "minlstm": "minlstm-g"}
     cases = tuple(f"{names[gates]}-{dtype}" for gates in options.gates for dtype in options.dtypes)
     found = list(gpu_kernels.inspect(gpu_kernels.Options(cases=cases)))
@@ -92,7 +92,7 @@ def kernels(options: Options) -> list[dict[str, Any]]:
 
 
 def device() -> dict[str, Any]:
-    """Print what the GPU is, and return it."""
+    """Print the GPU's name and properties, and return them."""
     import triton
 
     found = {
@@ -106,7 +106,7 @@ def device() -> dict[str, Any]:
 
 
 def speed(options: Options) -> list[dict[str, Any]]:
-    """Time every way on every shape and dtype, and print a table for each kind of gates."""
+    """Time every implementation on every shape and dtype; print a table for each kind of gates."""
     rows: list[dict[str, Any]] = []
     for gates in options.gates:
         for dtype in options.dtypes:
@@ -206,7 +206,7 @@ def timed(
 
 
 def ways(gates: str, shape: tuple[int, ...], peers: bool) -> list[Implementation]:
-    """Return the ways of computing a scan of this shape, the one that users get first."""
+    """Return the implementations of a scan of this shape, the default first."""
     found = [
         Implementation("minrnn, triton", partial(_ours, OURS[gates], "triton", None)),
         Implementation("minrnn, over time", partial(_ours, OURS[gates], "triton", 2**31)),

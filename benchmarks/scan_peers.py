@@ -1,4 +1,4 @@
-"""Every way there is to run the scans: this project's backends, and peers, on the same inputs.
+"""Implementations of the scans: this project's backends, and peers, on the same inputs.
 
 Each runs in the layout of its own inputs, made beforehand: nobody's transposition is timed.
 """
@@ -32,7 +32,7 @@ INPUTS = {"linear": 2, "mingru": 2, "minlstm": 3}
 
 @dataclass(frozen=True)
 class Implementation:
-    """One way to run a scan: `run` takes leaves in its layout, and returns h in its layout."""
+    """An implementation of a scan: `run` takes leaves in its layout and returns h in it."""
 
     name: str
     run: Callable[..., Tensor]

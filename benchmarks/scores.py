@@ -1,7 +1,7 @@
 """Train and score: `python -m benchmarks.scores` makes the tables of docs/results.md.
 
 One run of train.py for each data set, backbone and seed, one after another. A finished run is not
-repeated, so that the command goes on where it was stopped.
+repeated, so that the command resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class Options:
     """What to run."""
 
     envs: tuple[str, ...] = MEDIUM_REPLAY
-    """Data sets."""
+    """Ids of the data sets."""
     backbones: tuple[str, ...] = ("mingru", "minlstm")
-    """Backbones."""
+    """Names of the backbones."""
     seeds: tuple[int, ...] = (0, 1)
     """Training seeds."""
     out: Path = Path("runs/scores")
     """Folder of the runs."""
     run: bool = True
-    """With --no-run: print the table of the runs that are there, and train nothing."""
+    """With --no-run: train nothing, and print the table of the finished runs."""
 
 
 def main() -> None:

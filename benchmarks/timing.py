@@ -1,14 +1,13 @@
-"""What the commands that time share: interleaved medians, the machine, tables, one line of JSON.
+"""Shared by the commands that time: interleaved medians, the machine, tables, one line of JSON.
 
 Cases are timed in turns in one process, so that a busy spell of the machine hits all of them, and
 the medians of their calls are compared. A turn of a fast case is three calls that are not timed and
-then five that are: it takes that many until a case has its own buffers, and nobody else's, in a
-large cache. Slow cases have one call a turn, and fewer turns, spread evenly. On one thread the time
-is the process's own, in which it had a core; what others took of the machine is reported apart, as
-`waited`. Threads, matmul precision and the reuse of large buffers are the trainer's
+then five that are: it takes that many until the buffers of a case have replaced those of the others
+in a large cache. Slow cases have one call a turn, and fewer turns, spread evenly. On one thread the
+time is the CPU time of the process; the share of time that it waited for a core is reported apart,
+as `waited`. Threads, matmul precision and the reuse of large buffers are the trainer's
 (`agents.machine.device.configure`): without the last, the page faults of fresh tensors cost more
-than the
-arithmetic of a fast kernel.
+than the arithmetic of a fast kernel.
 """
 
 from __future__ import annotations
@@ -44,11 +43,11 @@ class Measuring:
     threads: int = 1
     """CPU threads for torch."""
     seconds: float = 1.0
-    """Time to spend on each case; every one is timed at least three times all the same."""
+    """Seconds to spend on each case; every case is timed at least three times."""
     quick: bool = False
-    """A tenth of the time: for a first look."""
+    """Spend a tenth of the time, for a first look."""
     peers: bool = True
-    """With --no-peers: this project alone."""
+    """With --no-peers: measure this project alone."""
     json: Path | None = None
     """Also write the JSON line to this file."""
 
@@ -60,7 +59,7 @@ class Measuring:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a case takes."""
+    """Time of a case."""
 
     ms: float
     """Median, in milliseconds."""
@@ -68,7 +67,7 @@ class Timing:
     high: float
     """Quartiles."""
     calls: int
-    """How many were timed."""
+    """Number of timed calls."""
     waited: float
     """Share of the time in which the process had no core: near 0 on a machine that is not busy."""
 
@@ -110,12 +109,12 @@ def interleaved(
 
 
 def _bar(items: Iterable[Any] | None, label: str, total: int) -> tqdm:
-    # On a terminal only (disable=None): a log would get every state of the bar.
+    # On a terminal only (disable=None): a log would fill with every state of the bar.
     return tqdm(items, label, total, leave=False, file=sys.stderr, disable=None)
 
 
 def _clock(case: Callable[[], object]) -> tuple[float, float]:
-    # Seconds on the clock, and seconds of cores that the process and its threads had.
+    # Wall-clock seconds, and CPU seconds of the process and its threads.
     start, own = time.perf_counter(), time.process_time()
     case()
     return time.perf_counter() - start, time.process_time() - own
@@ -130,7 +129,7 @@ def _summary(times: list[tuple[float, float]]) -> Timing:
 
 
 def start(options: Measuring) -> dict[str, Any]:
-    """Set the machine up as the trainer does, print what it is, and return it for the report."""
+    """Configure the machine as the trainer does; print and return its description."""
     device.configure(options.threads)
     precisions = {name: products(name) for name in ("highest", "medium")}
     torch.set_float32_matmul_precision("medium")
@@ -175,7 +174,7 @@ def _cpu() -> str:
 
 @functools.cache
 def optional(module: str, package: str) -> ModuleType | None:
-    """Import a peer, or say how to install it and return None."""
+    """Import a peer, or print how to install it and return None."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -184,7 +183,7 @@ def optional(module: str, package: str) -> ModuleType | None:
 
 
 def parse_shape(text: str, names: str) -> tuple[int, ...]:
-    """Return the numbers of, say, "64x60x256"; `names` ("B x T x D") says what they are."""
+    """Return the numbers of, say, "64x60x256"; errors show `names` ("B x T x D")."""
     parts = text.split("x")
     if len(parts) != len(names.split("x")) or not all(p.isdigit() and int(p) for p in parts):
         sys.exit(f"error: {text!r} is not a shape: write {names.replace(' ', '')} in numbers")

@@ -7,7 +7,7 @@ with the same clipping and AdamW, threads and matmul precision; it reads three t
 the batch has no padding, so that its causal attention needs no mask. "interleaved" is ours on the
 peer's terms: the same three tokens and the same embedding of time.
 
-With --profile: what our default step spends its time on, instead.
+With --profile: a profile of our default step instead.
 The last line is JSON. The peer is optional: pip install transformers.
 """
 
@@ -38,7 +38,7 @@ from envs.data.sampler import Batch
 Precision = Literal["float32", "bfloat16"]
 OBS, ACTION = 11, 3  # Hopper's
 FASTEST = "minGRU, fused, bfloat16"
-AIM = {20: 8.0, 256: 14.0, 1000: 28.0}  # times the env steps/s of the peer in float32, by K
+AIM = {20: 8.0, 256: 14.0, 1000: 28.0}  # env steps/s over the peer's in float32, by K
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Options(Measuring):
     shapes: tuple[str, ...] = ("64x20", "16x256", "4x1000")
     """Rows x environment steps of the batches."""
     dim: int = 128
-    """Width."""
+    """Width of the agents."""
     num_layers: int = 3
-    """Depth."""
+    """Number of layers."""
     matmul: Literal["highest", "medium"] = "medium"
     """Precision of float32 products, for all. The trainer's is medium, which on CPUs with AMX
     multiplies in bfloat16."""
@@ -80,7 +80,7 @@ class OneBatch:
         return self.batch
 
     def state_dict(self) -> dict[str, object]:
-        """Return nothing: every batch is the same."""
+        """Return an empty state: every batch is the same."""
         return {}
 
 
@@ -211,7 +211,7 @@ def contestant(
 ) -> Contestant:
     """Return a model of ours with its trainer."""
     torch.manual_seed(0)
-    # Enough updates never to end.
+    # So many updates that training never ends.
     optim = OptimConfig(
         updates=1_000_000, lr=1e-4, warmup=0, schedule="constant", precision=precision
     )
@@ -237,7 +237,7 @@ def theirs(
                 max_ep_len=max(length, 1000),
                 n_layer=options.num_layers,
                 n_head=1,
-                n_positions=1024,  # it reads row 0 alone, whatever the length
+                n_positions=1024,  # it reads row 0 alone, for any length
                 activation_function="relu",
                 resid_pdrop=0.0,
                 embd_pdrop=0.0,
@@ -280,7 +280,7 @@ def peer_step(model: nn.Module, sampler: OneBatch, precision: str) -> Callable[[
 
 
 def profile(precision: Precision, options: Options) -> list[dict[str, Any]]:
-    """Print where the default agent's step spends its time, and return the dearest operators."""
+    """Print a profile of the default agent's step, and return its most expensive operators."""
     data = DataConfig()
     sampler = OneBatch(data.batch_size, data.length)
     model = ModelConfig(dim=options.dim, num_layers=options.num_layers)

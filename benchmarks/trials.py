@@ -1,4 +1,4 @@
-"""What each default is worth: `python -m benchmarks.trials` makes the table of docs/trials.md.
+"""Ablations of the default agent: `python -m benchmarks.trials` makes the table of docs/trials.md.
 
 One run of train.py for each variant of the default and each seed. A finished run is not repeated.
 """
@@ -42,7 +42,7 @@ class Options:
     """What to run."""
 
     env: str = "minrnn/hopper/medium-replay-v0"
-    """Data set."""
+    """Id of the data set."""
     variants: tuple[str, ...] = tuple(VARIANTS)
     """Names of the variants, or parts of them."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -50,7 +50,7 @@ class Options:
     out: Path = Path("runs/trials")
     """Folder of the runs."""
     run: bool = True
-    """With --no-run: print the table of the runs that are there, and train nothing."""
+    """With --no-run: train nothing, and print the table of the finished runs."""
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def choose(wanted: tuple[str, ...]) -> list[str]:
-    """Return the variants called that, or, where none is, those whose names contain it."""
+    """Return the variant of that name, or, if there is none, those whose names contain it."""
     chosen = []
     for part in wanted:
         found = [part] if part in VARIANTS else [name for name in VARIANTS if part in name]

@@ -1,4 +1,4 @@
-"""What every cell checks of its arguments, with errors that say what was expected."""
+"""Checks of the arguments of all cells; errors say what was expected."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def check_inputs(x: Tensor, resets: Tensor | None, dim: int, *, step: bool = Fal
 
 
 def spoilt(bad: Tensor, resets: Tensor | None) -> Tensor:
-    """Return which steps (B, T) are behind a bad one, or are one, in the same episode.
+    """Return (B, T) bool: the bad steps, and all later steps of their episodes.
 
-    bad: (B, T) bool, steps that read what is no finite number. A product of matrices with zeros
-    below its diagonal would show them to earlier steps, and other episodes, as 0 * NaN.
+    bad: (B, T) bool, steps whose input is not finite. A masked matrix product would carry it to
+    earlier steps and to other episodes, as 0 * NaN.
     """
     count = bad.cumsum(1)
     if resets is not None:

@@ -1,4 +1,4 @@
-"""What torch.compile is told of a function, without importing it: torch._dynamo takes seconds."""
+"""Marks on functions for torch.compile that do not import it: torch._dynamo takes seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def uncompiled(function: Function) -> Function:
-    """Return the function as torch.compiler.disable does: it runs between graphs, not in one."""
+    """Do as torch.compiler.disable: the function runs between graphs, not inside one."""
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
@@ -22,8 +22,8 @@ def uncompiled(function: Function) -> Function:
 
 
 def constant(function: Function) -> Function:
-    """Return the function as torch.compiler.assume_constant_result does: asked, not looked into."""
-    cast(Any, function)._dynamo_marked_constant = True  # what that does once it has been imported
+    """Do as torch.compiler.assume_constant_result: the function is called, and not traced."""
+    cast(Any, function)._dynamo_marked_constant = True  # what torch.compiler's decorator sets
     return function
 
 

@@ -89,7 +89,7 @@ class ShortConv(SequenceMixer):
         return f"{self.dim}, width={self.width}"
 
     def _last(self, x: Tensor, before: Tensor | None, resets: Tensor | None) -> Tensor:
-        # The last width - 1 inputs, without those that the last step is an episode away from.
+        # The last width - 1 inputs, zero where they are not of the last step's episode.
         past = self.width - 1
         last = x[:, -past:]
         if before is None:
@@ -98,7 +98,7 @@ class ShortConv(SequenceMixer):
             last = torch.cat([before[:, last.shape[1] :], last], 1)
         if resets is None:
             return last.clone(memory_format=torch.contiguous_format)
-        # A reset at step t ends what is older than x_t.
+        # A reset at step t hides all inputs before x_t.
         ends = F.pad(resets[:, -past:], (max(past - resets.shape[1], 0), 0))
         later = ends.flip(1).cumsum(1).flip(1) - ends.int()
         return last.masked_fill((later > 0).unsqueeze(-1), 0.0)

@@ -39,7 +39,7 @@ class SequenceMixer(nn.Module):
     """Mix information along time, causally, with a recurrent state of constant size.
 
     Subclasses set `dim` and implement `forward`, `step` and `initial_state`; the module's
-    docstring says what these owe each other.
+    docstring has the laws that these keep.
     """
 
     dim: int
@@ -74,7 +74,7 @@ class SequenceMixer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has to implement initial_state")
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names, relative to this module, of parameters not to be decayed (gates)."""
+        """Return the names, relative to this module, of parameters without weight decay (gates)."""
         modules = cast("Iterator[tuple[str, nn.Module]]", self.named_modules())
         return {
             f"{path}.{name}"
@@ -93,5 +93,5 @@ class SequenceMixer(nn.Module):
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype in which a state is kept: float64 for float64, else float32."""
+    """Return the dtype of a state: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -34,7 +34,7 @@ class MLP(nn.Sequential):
 
 
 def _fusible(mlp: MLP, x: Tensor) -> bool:
-    # In training on sequences (steps are differentiated twice, or by vmap), in float32, where no
+    # In training on sequences (steps may be differentiated twice, or by vmap), in float32, if no
     # layer was replaced, is listened to, or holds anything but plain numbers.
     inside: Any = torch._C
     return (
@@ -47,7 +47,7 @@ def _fusible(mlp: MLP, x: Tensor) -> bool:
         and x.dtype == mlp[0].weight.dtype == mlp[2].weight.dtype == torch.float32
         and type(x) is Tensor
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()  # a compiler does as well by itself
+        and not torch.compiler.is_compiling()  # a compiler fuses it by itself
         and not inside._len_torch_dispatch_stack()
         and inside._functorch.peek_interpreter_stack() is None
         and not inside._is_tracing()
@@ -81,7 +81,7 @@ _FUSED = _fused_linear()
 
 
 class _ReluMLP(torch.autograd.Function):
-    """What autograd would do, but for two passes and two buffers less in each direction."""
+    """Does what autograd would do, with two passes and two buffers less in each direction."""
 
     @staticmethod
     def forward(
@@ -89,7 +89,7 @@ class _ReluMLP(torch.autograd.Function):
     ) -> Tensor:
         assert _FUSED is not None
         rows = x.reshape(-1, x.shape[-1])
-        hidden = _FUSED(rows, w1, b1, "none", [], "").relu_()  # its own ReLU makes 0 of NaN
+        hidden = _FUSED(rows, w1, b1, "none", [], "").relu_()  # oneDNN's own ReLU turns NaN into 0
         ctx.save_for_backward(rows, w1, w2, hidden)
         ctx.shape = x.shape
         return _FUSED(hidden, w2, b2, "none", [], "").view(*x.shape[:-1], len(w2))
@@ -100,7 +100,7 @@ class _ReluMLP(torch.autograd.Function):
         rows, w1, w2, hidden = ctx.saved_tensors
         grad = grad_outputs[0].reshape(len(rows), len(w2))
         inner = grad @ w2
-        # In place: it is new, and nobody else's.
+        # In place: the tensor is new, and nothing else refers to it.
         torch.ops.aten.threshold_backward.grad_input(inner, hidden, 0, grad_input=inner)
         needed = ctx.needs_input_grad
         return (

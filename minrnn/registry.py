@@ -34,7 +34,7 @@ def available() -> tuple[str, ...]:
 def build(name: str, dim: int, /, **options: Any) -> SequenceMixer:
     """Build the cell registered under a name.
 
-    Raises ValueError for an unknown name or option, listing those there are.
+    Raises ValueError for an unknown name or option; the message lists the known ones.
 
     >>> build("mingru", 8, expansion=2.0).dim
     8
@@ -78,7 +78,7 @@ def _check_types(name: str, given: dict[str, Any]) -> None:
 
 
 def hint(name: str, there: tuple[str, ...]) -> str:
-    """Return the end of a message about a name that is not there: the nearest, and all."""
+    """Return the end of a message about an unknown name: the nearest names, and all of them."""
     near = get_close_matches(name.lower(), there, n=1)
     listing = f"there is {', '.join(there) or 'none'}"
     return f"; did you mean {near[0]!r}? ({listing})" if near else f"; {listing}"

@@ -1,4 +1,4 @@
-"""A stack of blocks: the thing to plug into an agent."""
+"""A stack of blocks, the module to plug into an agent."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class StackConfig:
     """The shape of a `Stack`; the defaults are the paper's for D4RL, but for the dropout."""
 
     dim: int = 128
-    """Width of what goes in and comes out."""
+    """Width of inputs and outputs."""
     num_layers: int = 3
     """Number of blocks."""
     backbone: str | Sequence[str] = "mingru"
     """Name of the cell, one of `minrnn.available()`; or one for each layer, first to last."""
     cell: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Options of the cell; of several cells, each gets those that it has."""
+    """Options of the cell; with several cells, each gets those that it knows."""
     mlp_ratio: float = 4.0
     """Width of the MLP's hidden layer over `dim`; 0 leaves the MLPs out."""
     activation: str = "relu"
@@ -34,12 +34,12 @@ class StackConfig:
     norm: str = "layernorm"
     """Normalisation before each cell and MLP, and at the end: layernorm or rmsnorm."""
     dropout: float = 0.0
-    """Dropout on what each cell and MLP adds."""
+    """Dropout on the output of each cell and MLP, before it is added."""
     conv: int = 0
-    """Width of a causal convolution before each cell (the paper's for language: 4); 0 for none."""
+    """Width of a causal convolution before each cell (the paper has 4 for language); 0 for none."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be built."""
+        """Raise ValueError for values that no stack can be built from."""
         for name in ("dim", "num_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -99,7 +99,7 @@ class Stack(SequenceMixer):
             for name, given in zip(config.backbones, _given(config), strict=True)
         )
         self.norm = NORMS[config.norm](config.dim)
-        # What a state looks like, for unpack: shapes and dtypes, no rows.
+        # A state without rows: the shapes and dtypes that unpack needs.
         self._template = tree_map(_no_rows, self.initial_state(1))
         self.state_size = sum(leaf.shape[1:].numel() for leaf in leaves(self._template))
 
@@ -155,7 +155,7 @@ class Stack(SequenceMixer):
 
 
 def _given(config: StackConfig) -> list[dict[str, Any]]:
-    # What each layer's cell gets of the options.
+    # The options of each layer's cell.
     there = [cell_options(name) for name in config.backbones]
     taken = {key for own in there for key in (config.cell if own is None else own)}
     unknown = [key for key in config.cell if key not in taken]

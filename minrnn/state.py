@@ -60,7 +60,7 @@ def select_rows(state: State, rows: Tensor) -> State:
 def reset_rows(state: State, fresh: State, resets: Tensor) -> State:
     """Return `fresh` in the rows where resets (B,) is set, and `state` in the others.
 
-    What the state held in a reset row is invisible, NaN included, to gradients as well.
+    Nothing of the state in a reset row passes on, NaN included, nor do gradients.
     """
     if resets.dim() != 1 or resets.dtype != torch.bool:
         raise ValueError(f"resets must be (B,) bool, not {tuple(resets.shape)} {resets.dtype}")
@@ -75,7 +75,7 @@ def reset_rows(state: State, fresh: State, resets: Tensor) -> State:
 
 
 def detach(state: State) -> State:
-    """Return the state cut off from the graph that made it (truncated backpropagation)."""
+    """Return the state detached from the graph that made it (truncated backpropagation)."""
     return tree_map(Tensor.detach, state)
 
 

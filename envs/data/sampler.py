@@ -1,4 +1,4 @@
-"""Samplers draw batches from Trajectories: vectorised, seeded, and resumed bit-exactly."""
+"""Samplers: from Trajectories to batches, vectorised, seeded, resumable to the bit."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ OPTIONAL_INPUTS: dict[str, Callable[[Trajectories], NDArray[Any]]] = {"prev_rewa
 
 
 class Sampler(ABC):
-    """The base of both samplers: it gathers rows of steps, and has the state to resume from.
+    """What both samplers share: gathering rows of steps, weights, and the state to resume from.
 
     `weights` (E,) are relative chances of the episodes, on top of the sampler's own rule (which
     already gives longer episodes more steps); None takes those of the trajectories.
@@ -85,7 +85,7 @@ class Sampler(ABC):
         given = trajectories.weights if weights is None else weights
         self.weights = _check_weights(given, trajectories)
         self._starts, self._lengths = trajectories.starts, trajectories.lengths
-        # Plain views, so that batches from a memory map are plain arrays.
+        # Plain views: a batch taken from a memory map is not to be one.
         self._obs, self._action = np.asarray(trajectories.obs), np.asarray(trajectories.action)
         self._rtg = trajectories.returns_to_go()[:, None]
         self._timestep = trajectories.timesteps()
@@ -94,7 +94,7 @@ class Sampler(ABC):
         self._steps = np.zeros((0, length), np.int64)
         self._own: slice | None = None
         self.share = 1.0
-        """The share of the last batch's real steps that `sample` returned; see `shard`."""
+        """The part of the last batch's real steps that `sample` returned; see `shard`."""
         self._inputs = {name: OPTIONAL_INPUTS[name](trajectories) for name in inputs}
         self._begin()
 
@@ -109,8 +109,8 @@ class Sampler(ABC):
     def shard(self, rank: int, ranks: int) -> None:
         """Return only every `ranks`-th row of each batch from now on, beginning with row `rank`.
 
-        With one seed, the batches of all ranks together are those of a sampler that is not sharded,
-        and the states are interchangeable.
+        The batches of samplers of one seed, and of all ranks, are together those of one that was
+        not sharded, and their states can be exchanged.
         """
         if not 0 <= rank < ranks <= self.batch_size:
             raise UserError(
@@ -120,15 +120,15 @@ class Sampler(ABC):
         self._own = slice(rank, None, ranks)
 
     def last_episodes(self) -> list[int]:
-        """Return the sorted indices of the episodes in the last batch, of all ranks."""
+        """Return the episodes, in order, that the last batch had steps of, all ranks' rows."""
         return np.unique(np.searchsorted(self._starts, self._steps, side="right") - 1).tolist()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state from which `load_state_dict` resumes, fit for JSON."""
+        """Return what `load_state_dict` needs to draw the same batches again, fit for JSON."""
         return {"sampler": type(self).__name__, "fits": self._fits(), "rng": _rng_state(self._rng)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from a state of the same data, batch size, length and weights, else UserError."""
+        """Continue where a sampler of the same data, batch size, length and weights stood."""
         if state["sampler"] != type(self).__name__ or state["fits"] != self._fits():
             raise UserError(
                 f"the saved sampler state is of {state['sampler']} {state['fits']}, this run has "
@@ -149,9 +149,9 @@ class Sampler(ABC):
     def _gather(
         self, steps: NDArray[np.int64], resets: NDArray[np.bool_], mask: NDArray[np.bool_] | None
     ) -> Batch[NDArray[Any]]:
-        """Return the batch of steps (B, T), indices into the flat arrays, with zeros as padding.
+        """Take the steps (B, T), which are indices into the flat arrays, and blank the padding.
 
-        Where there are several ranks, of this rank's rows only.
+        Of the rows of this rank alone, where there are several.
         """
         self._steps = steps
         if (own := self._own) is not None:
@@ -186,10 +186,10 @@ class PackedSampler(Sampler):
     """Rows of whole episodes laid end to end, with resets inside and no padding.
 
     An epoch is all episodes in a fresh random order, end to end, as a circle of N steps. It is cut
-    into ceil(N / length) rows at a random phase, and the rows are drawn in random order. So every
-    step is in exactly one row of an epoch, except that the last row wraps around. A row always
-    begins with resets = True, as no state is carried from row to row; in the middle of an episode
-    it has the true previous action there.
+    into ceil(N / length) rows at a random phase, and the rows are dealt out in random order. So
+    every step is in exactly one row of an epoch, except that the last row wraps round to fill
+    itself. Rows that begin in the middle of an episode (a row always begins with resets = True,
+    as nothing is carried from row to row) have the true previous action there.
     With weights, an epoch is E episodes drawn with replacement.
 
     Example:
@@ -222,11 +222,11 @@ class PackedSampler(Sampler):
         return self._gather(steps, resets, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """As the base class; the epoch is stored as the generator's state at its beginning."""
+        """As the base class; the epoch is stored as the generator's state before it was dealt."""
         return super().state_dict() | {"rng": self._epoch_state, "cursor": self._cursor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As the base class; makes the epoch again. ValueError where it has no such row."""
+        """As the base class; the epoch is dealt again. ValueError where it has no such row."""
         super().load_state_dict(state)
         self._start_epoch()
         cursor = int(state["cursor"])
@@ -253,13 +253,14 @@ class PackedSampler(Sampler):
 class WindowSampler(Sampler):
     """Windows of one episode each.
 
-    All windows that overlap an episode are equally likely (times its weight), including those that
-    would begin up to length - 1 steps before it, which are moved to its first step. So every step
-    is in at least `length` windows. Decision Transformer starts windows only at steps of the
-    episode, which shows the first step, where every rollout begins, `length` times less often.
-    A window that reaches past the end is padded on the right, with mask = False there. The first
-    step has resets = True. With weights, an episode's share of the real steps is in proportion to
-    its weight times its length, whatever the padding.
+    All windows that overlap an episode have equal chance (times its weight), those included that
+    would begin up to length - 1 steps before it: they are moved to its first step. So every step
+    is in at least `length` of the windows. Decision Transformer starts windows at the episode's
+    steps alone, which shows the first step, where every rollout begins, `length` times less often
+    than others. A window that reaches past the end is padded on the right, with mask = False
+    there. The first step has resets = True.
+    With weights, an episode has as many of the steps that are shown as its weight times its length
+    says, whatever the share of padding in its windows.
 
     Example:
         >>> import numpy as np
@@ -277,7 +278,7 @@ class WindowSampler(Sampler):
         mass = self._windows.astype(np.float64)
         if self.weights is not None:
             full = np.minimum(self._lengths, length)
-            # Real steps in all windows of an episode: at its first step, full ones, padded ones.
+            # Steps in all windows of an episode: those at its first step, full ones, those cut off.
             shown = (length - 1) * full + (self._lengths - full) * length + full * (full + 1) // 2
             mass *= self.weights * self._lengths / shown
         self._chance = np.cumsum(mass) / np.sum(mass)

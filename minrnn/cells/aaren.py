@@ -18,7 +18,7 @@ AarenState = tuple[Tensor, Tensor, Tensor]
 
 @register("aaren")
 class Aaren(SequenceMixer):
-    """Attend from a learned query to all that was read: a softmax that is updated step by step.
+    """Attend from a learned query to all steps so far, by a softmax that is updated step by step.
 
     For each head, with s_t = q . W_k x_t / sqrt(d) and v_t = W_v x_t + b_v, d = dim / num_heads:
     m_t = max(m_{t-1}, s_t); c_t = e^{m_{t-1} - m_t} c_{t-1} + e^{s_t - m_t};
@@ -75,7 +75,7 @@ class Aaren(SequenceMixer):
         wide = decay.unsqueeze(-1).expand(*decay.shape, self.query.shape[1]).flatten(2)
         a, a_last = scan(wide, self._scaled(v, enter), a0, resets)
         y = self.out((self._heads(a) / c.unsqueeze(-1)).flatten(-2).to(x.dtype))
-        # One, but for the gradient: the scale of what is returned depends on the input.
+        # One, but with a gradient: the scale of the returned state depends on the input.
         rescale = torch.exp(m[:, -1] - last)
         return y, (last, c_last * rescale, self._scaled(a_last, rescale))
 
@@ -123,7 +123,7 @@ class Aaren(SequenceMixer):
         return f"num_heads={self.num_heads}"
 
     def _start(self, x: Tensor, state: State | None, resets: Tensor | None) -> AarenState | None:
-        # The state that x is read with: cleared where it has to be, m = -inf where nothing is held.
+        # The state before x: cleared at resets, with m = -inf where the state is empty.
         if state is None:
             return None
         batch, heads = x.shape[0], self.num_heads

@@ -92,7 +92,7 @@ class Attention(SequenceMixer):
         memory, count = self._previous(x, state)
         if resets is not None:
             count = count.masked_fill(resets[:, 0], 0.0)
-        # The first step of the episode that each step is of, from the start of x.
+        # For each step, the first step of its episode, counted from the start of x.
         first = -count.round().long().unsqueeze(1)
         steps = torch.arange(length, device=x.device)
         if resets is None:
@@ -139,13 +139,13 @@ class Attention(SequenceMixer):
         q = q.to(line.dtype)
         k, v = line.unbind(2)
         if self.positions == "rotary":
-            k = _turn(k, self.turns[:, : self.slots + 1])  # q is at 0, which turns nothing
+            k = _turn(k, self.turns[:, : self.slots + 1])  # q is at 0: no rotation
         mask = seen.view(-1, 1, 1, self.slots + 1)
         if self.bias is not None:
             bias = self.bias[:, self.ages.clamp(max=self.window - 1)].to(q.dtype)
             bias = bias.view(self.num_kv_heads, -1, self.slots + 1)
             mask = torch.where(mask, bias, -torch.inf)
-        # The queries of a group, side by side, as if they were of several steps.
+        # The queries of a group, side by side, as if they were those of several steps.
         q = q.view(x.shape[0], self.num_kv_heads, self.num_heads // self.num_kv_heads, self.width)
         y = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), mask)
         y = cast(Tensor, self.out(y.reshape(x.shape[0], self.dim).to(x.dtype)))
@@ -213,7 +213,7 @@ class Attention(SequenceMixer):
             -past, size, device=q.device
         )
         seen = (torch.arange(-past, size, device=q.device) >= start.unsqueeze(-1)) & (ages >= 0)
-        # 0 * NaN is NaN: what is not finite is taken out, and shown to those alone who see it.
+        # 0 * NaN is NaN: non-finite values are taken out, and put back for the steps that see them.
         spoilt = ~kv.detach().sum((2, 3, 4), dtype=state_dtype(kv.dtype)).isfinite()
         kv = torch.where(spoilt.view(*spoilt.shape, 1, 1, 1), 0.0, kv)
         struck = (seen & spoilt.unsqueeze(1)).any(-1)

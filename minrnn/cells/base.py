@@ -1,4 +1,4 @@
-"""What minGRU and minLSTM share: width, learned initial state, down-projection, gates undecayed."""
+"""Base of minGRU and minLSTM: width, learned initial state, down-projection, weight decay."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class MinimalCell(SequenceMixer):
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return a and b, (..., hidden), of h_t = a_t * h_{t-1} + b_t. x: (..., dim).
 
-        They are in the dtype that states are kept in.
+        They have the dtype of states.
         """
         raise NotImplementedError(f"{type(self).__name__} has to implement coefficients")
 
@@ -91,6 +91,6 @@ class MinimalCell(SequenceMixer):
         return check_state(self, state, [(batch, self.hidden)])[0]
 
     def output(self, h: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return what is shown of h, (..., dim), in the dtype of the input."""
-        # The down-projection runs in that dtype (autocast has its own opinion).
+        """Return the output for h, (..., dim), in the dtype of the input."""
+        # The down-projection runs in that dtype, unless autocast chooses another.
         return cast(Tensor, self.down(h.to(dtype)))

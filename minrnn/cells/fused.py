@@ -1,4 +1,4 @@
-"""What GRU and LSTM share: torch's kernels, run over whatever lies between two resets."""
+"""Base of GRU and LSTM: torch's kernels, run on the segments between resets."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FusedCell(SequenceMixer):
     ) -> tuple[Tensor, State]:
         """Read (B, T, dim); see `SequenceMixer.forward`."""
         check_inputs(x, resets, self.dim)
-        if x.shape[1] == 1:  # no need for a kernel for sequences
+        if x.shape[1] == 1:  # a step needs no kernel for sequences
             y, new = self.step(x[:, 0], state, None if resets is None else resets[:, 0])
             return y.unsqueeze(1), new
         with _own_dtype(x):
@@ -83,7 +83,7 @@ class FusedCell(SequenceMixer):
         return p.weight_ih_l0, p.weight_hh_l0, p.bias_ih_l0, p.bias_hh_l0
 
     def _cell(self, x: Tensor, previous: list[Tensor]) -> list[Tensor]:
-        # One step. previous and result: the leaves of the state, the first is what is shown.
+        # One step. previous and result: the leaves of the state, the first of which is the output.
         raise NotImplementedError
 
     def _previous(self, x: Tensor, state: State | None) -> list[Tensor]:
@@ -94,17 +94,17 @@ class FusedCell(SequenceMixer):
         return [leaf.to(self._dtype) for leaf in leaves]
 
     def _cleared(self, leaves: list[Tensor], resets: Tensor) -> list[Tensor]:
-        # The leaves, and the state of a start in the rows where resets (B,) is set.
+        # The leaves, with the initial state in the rows where resets (B,) is set.
         mask = resets.unsqueeze(-1)
         if self.initial is None:
             return [leaf.masked_fill(mask, 0.0) for leaf in leaves]
         return [torch.where(mask, f, p) for f, p in zip(self.initial, leaves, strict=True)]
 
-    @uncompiled  # where episodes start decides the shapes, which no graph can hold.
+    @uncompiled  # shapes depend on where episodes start, which no graph can hold.
     def _run(
         self, x: Tensor, previous: list[Tensor], resets: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
-        # Returns what is shown (B, T, hidden), and the leaves after the last step.
+        # Returns the outputs (B, T, hidden), and the leaves after the last step.
         x = x.to(self._dtype)
         if resets is None or not resets[:, 1:].any():
             if resets is not None:
@@ -200,7 +200,7 @@ def _permuted(x: Tensor, to: Tensor) -> Tensor:
 
 
 def _own_dtype(x: Tensor) -> AbstractContextManager[Any]:
-    # cuDNN knows autocast; torch's kernels for a CPU mix the dtypes up.
+    # cuDNN supports autocast; torch's CPU kernels fail on mixed dtypes.
     if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         return torch.autocast("cpu", enabled=False)
     return nullcontext()

@@ -16,7 +16,7 @@ from minrnn.scan.maximum import running_max
 
 MLSTMState = tuple[Tensor, Tensor, Tensor]
 
-CHUNK = 64  # steps that look at each other directly; the state goes from chunk to chunk
+CHUNK = 64  # steps of a chunk attend to each other directly; the state links chunks
 EPSILON = 1e-6  # in the denominator
 
 
@@ -80,7 +80,7 @@ class MLSTM(SequenceMixer):
             y, new = self.step(x[:, 0], state, None if resets is None else resets[:, 0])
             return y.unsqueeze(1), new
         start = self._start(x, state, None if resets is None else resets[:, 0])
-        # Products with masked matrices would spread NaN to other steps and episodes.
+        # Masked matrix products would spread NaN to other steps and episodes.
         bad = ~x.detach().sum(-1, dtype=state_dtype(x.dtype)).isfinite()
         x = x.masked_fill(bad.unsqueeze(-1), 0.0)
         q, k, v, i, f = self._project(x)
@@ -133,7 +133,7 @@ class MLSTM(SequenceMixer):
         return (batch, heads, size, size), (batch, heads, size), (batch, heads)
 
     def _start(self, x: Tensor, state: State | None, resets: Tensor | None) -> MLSTMState:
-        # The state that x is read with.
+        # The state before x.
         if state is None:
             return self.initial_state(x.shape[0], x.device)
         dtype = state_dtype(self.norm.dtype)
@@ -163,7 +163,7 @@ class MLSTM(SequenceMixer):
 
 
 def _denominator(reading: Tensor, m: Tensor) -> Tensor:
-    # e^80 in place of what float32 cannot hold: what it divides is nothing either way. But for
+    # e^80 in place of what float32 cannot hold: the quotient is zero either way. But for
     # the 1e-6, next to numbers near one, and before a norm, the scale m cancels.
     return torch.maximum(reading.abs(), torch.exp(-m.clamp(min=-80.0))) + EPSILON
 
@@ -185,7 +185,7 @@ def _chunkwise(
     each = -(-length // many)
     fill = many * each - length
 
-    # A start is m = 0, not nothing: m does not fall below what is left of that.
+    # An episode starts from m = 0, which decays: m is at least what is left of it.
     seen = i if resets is None else torch.where(resets.unsqueeze(-1), torch.maximum(i, f), i)
     m, last = running_max(f, seen, m0, resets)
     # m before and after each chunk, (B, H, N, 1).
@@ -206,14 +206,14 @@ def _chunkwise(
     q, k, v = chunks(q).contiguous(), chunks(k).contiguous(), chunks(v)
     v = torch.cat([v, v.new_ones((*v.shape[:-1], 1))], -1)
     i, m = chunks(i, -torch.inf), chunks(m)
-    # Differences of these sums are all that counts; they are taken before they are rounded.
+    # Only differences of these sums are used; they are taken before rounding.
     sums = chunks(f)
     sums = sums.to(sums.dtype if sums.is_mps else torch.float64).cumsum(-1)
     total = sums[..., -1:]
 
     causal = torch.ones(each, each, dtype=torch.bool, device=q.device).tril()
-    alive = None  # (B, 1, N, L): no start in the chunk up to here
-    ending = None  # (B, 1, N, L): in the episode that the chunk ends with
+    alive = None  # (B, 1, N, L): no reset in the chunk up to this step
+    ending = None  # (B, 1, N, L): of the last episode of the chunk
     if resets is not None:
         marks = torch.cat([resets, resets.new_zeros(batch, fill)], 1).view(batch, 1, many, each)
         episode = marks.cumsum(-1)
@@ -221,14 +221,14 @@ def _chunkwise(
         alive, ending = episode == 0, episode == episode[..., -1:]
 
     def gate(x: Tensor, mask: Tensor | None) -> Tensor:
-        # The exponential, 0 where the mask is not set, for the gradient as well.
+        # The exponential, 0 where the mask is not set, and so is its gradient.
         x = x.to(q.dtype)
         return torch.exp(x if mask is None else x.masked_fill(~mask, -torch.inf))
 
     # Inside the chunks. The last channel of what is read is that of n.
     weight = gate((sums - m).unsqueeze(-1) + (i - sums).unsqueeze(-2), causal)
     read = (q @ k.transpose(-1, -2) * weight) @ v
-    # What each chunk adds to the state, and from chunk to chunk: (B, N, H, d, d + 1).
+    # What each chunk adds to the state, and the scan over chunks: (B, N, H, d, d + 1).
     write = gate(total - sums + (i - after), ending)
     added = ((k * write.unsqueeze(-1)).transpose(-1, -2) @ v).transpose(1, 2)
     keep = gate(total + (ends - after), None if alive is None else alive[..., -1:])
@@ -244,7 +244,7 @@ def _chunkwise(
     read = read + held
     h = read[..., :-1] / _denominator(read[..., -1], m).unsqueeze(-1)
     h = h.permute(0, 2, 3, 1, 4).flatten(1, 2)[:, :length]
-    # One, but for the gradient: the scale of what is returned depends on the input.
+    # One, but with a gradient: the scale of the returned state depends on the input.
     rescale = torch.exp(after[..., -1, 0] - last).unsqueeze(-1)
     final = final.view_as(begun) * rescale.unsqueeze(-1)
     return h, (final[..., :-1], final[..., -1], last)
@@ -253,7 +253,7 @@ def _chunkwise(
 def _spoil(
     h: Tensor, state: MLSTMState, bad: Tensor, resets: Tensor | None
 ) -> tuple[Tensor, MLSTMState]:
-    # NaN from steps on that read what is no number, to the end of their episode. bad: (B, T).
+    # NaN from each step whose input is not finite to the end of its episode. bad: (B, T).
     steps = spoilt(bad, resets)
     h = h.masked_fill(steps[..., None, None], torch.nan)
     rows = steps[:, -1:]

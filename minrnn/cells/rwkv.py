@@ -27,7 +27,7 @@ class RWKV(SequenceMixer):
     without v; y_t = W_o (sigmoid(r) o_t).
 
     From BlinkDL/RWKV-LM (RWKV-4): the equations, no biases, and the start of mu, decay and bonus
-    in its first layer, for a cell does not know which layer it is in. Its matrices start as
+    in its first layer, as a cell does not know its layer. Its matrices start as
     torch's do. Its channel mixing is left to the block's MLP. The state is (x_{t-1} (B, dim), and
     a, b, p (B, hidden)); b is 0 before the first step, and at least 1 after it. x_{t-1} is kept
     in float32, as all of it.
@@ -99,11 +99,11 @@ class RWKV(SequenceMixer):
         return x, a, b, p
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of all that is not a matrix."""
+        """Return the names of all parameters that are not matrices."""
         return {"mix_key", "mix_value", "mix_receptance", "decay", "bonus"}
 
     def _start(self, x: Tensor, state: State | None, resets: Tensor | None) -> RWKVState:
-        # The state that x is read with.
+        # The state before x.
         if state is None:
             return self.initial_state(x.shape[0], x.device)
         shapes = [(x.shape[0], self.dim), *[(x.shape[0], self.hidden)] * 3]

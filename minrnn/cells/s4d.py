@@ -114,11 +114,12 @@ class S4D(SequenceMixer):
         return f"d_state={2 * self.pairs}"
 
     def _system(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # exp(dt A) (D, N, 2), what it is the exponential of (D, N) twice, and 2 C (exp - 1) / A.
+        # exp(dt A) (D, N, 2); the real and the imaginary part of dt A, (D, N) each; and
+        # 2 C (exp(dt A) - 1) / A.
         dt = self.log_dt.to(dtype).exp().unsqueeze(-1)
         a = -self.log_A_real.to(dtype).exp()
         b = self.A_imag.to(dtype)
-        # Ten radians and more: they would lose digits of the sine if they were rounded first.
+        # Angles may pass ten radians: rounded first, they would lose digits of the sine.
         wide = dtype if dt.device.type == "mps" else torch.float64
         angle = dt.to(wide) * b.to(wide)
         angle = (angle - 2 * math.pi * (angle / (2 * math.pi)).round()).to(dtype)

@@ -16,7 +16,7 @@ from minrnn.scan.slstm import slstm_scan, slstm_step
 
 @register("slstm")
 class SLSTM(SequenceMixer):
-    """Run an LSTM with exponential gates, whose units talk to each other within a head.
+    """Run an LSTM with exponential gates and recurrent weights within each head.
 
     i, f, z, o = W x_t + R y_{t-1} + b, with R one square for each gate and head;
     m_t = max(i, log sigmoid(f) + m_{t-1}); i' = e^{i - m_t};
@@ -102,7 +102,7 @@ class SLSTM(SequenceMixer):
         return f"num_heads={self.num_heads}"
 
     def _start(self, x: Tensor, state: State | None, resets: Tensor | None) -> Tensor:
-        # The state that x is read with, (B, 4, H, d).
+        # The state before x, (B, 4, H, d).
         leaves = list(self.initial_state(x.shape[0], x.device))
         if state is not None:
             leaves = check_state(self, state, [(x.shape[0], self.dim)] * 4)

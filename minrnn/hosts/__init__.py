@@ -1,6 +1,6 @@
 """Adapters that plug a `Stack` into other libraries, one module each; see docs/plugging-in.md.
 
-Nothing here is imported by `minrnn` itself, and each host only by the module named after it.
+`minrnn` itself imports none of them, and each imports only the library that it is named after.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from minrnn.stack import StackConfig
 
 @contextmanager
 def needs(extra: str) -> Generator[None]:
-    """Turn a failed import of a host into one that says how to install it.
+    """Turn a failed import of a host into an ImportError that says how to install it.
 
     >>> with needs("sb3"):
     ...     import torch
@@ -29,9 +29,9 @@ def needs(extra: str) -> Generator[None]:
 
 
 def stack_config(options: StackConfig | Mapping[str, Any] | None) -> StackConfig:
-    """Return the options as a `StackConfig`; hosts that write theirs as JSON have a mapping.
+    """Return the options as a `StackConfig`; hosts that store options as JSON pass a mapping.
 
-    Raises ValueError for a field that is not there, TypeError for anything else.
+    Raises ValueError for an unknown field, TypeError for anything but the two.
 
     >>> stack_config({"dim": 32, "backbone": "minlstm"}).dim
     32

@@ -2,7 +2,7 @@
 
     python -m minrnn.hosts.cleanrl --env-id CartPole-v1 --backbone mingru
 
-After ppo_atari_lstm.py of CleanRL, which loops over time in each update; here it is one call.
+After ppo_atari_lstm.py of CleanRL, whose updates loop over time; here that is one call.
 `train(args, envs)` takes any vector environment of Gymnasium, with any autoreset mode:
 
     >>> agent = train(Args(env_id="CartPole-v1", total_timesteps=512, num_envs=4, num_steps=32))
@@ -37,7 +37,7 @@ with needs("cleanrl"):
 
 @dataclass
 class Args:
-    """Options; most defaults are CleanRL's."""
+    """Options of training; most defaults are CleanRL's."""
 
     env_id: str = "CartPole-v1"  # environment; observations are a Box, actions a Box or Discrete
     seed: int = 1  # seed of the networks, the actions and the environments
@@ -59,7 +59,7 @@ class Args:
 
 
 class Core(nn.Module):
-    """A linear layer and a stack; states are packed, (B, S)."""
+    """A linear layer and a stack; its states are packed, (B, S)."""
 
     def __init__(self, inputs: int, args: Args) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Agent(nn.Module):
             raise ValueError(f"actions must be a Box or Discrete, not {action}")
         inputs = int(np.prod(obs.shape))
         outputs = int(action.n if isinstance(action, Discrete) else np.prod(action.shape or ()))
-        # One core for both learns far slower where returns are large: its gradient is the value's.
+        # A shared core learns far slower where returns are large: the value dominates its gradient.
         self.policy, self.value = Core(inputs, args), Core(inputs, args)
         self.actor, self.critic = nn.Linear(args.dim, outputs), nn.Linear(args.dim, 1)
         box = isinstance(action, Box)
@@ -97,7 +97,7 @@ class Agent(nn.Module):
         nn.init.zeros_(self.actor.bias)
 
     def initial_state(self, num_envs: int) -> Tensor:
-        """Return packed states (B, 2 S) of nothing seen."""
+        """Return the packed states (B, 2 S) before the first step."""
         stacks = self.policy.stack, self.value.stack
         return torch.cat([stack.pack(stack.initial_state(num_envs)) for stack in stacks], 1)
 
@@ -131,15 +131,15 @@ class Agent(nn.Module):
 
 
 class Step(NamedTuple):
-    """What a step of the environments gave."""
+    """Results of a step of the environments."""
 
     obs: Tensor  # of the next step
     resets: Tensor  # whether it starts an episode
-    valid: Tensor  # whether an action for it will count
+    valid: Tensor  # False where the environment ignores the next action
     reward: Tensor
     done: Tensor
     terminated: Tensor
-    final_obs: Tensor | None  # the last of the episodes that ended, where `obs` is not
+    final_obs: Tensor | None  # of episodes that ended, where `obs` is not their last one
 
 
 def advance(envs: VectorEnv, action: Tensor, valid: Tensor) -> Step:
@@ -176,7 +176,7 @@ def flat(obs: Any) -> Tensor:
 
 
 class Memory(NamedTuple):
-    """Where the environments are: what the next rollout starts from."""
+    """Position of the environments, from which the next rollout starts."""
 
     obs: Tensor
     resets: Tensor
@@ -197,7 +197,7 @@ def start(envs: VectorEnv, agent: Agent, seed: int) -> Memory:
 def rollout(
     envs: VectorEnv, agent: Agent, at: Memory, args: Args
 ) -> tuple[dict[str, Tensor], Memory, list[float]]:
-    """Return a batch (tensors (B, T, ...), and the first state), where it ended, and returns."""
+    """Return a batch (tensors (B, T, ...), and the first state), its end, and episode returns."""
     steps: list[dict[str, Tensor]] = []
     obs, resets, valid, state, returns = at
     first, found = state, []
@@ -205,7 +205,7 @@ def rollout(
         action, logprob, _, value, state = agent.step(obs, state, resets)
         new = advance(envs, action, valid)
         final = torch.zeros_like(value)
-        if new.final_obs is not None:  # its value is read in the episode that it ends
+        if new.final_obs is not None:  # its value is computed in the episode that it ends
             final = agent.step(new.final_obs, state, torch.zeros_like(resets))[3]
         row = {"obs": obs, "resets": resets, "valid": valid, "action": action, "logprob": logprob}
         row |= {"value": value, "reward": new.reward, "done": new.done, "final": final}
@@ -237,7 +237,7 @@ def advantages(batch: dict[str, Tensor], after: Tensor, args: Args) -> Tensor:
 def update(
     agent: Agent, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], args: Args
 ) -> None:
-    """Do the epochs of a rollout."""
+    """Update the agent on a rollout, for all epochs."""
     target = batch["advantage"] + batch["value"]
     for _ in range(args.update_epochs):
         for rows in torch.randperm(args.num_envs).chunk(args.num_minibatches):
@@ -247,7 +247,7 @@ def update(
             )
             valid = part["valid"]
             gain = part["advantage"][valid]
-            if len(gain) > 1:  # one alone has no spread, and none adds no gradient
+            if len(gain) > 1:  # a single step has no spread, and no step adds no gradient
                 gain = (gain - gain.mean()) / (gain.std() + 1e-8)
             ratio = (logprob - part["logprob"])[valid].exp()
             clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
@@ -261,7 +261,7 @@ def update(
 
 
 def check(args: Args) -> None:
-    """Raise ValueError for sizes with which nothing would be trained."""
+    """Raise ValueError for sizes that leave nothing to train on."""
     for name in ("num_envs", "num_steps", "num_minibatches", "update_epochs"):
         if getattr(args, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(args, name)}")

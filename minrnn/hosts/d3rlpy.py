@@ -1,4 +1,4 @@
-"""A `Stack` as d3rlpy's encoder: the frames of a stack of frames are its sequence."""
+"""A `Stack` as d3rlpy's encoder; its sequence is a stack of frames."""
 
 # pyright: basic, reportMissingImports=false
 
@@ -26,11 +26,11 @@ __all__ = ["StackEncoderFactory"]
 class StackEncoderFactory(EncoderFactory):
     """Read the last `num_frames` observations, oldest first; the output is that of the last one.
 
-    d3rlpy's encoders keep no state, so that a memory is as long as its frames: make the data with
+    d3rlpy's encoders keep no state, so that the memory is as long as the frames: make the data with
     `transition_picker=FrameStackTransitionPicker(num_frames)`, and act on
     `d3rlpy.envs.FrameStack(env, num_frames)`. Zeros that pad the first frames of an episode are
-    not read: the output is that of the frames there are. (An observation scaler moves zeros, and
-    makes frames of them.) With an action, that joins behind the stack.
+    not read: the output is that of the other frames. (An observation scaler shifts these zeros, so
+    that they are read.) An action is joined behind the stack.
 
     Importing this module registers the factory, which `d3rlpy.load_learnable` needs.
 
@@ -43,12 +43,12 @@ class StackEncoderFactory(EncoderFactory):
     """
 
     num_frames: int
-    """Number of frames in an observation, that of the picker: flat ones do not show it."""
+    """Number of frames in an observation, as in the picker; flat observations do not show it."""
     stack: dict[str, Any] = field(default_factory=dict)
-    """Fields of the `StackConfig`, or one, which becomes its fields."""
+    """Fields of the `StackConfig`, or a `StackConfig`, which is turned into its fields."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
+        """Raise ValueError for options that no encoder can be built from."""
         if self.num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, not {self.num_frames}")
         if isinstance(self.stack, StackConfig):
@@ -67,7 +67,7 @@ class StackEncoderFactory(EncoderFactory):
 
     @staticmethod
     def get_type() -> str:
-        """Return the name in saved configurations."""
+        """Return the factory's name in saved configurations."""
         return "minrnn_stack"
 
 
@@ -75,7 +75,7 @@ register_encoder_factory(StackEncoderFactory)
 
 
 class _Frames(Encoder):
-    """Read (B, num_frames * O), or (B, num_frames, O), into (B, dim)."""
+    """Map observations (B, num_frames * O), or (B, num_frames, O), to (B, dim)."""
 
     def __init__(self, factory: StackEncoderFactory, observation_shape: Any) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class _Frames(Encoder):
 
 
 class _FramesWithAction(EncoderWithAction):
-    """Read frames and an action (B, A), or (B, 1) if it is discrete, into (B, dim)."""
+    """Map observations and an action (B, A), or (B, 1) if it is discrete, to (B, dim)."""
 
     def __init__(
         self,

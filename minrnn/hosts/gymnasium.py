@@ -27,7 +27,7 @@ and the next state. It clears the rows that `resets` names, as `Stack.step` does
 
 
 class StatefulPolicy:
-    """Call a stepping policy with observations alone: the state of each environment is kept here.
+    """A policy that is called with observations alone and keeps the state of each environment.
 
     policy: a `Step`. state_size: S. envs: the vector environment, or a wrapped one; from it come
     the number of environments and the autoreset mode, unless `autoreset_mode` is given. device:
@@ -77,7 +77,7 @@ class StatefulPolicy:
         self._state = torch.zeros(self.num_envs, state_size, device=self.device)
         self._starts = torch.ones(self.num_envs, dtype=torch.bool)  # of the next observation
         self._over = torch.zeros(self.num_envs, dtype=torch.bool)  # NEXT_STEP resets them next
-        self._unheard = -inf  # calls since `watch` without a word of the environment
+        self._unheard = -inf  # calls since `watch` without a step or reset of the environment
 
     @torch.no_grad()
     def __call__(self, obs: Any) -> Any:
@@ -96,21 +96,21 @@ class StatefulPolicy:
         found, own = tuple(getattr(state, "shape", ())), tuple(self._state.shape)
         if found != own:
             raise ValueError(
-                f"the policy returned a state {found or type(state).__name__}; it is to be packed, "
+                f"the policy returned a state {found or type(state).__name__}; it must be packed, "
                 f"{own}: return stack.pack(state)"
             )
         self._state, self._starts = state, torch.zeros_like(self._starts)
         return _map(_array, action)
 
     def reset(self, mask: Any = None) -> None:
-        """Note that environments were reset by hand: all, or those in mask (num_envs,) bool."""
+        """Report that environments were reset by hand: all, or those in mask (num_envs,) bool."""
         rows = self._flags(np.ones(self.num_envs, bool) if mask is None else mask)
         self._starts = self._starts | rows
         self._over = self._over & ~rows
         self._unheard = -inf
 
     def ended(self, terminations: Any, truncations: Any) -> None:
-        """Note what the last step of the environments ended; both (num_envs,) bool."""
+        """Report which episodes the last step of the environments ended; both (num_envs,) bool."""
         over = self._flags(terminations) | self._flags(truncations)
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             self._starts = self._starts | over
@@ -120,23 +120,23 @@ class StatefulPolicy:
         self._unheard = -inf
 
     def watch(self, envs: VectorEnv) -> VectorEnv:
-        """Return the environment, wrapped, so that this policy hears of every reset and step."""
+        """Return the environment, wrapped: it reports every reset and step to this policy."""
         self._unheard = 0
         return _Watched(envs, self)
 
     def clone(self) -> StatefulPolicy:
-        """Return one with the same policy and a memory of its own, which now is this one's."""
+        """Return a copy with the same policy, and a memory of its own that starts as this one's."""
         other = copy.copy(self)
         other.load_state_dict(self.state_dict())
         return other
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return a copy of what is remembered, to be saved or given to `load_state_dict`."""
+        """Return a copy of the memory, to be saved or given to `load_state_dict`."""
         state = {"state": self._state, "starts": self._starts, "over": self._over}
         return {key: value.clone() for key, value in state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state_dict` returned. Raises ValueError for other sizes."""
+        """Restore a memory that `state_dict` returned. Raises ValueError for other sizes."""
         found, own = tuple(state["state"].shape), tuple(self._state.shape)
         if found != own:
             raise ValueError(f"a memory of {found} does not fit this policy's {own}")
@@ -157,14 +157,14 @@ class StatefulPolicy:
 
 
 class _Watched(VectorWrapper):
-    """Tell a policy of resets and ends."""
+    """A wrapper that reports resets and ends of episodes to a policy."""
 
     def __init__(self, envs: VectorEnv, policy: StatefulPolicy) -> None:
         super().__init__(envs)
         self.policy = policy
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
-        mask = (options or {}).get("reset_mask")  # taken out of the options by the environment
+        mask = (options or {}).get("reset_mask")  # the environment removes it from the options
         result = self.env.reset(seed=seed, options=options)
         self.policy.reset(mask)
         return result

@@ -45,7 +45,7 @@ class StackRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI, TargetNet
     `{"state": (S,)}`; all zeros means the start of an episode, as a row never begins one in its
     middle.
 
-    The state that goes out is the one after each row's last step, by its `seq_lens`, not that
+    The returned state is the one after each row's last step, by its `seq_lens`, not that
     after the padding (ray#21392). `forward_train` returns none: nothing in a Learner reads it.
 
     >>> from ray.rllib.algorithms.ppo import PPOConfig
@@ -58,13 +58,13 @@ class StackRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI, TargetNet
     """
 
     def setup(self) -> None:
-        """Build the parts. Raises ValueError for options and observations that cannot be built."""
+        """Build the layers. Raises ValueError for unknown options and unsupported observations."""
         given: dict[str, Any] = dict(self.model_config or {})
         fields = {field.name for field in dataclasses.fields(StackConfig)}
         if stray := sorted(fields & set(given)):
             raise ValueError(f"put the stack's options under 'stack': {stray[0]!r}, for one")
         for name in set(given) - set(OPTIONS):
-            # RLlib adds options of its own: refuse only what looks like one of ours.
+            # RLlib adds options of its own: refuse only names similar to ours.
             if near := get_close_matches(name, OPTIONS, 1, 0.7):
                 raise ValueError(f"no option {name!r} in model_config; did you mean {near[0]!r}?")
         if not isinstance(self.observation_space, Box):
@@ -90,20 +90,20 @@ class StackRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI, TargetNet
         return {"state": np.zeros(self.stack.state_size, np.float32)}
 
     def get_non_inference_attributes(self) -> list[str]:
-        """Return what a module that only acts does without."""
+        """Return the names of layers that a module that only acts does not need."""
         return ["values", "target"]
 
     def make_target_networks(self) -> None:
-        """Copy what makes the policy; APPO asks for it."""
+        """Copy the layers of the policy, as APPO asks for."""
         parts = {name: make_target_network(getattr(self, name)) for name in POLICY}
         self.target = nn.ModuleDict(parts)
 
     def get_target_network_pairs(self) -> list[tuple[Any, Any]]:
-        """Return the parts of the policy, each with its copy."""
+        """Return the layers of the policy, each with its copy."""
         return [(getattr(self, name), self.target[name]) for name in POLICY]
 
     def forward_target(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the action distributions' inputs of the copy, (B, T, ...)."""
+        """Return the inputs of the action distribution from the copy, (B, T, ...)."""
         y = self._embed(batch, self.target)
         return {TARGET_NETWORK_ACTION_DIST_INPUTS: self.target["logits"](y)}
 
@@ -132,14 +132,14 @@ class StackRLModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI, TargetNet
         return self.values(y).squeeze(-1)
 
     def _embed(self, batch: dict[str, Any], parts: Any = None) -> Tensor:
-        # Padding comes after what counts, and no output depends on what comes later.
+        # Padding comes last, and no output depends on later steps.
         parts = self._modules if parts is None else parts
         x, state, resets = self._inputs(batch, parts["encoder"])
         y, _ = parts["stack"](x, self.stack.unpack(state), resets)
         return y
 
     def _inputs(self, batch: dict[str, Any], encoder: Any) -> tuple[Tensor, Tensor, Tensor]:
-        # x: (B, T, dim), state: (B, S), resets: (B, T). Who acts by hand may bring arrays.
+        # x: (B, T, dim), state: (B, S), resets: (B, T). A caller's may be arrays.
         to = {"dtype": encoder.weight.dtype, "device": encoder.weight.device}
         obs = torch.as_tensor(batch[Columns.OBS], **to)
         state = torch.as_tensor(batch[Columns.STATE_IN]["state"], **to)

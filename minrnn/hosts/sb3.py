@@ -1,4 +1,4 @@
-"""A `Stack` as the memory of sb3-contrib's RecurrentPPO, where its LSTM was."""
+"""A `Stack` as the memory of sb3-contrib's RecurrentPPO, in place of its LSTM."""
 
 # pyright: basic, reportMissingImports=false
 
@@ -115,7 +115,7 @@ class MlpStackPolicy(RecurrentActorCriticPolicy):
             enable_critic_lstm=enable_critic_lstm,
             **options,
         )
-        # The LSTMs that the host has just made go.
+        # Remove the LSTMs that the host has just made.
         self.stack_config = config
         self.lstm_actor = StackMemory(self.features_dim, config)
         self.lstm_hidden_state_shape = (1, 1, self.lstm_actor.hidden_size)
@@ -140,16 +140,16 @@ class MlpStackPolicy(RecurrentActorCriticPolicy):
         episode_start: Any = None,
         deterministic: bool = False,
     ) -> tuple[Any, tuple[Any, ...] | None]:
-        """Return actions and the state; see the host. Without a state, episodes start.
+        """Return actions and the state, as the host does. Without a state, episodes start.
 
-        Raises ValueError if the state is of another size, or `episode_start` or the state of other
-        environments in number.
+        Raises ValueError if the state has another size, or if it or `episode_start` has another
+        number of environments.
         """
         obs, _ = self.obs_to_tensor(observation)
         B = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
-        if state is None:  # the host's zeros need not be the initial state of a stack
+        if state is None:  # the initial state of a stack need not be the host's zeros
             episode_start = np.ones(B, bool)
-        elif state[0].shape[1] != B:  # the rest would be read as time
+        elif state[0].shape[1] != B:  # further rows would be read as time steps
             raise ValueError(f"{B} observations, but a state of {state[0].shape[1]} environments")
         elif state[0].shape[2] != self.lstm_actor.hidden_size:
             found, own = state[0].shape[2], self.lstm_actor.hidden_size

@@ -84,7 +84,7 @@ class StackModule(TensorDictModuleBase):
 
     @property
     def recurrent_mode(self) -> bool:
-        """Whether the last batch dimension is time, now."""
+        """Whether the last batch dimension is time at present."""
         mode = recurrent_mode()
         return self._default_recurrent_mode if mode is None else mode
 
@@ -95,7 +95,7 @@ class StackModule(TensorDictModuleBase):
 
     @dispatch()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write y and the next state; see the class.
+        """Write y and the next state, as the class describes.
 
         Raises KeyError without x or `is_init`, or without a state in the middle of an episode
         (not in recurrent mode, where a row without one starts from zeros), ValueError where x is
@@ -131,7 +131,7 @@ class StackModule(TensorDictModuleBase):
                 is_init.reshape(-1, T),
                 done.reshape(-1, T),
             )
-            # What is stored stays, and gets no gradient: DQN reads it for its targets.
+            # A stored state stays, without a gradient: DQN reads it for its targets.
             stored = tensordict.get(self.out_keys[1], None)
             state = torch.zeros_like(state) if stored is None else stored
             if last is not None:
@@ -155,7 +155,7 @@ class StackModule(TensorDictModuleBase):
         # which are not known if a row was cut.
         stored = (state != 0).any(-1)
         kept, resets = is_init & stored, is_init & ~stored
-        # After `step_mdp` is_init is false everywhere; what follows an end begins another piece.
+        # After `step_mdp` is_init is false everywhere; a step after `done` begins another piece.
         kept[:, 1:] |= done[:, :-1] & stored[:, 1:]
         if not kept[:, 1:].any():
             y, new = self.stack(x, self.stack.unpack(state[:, 0]), resets)

@@ -1,10 +1,10 @@
 """h_t = a_t * h_{t-1} + b_t over a batch of packed sequences, alone or with the gates fused in.
 
-All of them share these arguments and results:
+All functions share these arguments and results:
 
 h0: (B, D), the state before the first step; None for `init`. resets: (B, T) bool: a new episode
 starts at step t, so h_{t-1} is replaced by `init` there, and nothing of it is seen, NaN included.
-Where nothing comes before (no h0, or a reset, and no `init`) the decay is not looked at, either.
+Where nothing comes before (no h0 or a reset, and no `init`) the decay is not read, either.
 init: (D,), the state that an episode starts from; None for zero. backend: "auto" or a name from
 `backends()`. Returns h (B, T, D) and last (B, D), the last step of h, both in float32 (float64
 for float64 inputs) whatever the dtype of the inputs. All tensor arguments get gradients.

@@ -1,4 +1,4 @@
-"""Which backend computes a scan: what is installed, what a device can run, what "auto" means."""
+"""Choice of the backend of a scan: the installed ones, those for a device, and "auto"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import ModuleType
 
 import torch
 
-# Name: its module (imported when first used), what it needs, and how that is had.
+# Name: its module (imported when first used), what it needs, and how to install that.
 MODULES = {
     "numba": ("minrnn.scan.cpu", "numba", "pip install 'numba>=0.62'"),
     "triton": ("minrnn.scan.gpu", "triton", "pip install triton"),
@@ -19,14 +19,14 @@ MODULES = {
 
 
 def backends(device: torch.device | str = "cpu") -> tuple[str, ...]:
-    """Return the names of the backends that work here on `device`, the one of "auto" first."""
+    """Return the names of the backends available for `device`, the one of "auto" first."""
     return tuple(name for name in _candidates(torch.device(device).type) if _module(name))
 
 
 def load(name: str, device: torch.device | str) -> ModuleType:
-    """Return the backend of that name, or the best there is for "auto".
+    """Return the backend of that name, or the best available one for "auto".
 
-    Raises ValueError where it is not installed, or cannot run on the device.
+    Raises ValueError if it is not installed or cannot run on the device.
     """
     kind = torch.device(device).type
     if name == "auto":
@@ -42,7 +42,7 @@ def load(name: str, device: torch.device | str) -> ModuleType:
 
 @functools.cache
 def cpu_kernels(name: str) -> ModuleType | None:
-    """Return the module of minrnn.scan.cpu with a cell's kernels, or None where numba is not."""
+    """Return the module of minrnn.scan.cpu with a cell's kernels, or None without numba."""
     if _module("numba") is None:
         return None
     return importlib.import_module(f"minrnn.scan.cpu.{name}")
@@ -77,8 +77,8 @@ def _best(kind: str) -> ModuleType:
 @functools.cache
 def _module(name: str) -> ModuleType | None:
     if name == "numba" and os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-        return None  # what numba leaves uncompiled has no pointers
+        return None  # kernels that numba leaves uncompiled have no pointers
     try:
         return importlib.import_module(MODULES[name][0])
-    except ImportError:  # of numba's also where numpy is newer than it allows
+    except ImportError:  # numba raises it also if numpy is newer than it supports
         return None

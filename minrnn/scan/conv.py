@@ -43,7 +43,7 @@ def reference(
     cut = torch.zeros_like(resets)
     resets = torch.cat([resets.new_zeros(batch, before), resets], 1)
     for tap in reversed(range(before)):
-        # A reset lies between x_t and what this tap meets: after that, up to x_t.
+        # Whether a reset lies between the input of this tap and x_t.
         cut = cut | resets[:, tap + 1 : tap + 1 + length]
         met = seen[:, tap : tap + length].masked_fill(cut.unsqueeze(-1), 0.0)
         y = torch.addcmul(y, met, taps[tap])

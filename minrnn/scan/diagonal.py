@@ -16,7 +16,7 @@ from minrnn.scan import diagonal_eager
 from minrnn.scan.kernel_op import KernelOp
 
 # Steps between the states that are kept for the backward pass: 4 N numbers for a channel and
-# chunk, while what it makes again of the h of a few channels stays near the core.
+# chunk, while the recomputed h of a few channels stays in the nearest cache.
 CHUNK = 32
 
 

@@ -1,13 +1,12 @@
 """The diagonal linear system in plain torch, on any device.
 
-Time is cut into chunks: within one, y is a causal convolution, and what enters and leaves it a
-product of matrices, so that h is only ever had at the bounds of chunks: O(B T D) memory for chunks
-of about N steps. From bound to bound the phase is rotated away, and `minrnn.scan` does the rest,
-which is real.
+Time is cut into chunks: within one, y is a causal convolution, and matrix products take the state
+in and out, so that h exists at the bounds of chunks alone: O(B T D) memory for chunks of about N
+steps. From bound to bound the phase is rotated away, which leaves a real scan for `minrnn.scan`.
 
-A reset cuts the convolution: episodes are laid out one to a row for it. Nothing is subtracted: what
-was before a reset is not looked at. What is no finite number is taken out, and put back from there
-on to the end of its episode.
+A reset cuts the convolution: for it, each episode gets a row of its own. Nothing is subtracted, as
+nothing before a reset is read. Values that are not finite are taken out, and NaN is put back from
+there to the end of the episode.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def diagonal_scan(
     return y, last.masked_fill(bad[:, -1, None, None, None], torch.nan)
 
 
-@uncompiled  # how often episodes start decides the shapes, which no graph can hold.
+@uncompiled  # shapes depend on how often episodes start, which no graph can hold.
 def _ragged(
     u: Tensor,
     decay: Tensor,
@@ -89,7 +88,7 @@ def _run(
     out = _parts(gains[:, 1:].conj()).transpose(1, 2)  # (D, 2 N, size): each step, of the start
 
     ends = rows
-    if cut is not None:  # only the last episode of a block gets to its end
+    if cut is not None:  # only the last episode of a block reaches its end
         later = cut.flip(-1).cumsum(-1).flip(-1) - cut.int()
         ends = rows.masked_fill(later > 0, 0.0)
 
@@ -128,7 +127,7 @@ def _run(
 def _chain(
     start: Tensor | None, gained: Tensor, rate: Tensor, phases: Tensor, cut: Tensor | None
 ) -> Tensor:
-    # h at the start of every chunk (B, count, D, N). gained: what each adds to its end, complex.
+    # h at the start of every chunk (B, count, D, N). gained: what each chunk adds to h, complex.
     # With z_c = h_c / phase_c the decay from chunk to chunk is a real one.
     batch, count, width, number = gained.shape
     b = torch.view_as_real(gained * phases[1:].conj()).flatten(2)
@@ -158,7 +157,7 @@ def _episodes(u: Tensor, cut: Tensor, toeplitz: Tensor) -> Tensor:
 
 
 def _chunk(resets: Tensor) -> int:
-    # Rows of their own for many episodes would be empty for the most part.
+    # With many episodes, rows of their own would be mostly empty.
     room = 2 * resets.numel() // max(1, int(resets.sum()))
     size = _LONGEST
     while size > max(room, _SHORTEST):

@@ -101,7 +101,7 @@ def _gate_gradients(
     if gates == "minlstm-raw":
         grad_i = enter.mul_(g).mul_(update).mul_(value)
         return [previous.mul_(g).mul_(decay).mul_(forget), grad_i]
-    # Both gates hang on the odds log F - log I: d decay = -d update = decay * update.
+    # Both gates depend on log F - log I alone: d decay = -d update = decay * update.
     grad_odds = previous.sub_(value).mul_(update).mul_(g).mul_(decay)
     return [forget.mul_(grad_odds), enter.mul_(grad_odds).neg_()]
 
@@ -122,7 +122,7 @@ def _adjoint(
 
 
 def _previous(h: Tensor, h0: Tensor | None, resets: Tensor | None, init: Tensor | None) -> Tensor:
-    # h_{t-1} as step t saw it, in a new buffer.
+    # h_{t-1} as step t read it, in a new buffer.
     previous = torch.empty_like(h)
     previous[:, 1:] = h[:, :-1]
     previous[:, 0] = 0.0 if h0 is None else h0

@@ -3,9 +3,9 @@
 
 Two schedules. Where the rows of a batch fill the chip, a program walks over all time steps of a
 block of channels of a row. Where they do not, rows are cut into chunks of time as well: one pass
-finds what each chunk does to the state that comes in, a scan over chunks (by the same kernel) the
-state that comes in, and the walk starts from there. No chunk's steps are ever summed in another
-order than the loop's.
+finds how each chunk maps its incoming state, a scan over chunks (by the same kernel) computes these
+incoming states, and each chunk then runs from its own. Within a chunk the steps are summed in the
+order of the loop.
 
 Nothing is read back on the way, so that it can be captured in a CUDA graph. See `minrnn.scan.ops`
 for the arguments, and `minrnn.scan.gpu_kernels` for the kernels.
@@ -25,18 +25,18 @@ from torch import Tensor
 from minrnn.interface import state_dtype
 from minrnn.scan import gpu_kernels
 
-# Time steps that are computed side by side, and how many such groups are at work or on their way.
+# Time steps that are computed side by side, and how many such groups are in flight.
 STEPS, _STAGES = 4, 4
-# Told that a program may have them all, the compiler spills none for occupancy; AMD's has no such
-# option.
+# Registers of a thread. With this limit the compiler spills none for occupancy; AMD's compiler has
+# no such option.
 _ALL_REGISTERS = {"maxnreg": 255} if torch.version.hip is None else {}
 # Names of the strides over rows of the batch and time steps.
 _KINDS = ("row", "step")
 _BYTE = torch.uint8
-# Warps of a multiprocessor that keep both memory and arithmetic busy; half of them nearly do. Each
+# Warps of a multiprocessor that keep both memory and arithmetic busy; half as many nearly do. Each
 # is a program with up to 30 KiB of shared memory: an H100 holds 7 of the largest, an A100 5.
 _WARPS = 8
-# Rows and chunks shorter than these are not worth two more launches and a second look at the data.
+# For shorter rows and chunks, two more launches and a second read of the data do not pay.
 _LONG, _CHUNK = 256, 64
 
 
@@ -79,7 +79,7 @@ def backward(
     call = _Call.of(gates, candidate, given, STEPS // 2 if h.dtype != inputs[0].dtype else STEPS)
     given["h"] = h.contiguous()
     ends = None
-    if call.num_chunks > 1:  # numbered from the end, so that it is a forward scan over them
+    if call.num_chunks > 1:  # numbered from the end: the scan over them runs forward
         product, end, cut = call.summaries(resets)
         outputs = {"end": end, "product": product, "cut": cut}
         call.launch(gpu_kernels.backward_kernel, {**given, **outputs}, summary=True)
@@ -93,7 +93,7 @@ def backward(
         outputs["grad_init"] = partial = call.empty(call.batch, call.num_chunks, call.width)
     tensors = {**given, **outputs, "ends": ends}
     call.launch(gpu_kernels.backward_kernel, tensors, options=_ALL_REGISTERS)
-    if init is not None:  # one sum a program and then theirs: no atomics, the same bits every time
+    if init is not None:  # a sum for each program, then over them: no atomics, so reproducible
         grad_init = torch.zeros_like(init) if partial is None else partial.sum((0, 1))
     return grads, grad_h0, grad_init
 
@@ -101,9 +101,9 @@ def backward(
 def chunk_length(programs: int, length: int, multiprocessors: int) -> int:
     """Return the number of time steps in a chunk: `length` for one chunk, else a multiple of STEPS.
 
-    programs: the warps that there are without chunks. Chunks look at the data twice: a minGRU moves
-    5 words an element instead of 3, and 8 instead of 6 in the backward pass. So they are for where
-    at least half of the chip would have nothing to do, and make just enough warps to fill it.
+    programs: the number of warps without chunks. Chunks read the data twice: a minGRU moves 5 words
+    an element instead of 3, and 8 instead of 6 in the backward pass. So they are used where at
+    least half of the chip would be idle, and make just enough warps to fill it.
     """
     wanted = _WARPS * multiprocessors
     if length <= _LONG or 2 * programs >= wanted:
@@ -114,7 +114,7 @@ def chunk_length(programs: int, length: int, multiprocessors: int) -> int:
 
 @dataclass(frozen=True)
 class _Call:
-    """What the launches of one call have in common."""
+    """Settings that the launches of one call share."""
 
     batch: int
     length: int
@@ -134,7 +134,7 @@ class _Call:
         strides: dict[str, int] = {}
         for name, y in given.items():
             if y is not None and name != "resets":
-                for dim, kind in enumerate(_KINDS[: y.dim() - 1]):  # of one row there is no next
+                for dim, kind in enumerate(_KINDS[: y.dim() - 1]):  # a single row has no next one
                     strides[f"{name}_{kind}"] = y.stride(dim) if y.shape[dim] > 1 else 0
         # Elements that may be moved at once: their number divides the width and all strides.
         vector = 16 // x.element_size()
@@ -172,7 +172,7 @@ class _Call:
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def summaries(self, resets: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return room for product, end and cut of all chunks but the last, which passes on none."""
+        """Return buffers for product, end and cut of all chunks but the last."""
         shape = (self.batch, self.num_chunks - 1)
         cut = None if resets is None else torch.empty(shape, dtype=torch.bool, device=self.device)
         return self.empty(*shape, self.width), self.empty(*shape, self.width), cut
@@ -200,7 +200,7 @@ def _run(kernel: Any, grid: tuple[int, int], arguments: dict[str, Any]) -> None:
 
 @functools.cache
 def _nothing(names: tuple[str, ...]) -> dict[str, Any]:
-    # What a kernel gets for the arguments of tensors that there are not.
+    # Kernel arguments for tensors that are missing: no pointer, and strides of 0.
     pointers = {name: None for name in names if name.endswith("_ptr")}
     return pointers | {name: 0 for name in names if name.endswith(tuple(f"_{k}" for k in _KINDS))}
 

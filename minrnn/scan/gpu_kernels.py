@@ -2,12 +2,12 @@
 """Triton kernels of the scan: one forward, one backward, for all gates and both schedules.
 
 A program walks over the time steps of one chunk of one batch row, for a block of channels, as the
-textbook loop does: its recurrence is in no other order than the loop's. What makes it fast is what
-is around it. The loads of the next steps are under way while a step is computed (`num_stages`:
-asynchronous copies into shared memory), the gates are computed where they are needed and never
-stored, and one warp is a program, so that nothing waits for other warps.
+textbook loop does, and in the same order. What makes it fast is what is around it. The loads of
+the next steps are under way while a step is computed (`num_stages`: asynchronous copies into shared
+memory), the gates are computed where they are needed and never stored, and one warp is a program,
+so that nothing waits for other warps.
 
-With SUMMARY, a kernel writes no steps but what the chunk does to the state that comes in, which is
+With SUMMARY, a kernel does not write the steps but how the chunk maps its incoming state, which is
 affine: state -> product * state + end, or just end, where a reset cuts it off (`cut`). Chunks are
 numbered in the order of the walk: in the backward pass, from the end.
 
@@ -18,7 +18,7 @@ or interpreted by what TRITON_INTERPRET was when triton was first imported, whoe
 import triton
 import triton.language as tl
 
-# Compiled once for all of their values. What there is to know of them, VEC says.
+# Compiled once for all values of these; VEC has what the compiler needs to know of them.
 _NUMBERS = [
     *("length", "chunk", "width", "blocks"),
     *(f"x{i}_{kind}" for i in range(3) for kind in ("row", "step")),
@@ -156,7 +156,7 @@ def forward_kernel(
     for i in tl.range(0, (end - first).to(tl.int32), STEPS, num_stages=STAGES):
         now = bits
         any_bits |= now
-        if resets_ptr is not None:  # by hand: a byte is too narrow for an asynchronous copy
+        if resets_ptr is not None:  # loaded by hand: a byte is too narrow for an asynchronous copy
             bits = _starts(resets_ptr, first + i + STEPS, 1, resets_step, first, end, STEPS)
         for u in tl.static_range(STEPS):
             t = first + (i + u)
@@ -171,7 +171,7 @@ def forward_kernel(
             decay, update, _, _ = _gates(x0, x1, GATES)
             value, _ = _candidate(x, CANDIDATE)
             cut = ((now >> u) & 1) != 0
-            if init_ptr is None:  # both factors: either may be NaN, and 0 * NaN is NaN
+            if init_ptr is None:  # mask both factors: either may be NaN, and 0 * NaN is NaN
                 if h0_ptr is None:
                     cut = cut | (t == 0)
                 decay = tl.where(cut, 0.0, decay)
@@ -210,7 +210,7 @@ def backward_kernel(
     c = tl.program_id(1).to(tl.int64)
     channels = width * VEC
     mask = d < channels
-    carry = tl.full([BLOCK], 0.0, dtype)  # the gradient of h[t] that comes by step t + 1
+    carry = tl.full([BLOCK], 0.0, dtype)  # the gradient of h[t] from step t + 1
     if not SUMMARY:
         if grad_last_ptr is not None:
             last_ptr = grad_last_ptr + b * grad_last_row * VEC + d
@@ -277,7 +277,7 @@ def backward_kernel(
                         tl.store(grad_x0_ptr + at, (value - before) * update * back, mask=there)
                         tl.store(grad_x1_ptr + at, grad * update * slope, mask=there)
                     else:
-                        if GATES == "minlstm":  # decay and update hang on the same odds
+                        if GATES == "minlstm":  # decay and update depend on the same difference
                             grad_f = (before - value) * update * back
                             grad_i = -grad_f
                         else:

@@ -1,5 +1,5 @@
 # pyright: reportIncompatibleMethodOverride=false, reportUnknownMemberType=false
-"""A cell's kernel on a CPU as one function, which autograd and the compiler can handle.
+"""Wraps a cell's CPU kernel as one function for autograd and the compiler.
 
 A module of `minrnn.scan.cpu` has two functions:
 
@@ -7,7 +7,7 @@ A module of `minrnn.scan.cpu` has two functions:
     backward(*gradients of the outputs, *saved) -> gradients of the inputs, in their order
 
 The inputs are tensors of one floating dtype, or None where they are optional; resets is (B, T) bool
-or None. Nobody but the backward pass sees what is kept. A gradient of an output may be None, for
+or None. Only the backward pass sees the kept tensors. A gradient of an output may be None, for
 zero; that of an input is None where the input is.
 """
 
@@ -27,7 +27,7 @@ from minrnn.scan.ops import traced
 
 
 class KernelOp:
-    """Call a kernel: by an autograd.Function, or where something traces, by a custom op.
+    """A kernel, called by an autograd.Function, or while something traces, by a custom op.
 
     name: of the op in torch.ops.minrnn. module: of the kernels. inputs, outputs, kept: the names
     of the tensors, with spaces between; "?" ends an optional one. shapes: takes the inputs and
@@ -89,7 +89,7 @@ class KernelOp:
         ctx.save_for_backward(*self._pick(tensors + results))
         ctx.set_materialize_grads(False)
 
-    # What follows is the custom op, which returns what is kept as well.
+    # The rest is the custom op, which returns the kept tensors as well.
 
     def _run(self, *tensors: Any) -> Any:
         return _one(self.forward(tensors, True))
@@ -136,12 +136,12 @@ class _Eager(torch.autograd.Function):
         return None, *ctx.op.backward(*grad_outputs, *ctx.saved_tensors), None
 
 
-@constant  # a compiler is not to look into how numba is imported
+@constant  # so that a compiler does not trace the import of numba
 def _is_there(module: str) -> bool:
     return cpu_kernels(module) is not None
 
 
-# An op of one result returns it as it is.
+# An op with a single result returns it without a tuple.
 def _one(results: tuple[Tensor, ...]) -> Any:
     return results[0] if len(results) == 1 else results
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 # A step of the loop costs about as much as the arithmetic on this many elements: with fewer in a
-# row, chunks (which read the data twice) are the faster way.
+# row, chunks (which read the data twice) are faster.
 _WIDE = 8192
 _LONG = 64
 
@@ -74,7 +74,7 @@ def _loop_(
         decay = a_steps[t]
         if t in marks:
             mask = marks[t]
-            if init is None:  # both factors: either may be NaN, and 0 * NaN is NaN
+            if init is None:  # mask both factors: either may be NaN, and 0 * NaN is NaN
                 decay, prev = decay.masked_fill(mask, 0.0), prev.masked_fill(mask, 0.0)
             else:
                 prev = torch.where(mask, init, prev)
@@ -98,7 +98,7 @@ def _chunks_(
     zero = torch.zeros_like(x[..., 0, :])
     end = _loop_(a, x, zero, resets, init, reverse, keep=False)  # (..., C, D)
     decay = a.prod(-2)
-    cleared = None if resets is None else resets.any(-1)  # (..., C): nothing gets through
+    cleared = None if resets is None else resets.any(-1)  # (..., C): nothing passes through
     _loop_(decay, end, start, cleared, None, reverse)
     starts = torch.empty_like(end)
     if reverse:
@@ -121,6 +121,6 @@ def _marks(resets: Tensor | None) -> dict[int, Tensor]:
         return {}
     masks = resets.unsqueeze(-1).unbind(-2)
     if resets.device.type != "cpu":
-        return dict(enumerate(masks))  # looking at the values would wait for the device
+        return dict(enumerate(masks))  # reading the values would wait for the device
     some = cast("list[bool]", resets.flatten(0, -2).any(0).tolist())  # pyright: ignore
     return {t: masks[t] for t, has in enumerate(some) if has}

@@ -1,9 +1,8 @@
-"""m_t = max(m_{t-1} + f_t, i_t) over a batch of packed sequences: what exponential gates are kept
-finite with.
+"""The running maximum m_t = max(m_{t-1} + f_t, i_t) over a batch of packed sequences, which keeps
+exponential gates finite.
 
-Numbers that a cell keeps as e^{-m} times what they stand for. What the cell puts out does not
-depend on the scale m, so that m needs no gradient on the way; the state that it returns does, so
-that the last m has one.
+A cell stores its numbers multiplied by e^{-m}. Its outputs do not depend on the scale m, so that m
+needs no gradient inside the sequence; the returned state does, so that the last m has one.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ def _scan(
 def _last(
     f: Tensor | None, i: Tensor, m0: Tensor | None, resets: Tensor | None, first: Tensor | None
 ) -> Tensor:
-    # The last m as the one term that it comes from. later: the sum of f after each step.
+    # The last m as the one term that attains it. later: the sum of f after each step.
     length = i.shape[1]
     total = later = None
     if f is not None and f.dim() == 1:
@@ -97,7 +96,7 @@ def _last(
 
 
 def _first(resets: Tensor) -> Tensor:
-    # (B, T): the step that the episode of each step began with; 0 for what runs from before.
+    # (B, T): the first step of each step's episode; 0 for one that started before x.
     steps = torch.arange(resets.shape[1], device=resets.device)
     return torch.where(resets, steps, 0).cummax(1).values
 

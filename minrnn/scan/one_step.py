@@ -1,4 +1,4 @@
-"""The scan of a single step as a graph of plain torch, for files that others than torch read."""
+"""The scan of a single step as a graph of plain torch, for exported files that others read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from minrnn.scan.gates import mingru_gates, minlstm_gates
 
 
 def wanted(inputs: Sequence[Tensor]) -> bool:
-    """Return whether a step is being exported, in which there can be no op of this library."""
+    """Return whether a step is being exported, whose graph must not contain ops of this library."""
     ask = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
     return inputs[0].shape[1] == 1 and not torch.is_grad_enabled() and ask is not None and ask()
 

@@ -1,5 +1,5 @@
 # pyright: reportIncompatibleMethodOverride=false, reportUnknownMemberType=false
-"""Where a backend meets autograd and the compiler: one scan, one backward pass, for all gates.
+"""The scan for autograd and the compiler: one forward and one backward pass for all gates.
 
 A backend is a module with two functions, which see checked arguments only:
 
@@ -58,7 +58,7 @@ def run(
 
 
 def traced(tensors: Sequence[Tensor | None]) -> bool:
-    """Return whether the numbers may not be there: torch's dispatcher knows what to do then."""
+    """Return whether tensors may have no data (tracing): torch's dispatcher handles these."""
     if torch.compiler.is_compiling():
         return True
     inside = cast(Any, torch._C)  # pyright: ignore[reportPrivateUsage]
@@ -129,7 +129,7 @@ def _op_backward(
     candidate: str,
     backend: str,
 ) -> list[Tensor]:
-    # The gradients of inputs, h0 and init; of those two only where they are there.
+    # The gradients of inputs, h0 and init; of the last two only if they are given.
     grads, *rest = load(backend, h.device).backward(
         gates, candidate, grad_h, grad_last, inputs, h, h0, resets, init
     )

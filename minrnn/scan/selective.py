@@ -15,8 +15,8 @@ from torch import Tensor
 from minrnn.scan import scan
 from minrnn.scan.kernel_op import KernelOp
 
-# Steps between the states that are kept for the backward pass: what it makes again of the h of a
-# few channels stays near the core.
+# Steps between the states that are kept for the backward pass: the recomputed h of a few channels
+# stays in the nearest cache.
 CHUNK = 16
 
 

@@ -1,4 +1,4 @@
-"""The recurrence of sLSTM over a batch of packed sequences: a true one, step by step.
+"""The recurrence of sLSTM over a batch of packed sequences, which only steps can compute.
 
 Compiled on a CPU with numba, else a loop in torch. d units in each of H heads:
 
@@ -61,7 +61,7 @@ def _shapes(x: Tensor, *_: Tensor | None) -> Sequence[Sequence[int]]:
     return (*steps, *one), (batch, gates, *one), (*steps, 3, *one), x.shape
 
 
-# raw: the pre-activations, which the backward pass reads and x it does not.
+# raw: the pre-activations, which the backward pass reads instead of x.
 _op = KernelOp(
     "slstm",
     "slstm",

@@ -39,14 +39,14 @@ def wkv_of_scans(
     p, last = running_max(w, k, p0, resets)
     before = torch.cat([p0.unsqueeze(1), p[:, :-1]], 1)
     fading = before + w - p
-    fading = fading - fading.detach().clamp(min=0.0)  # of large numbers it is rounded, and not <= 0
+    fading = fading - fading.detach().clamp(min=0.0)  # rounding may leave it above 0
     decay, enter = torch.exp(fading), torch.exp(k - p)
     a, a_last = scan(decay, enter * v, a0, resets)
     b, b_last = scan(decay, enter, b0, resets)
     if resets is not None:
         before = before.masked_fill(resets.unsqueeze(-1), -torch.inf)
     o = wkv_read(shifted(a, a0, resets), shifted(b, b0, resets), before, u + k, v)
-    # One, but for the gradient: the scale of what is returned depends on the input.
+    # One, but with a gradient: the scale of the returned state depends on the input.
     rescale = torch.exp(p[:, -1] - last)
     return o, torch.stack([a_last * rescale, b_last * rescale, last], 1)
 

@@ -1,4 +1,4 @@
-"""What the laws are checked with: a mixer, random arguments, packed rows, comparisons."""
+"""Tools of the checks: a mixer, random arguments, packed rows, comparisons."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH, LENGTH = len(STARTS), 10
 
 
 class law:
-    """Turn what a mixer raises into an AssertionError that starts with the name of the law."""
+    """Context: turn errors into an AssertionError that starts with the name of the law."""
 
     def __init__(self, name: str, doing: str) -> None:
         self.name, self.doing = name, doing
@@ -38,12 +38,12 @@ class law:
 
 
 class Broken(Exception):
-    """A law is broken; the message says how."""
+    """Raised when a mixer breaks a law; the message says how."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A mixer, and random arguments for it."""
+    """A mixer under test, and random arguments for it."""
 
     module: SequenceMixer
     dim: int
@@ -69,7 +69,7 @@ class Case:
         return resets.to(self.device)
 
     def state(self) -> State:
-        """Return a state that the mixer made itself, different in each row."""
+        """Return a state that the mixer returned, different in each row."""
         with torch.no_grad():
             return self.module(self.x())[1]
 
@@ -108,7 +108,7 @@ def run(
 def walk(
     module: SequenceMixer, x: Tensor, state: State | None = None, resets: Tensor | None = None
 ) -> tuple[Tensor, State]:
-    """Do what forward does by steps."""
+    """Do the same as `run`, step by step."""
     outputs: list[Tensor] = []
     for t in range(x.shape[1]):
         old = None if state is None else clone(state)
@@ -120,7 +120,7 @@ def walk(
 
 
 def episodes() -> Iterator[tuple[int, int, int]]:
-    """Yield (row, start, stop) of every episode, those running from before among them."""
+    """Yield (row, start, stop) of every episode, including those that started before x."""
     for row, starts in enumerate(STARTS):
         bounds = sorted({0, *starts, LENGTH})
         for start, stop in itertools.pairwise(bounds):

@@ -47,7 +47,7 @@ def gradients(case: Case) -> None:
 
 @dataclass(frozen=True)
 class _Arguments:
-    """What the output depends on, as leaves that want a gradient."""
+    """The tensors that the output depends on, as leaves that require a gradient."""
 
     module: SequenceMixer
     x: Tensor

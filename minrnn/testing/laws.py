@@ -1,4 +1,4 @@
-"""The laws but for the gradients: each raises `Broken` where a mixer does not keep it."""
+"""The laws except for gradients: each function raises `Broken` if a mixer breaks its law."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def purity(case: Case) -> None:
     }
     for how, other in copies.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's own, about torch
+            warnings.simplefilter("ignore")  # warnings of the compiler itself
             again, _ = other(x, state, resets)
         case.close(again, y, f"the module and itself {how}")
     torch.compiler.reset()

@@ -238,7 +238,7 @@ def test_damaged_flags_are_one_line(ray, trained, tmp_path, text):
 
 
 def test_flags_that_train_refuses_are_told_at_once_and_lock_nothing(ray, trained, tmp_path, capsys):
-    with pytest.raises(UserError, match=r"train\.py refuses what is behind --"):
+    with pytest.raises(UserError, match=r"train\.py refuses the flags behind --"):
         start(tmp_path / "grid", "--", "--preset", "smoke", "--optim.updats", "5")
     assert "Unrecognized options: --optim.updats" in capsys.readouterr().err
     assert not (tmp_path / "grid").exists()
@@ -294,7 +294,7 @@ def test_a_table_keeps_any_text(tmp_path):
 def test_a_table_of_another_kind_is_one_line(tmp_path, text):
     path = tmp_path / "grid.csv"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"line 2 of .* is no run of a grid"):
+    with pytest.raises(UserError, match=r"line 2 of .* is not a run of a grid"):
         Table(path)
 
 

@@ -1,9 +1,9 @@
-"""Kill training runs at random moments, go on with them, and compare with runs left alone.
+"""Kill training runs at random moments, resume them, and compare with uninterrupted runs.
 
     python -m tests.tools.kills --count 200
 
-Every run is a real `python train.py`; where all that it leaves is that of the run left alone, to
-the bit, nothing is told but how many kills there were, and where they struck.
+Every run is a real `python train.py`. Its files must equal those of an uninterrupted run bit for
+bit; then the number of kills is printed, and what the runs were doing when they were killed.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def make_data() -> None:
 
 
 def start(folder: Path, setting: str) -> subprocess.Popen[str]:
-    """Begin the run in `folder`, or go on with it."""
+    """Start the run in `folder`, or resume it."""
     begun = (folder / "config.json").exists()
     flags = ["--resume", folder] if begun else [*FLAGS, *SETTINGS[setting], "--run-dir", folder]
     return subprocess.Popen(
@@ -71,7 +71,7 @@ def start(folder: Path, setting: str) -> subprocess.Popen[str]:
 
 
 def finish(folder: Path, setting: str) -> None:
-    """Bring the run in `folder` to its end."""
+    """Start or resume the run in `folder`, and finish it."""
     process = start(folder, setting)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
@@ -83,7 +83,7 @@ def anywhere(process: subprocess.Popen[str], folder: Path, rng: random.Random) -
 
 
 def in_training(process: subprocess.Popen[str], folder: Path, rng: random.Random) -> None:
-    """Wait until updates are made, and a while longer."""
+    """Wait until the run trains, and a while longer."""
     logs = set(folder.glob("tensorboard/*"))
     while process.poll() is None and set(folder.glob("tensorboard/*")) <= logs:
         time.sleep(0.01)
@@ -116,7 +116,7 @@ SIGNALS = {signal.SIGKILL: 8, signal.SIGTERM: 1, signal.SIGINT: 1}
 
 
 def kill(folder: Path, setting: str, rng: random.Random) -> str | None:
-    """Start or go on, and kill; return where that struck, None where the run was sooner done."""
+    """Start or resume, and kill; return what the run was doing, None if it finished first."""
     begun = (folder / "config.json").exists()
     process = start(folder, setting)
     (moment,) = rng.choices([*MOMENTS], [*MOMENTS.values()])
@@ -129,7 +129,7 @@ def kill(folder: Path, setting: str, rng: random.Random) -> str | None:
     assert process.returncode in (-number, 128 + number), errors
     saved = "stopped at update" in printed
     told = f"--resume {folder}" in printed + errors
-    # Before it is a run that can save, Ctrl-C is told of where there was one to go on with.
+    # Before a run can save, Ctrl-C names the run folder only if there was a state to resume.
     early = process.returncode == 130 and "interrupted" in errors
     assert saved or early == (process.returncode == 128 + number), (printed, errors)
     assert told == (saved or (early and begun)), (printed, errors)
@@ -142,9 +142,9 @@ def kill(folder: Path, setting: str, rng: random.Random) -> str | None:
 
 
 def trial(work: Path, setting: str, kills: int, rng: random.Random) -> collections.Counter[str]:
-    """Kill a run up to `kills` times, finish it, compare; return where the kills struck.
+    """Kill a run up to `kills` times, finish it, compare; count what it was doing at each kill.
 
-    Raises AssertionError where anything differs from the run left alone, which `work` keeps.
+    Raises AssertionError if anything differs from the uninterrupted run, which `work` keeps.
     """
     alone = work / f"{setting}-alone"
     if not alone.exists():
@@ -162,11 +162,11 @@ def trial(work: Path, setting: str, kills: int, rng: random.Random) -> collectio
 
 
 def main() -> None:
-    """Kill as often as asked; tell what came of it."""
+    """Kill as often as asked, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=200, help="kills in all")
-    parser.add_argument("--each", type=int, default=20, help="kills of one run, at most")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--count", type=int, default=200, help="total number of kills")
+    parser.add_argument("--each", type=int, default=20, help="most kills of one run")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     options = parser.parse_args()
     rng, begun = random.Random(options.seed), time.perf_counter()
     struck: collections.Counter[str] = collections.Counter()
@@ -181,7 +181,7 @@ def main() -> None:
             runs += 1
             minutes = (time.perf_counter() - begun) / 60
             sys.stdout.write(
-                f"{struck.total()} kills of {runs} runs, all identical to runs left alone: "
+                f"{struck.total()} kills of {runs} runs, all identical to uninterrupted runs: "
                 f"{dict(struck)} ({minutes:.0f} min)\n"
             )
             sys.stdout.flush()

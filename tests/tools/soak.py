@@ -2,11 +2,11 @@
 
     python -m tests.tools.soak --minutes 60 --out runs/soak
 
-Every round trains a small agent with train.py's main, goes on with the finished run, evaluates it
-with evaluate.py's (every third time over two processes), and looks at memory, file handles,
-threads, children, shared memory and environments that are alive. Rows go to OUT/soak.jsonl as they
-are made, and OUT/soak.png shows them. The exit code is 1 where something grows: memory of the last
-quarter over that of the second by more than 3 %, or any count at all.
+Every round trains a small agent with train.py's main, resumes the finished run, evaluates it with
+evaluate.py's (every third time over two processes), and measures memory, file handles, threads,
+child processes, shared memory and live environments. Rows go to OUT/soak.jsonl as they are made,
+and OUT/soak.png shows them. The exit code is 1 if something grows: memory in the last quarter by
+more than 3 % over the second, or any of the counts.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ TARGETS = ["--eval.targets", "20", "60"]
 
 
 def main() -> int:
-    """Soak for the time that is asked for; return the exit code."""
-    parser = argparse.ArgumentParser(description="Train and evaluate, and watch what grows.")
-    parser.add_argument("--minutes", type=float, default=60.0, help="how long")
+    """Run for the given time; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Train and evaluate repeatedly, and report what grows."
+    )
+    parser.add_argument("--minutes", type=float, default=60.0, help="minutes to run for")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="folder of the rows")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,7 @@ def soak(seconds: float, scratch: Path, log: Path) -> list[dict[str, Any]]:
 
 
 def one_round(number: int, folder: Path) -> None:
-    """Train, go on with the finished run, evaluate, and remove it."""
+    """Train, resume the finished run, evaluate, and remove it."""
     import evaluate
     import train
     from tests.tools.kills import DATA
@@ -101,7 +103,7 @@ def one_round(number: int, folder: Path) -> None:
 
 
 def held() -> dict[str, float]:
-    """Return what this process holds: MiB of memory, and numbers of all else."""
+    """Return this process's memory in MiB, and the counts of everything else."""
     import gymnasium
 
     gc.collect()
@@ -133,7 +135,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
 
 
 def growth(rows: list[dict[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Return what has grown, with the medians of the second and of the last quarter."""
+    """Return the figures that have grown: medians of the second and of the last quarter."""
     return {
         name: (before, after)
         for name, (before, after) in summary(rows).items()

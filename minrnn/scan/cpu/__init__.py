@@ -17,8 +17,8 @@ from minrnn.scan.cpu import gates as gate_math
 from minrnn.scan.cpu import kernels, launch
 from minrnn.scan.cpu.simd import LINE
 
-# From this many elements on, outputs go past the caches, which saves reading a line in order to
-# write it. With a quarter of them it makes no difference.
+# From this many elements on, outputs bypass the caches, which saves reading a cache line before
+# writing it. With a quarter of them it makes no difference.
 _LARGE = 1 << 22
 
 
@@ -95,11 +95,7 @@ def _launch(
     rest = [_address(x, None, None) for x in more]
     parts = launch.parts(batch, width, batch * length * width)
     scratch = torch.empty((len(parts), 2 * width), dtype=h.dtype)
-    alive = (
-        rows,
-        dense,
-        more,
-    )  # what the addresses belong to must live until the last thread is done
+    alive = (rows, dense, more)  # their memory must live until the last thread is done
 
     def work(index: int, _alive: object = alive) -> None:
         own = scratch[index].data_ptr()
@@ -109,7 +105,7 @@ def _launch(
 
 
 def _past_caches(h: Tensor, targets: Sequence[Tensor]) -> bool:
-    # Only whole lines can be: every row of channels has to start with one.
+    # Only whole cache lines can bypass them: every row of channels has to start with one.
     return (
         h.numel() >= _LARGE
         and h.shape[2] * h.element_size() % LINE == 0
@@ -122,7 +118,7 @@ def _three(x: list[Tensor]) -> list[Tensor]:
 
 
 def _resolved(x: Tensor) -> Tensor:
-    # The imaginary part of a conjugate is a view with its sign still to be turned.
+    # The imaginary part of a conjugate is a view whose sign is not applied yet.
     return x.resolve_neg() if x.is_neg() else x
 
 
@@ -131,7 +127,7 @@ def _dense(x: Tensor | None) -> Tensor | None:
 
 
 def _address(x: Tensor | None, shape: Sequence[int] | None, dtype: torch.dtype | None) -> int:
-    # 0 is for what is not there. The kernel checks nothing, and an op can be called by anyone.
+    # 0 stands for None. The kernel checks nothing, and anyone can call an op.
     if x is None:
         return 0
     if (shape is not None and x.shape != shape) or (dtype is not None and x.dtype != dtype):

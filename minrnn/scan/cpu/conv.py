@@ -48,7 +48,7 @@ def backward(
     grad_x = torch.empty(x.shape, dtype=x.dtype)
     grad_past = None if past is None else torch.empty(past.shape, dtype=x.dtype)
     parts = launch.parts(batch, dim, x.numel())
-    # Sums over what threads share: each has its own. The bias comes after the weight.
+    # Sums that threads would share: each has its own. The bias comes after the weight.
     sums = x.new_zeros(len(parts), width + 1, dim)
     compiled = _backward(launch.stored(x), width)
     sizes = time, dim, rows.stride(0), rows.stride(1)
@@ -60,7 +60,7 @@ def backward(
 def _given(
     x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, resets: Tensor | None
 ) -> tuple[Tensor, list[Tensor | None]]:
-    # x stays where it is if its channels are side by side.
+    # x is not copied if its channels are side by side.
     batch, _, dim = x.shape
     width = weight.shape[-1]
     strided = x.stride(2) == 1 and not x.is_neg() and x.device.type == "cpu"
@@ -100,7 +100,7 @@ def _forward(DTYPE: str, WIDTH: int) -> Callable[..., None]:
 
 @inline
 def _back(marks, has_resets, has_past, first, t, width):
-    # How many steps before t are of its episode, and there; width - 1 at most.
+    # The number of existing steps before t in its episode, at most width - 1.
     back = 0
     for j in range(1, width):
         if has_resets and t - j + 1 >= 0 and flag(marks, first + t - j + 1):
@@ -113,7 +113,7 @@ def _back(marks, has_resets, has_past, first, t, width):
 
 @inline
 def _ahead(marks, has_resets, first, t, length, width):
-    # How many steps after t are of its episode, and there; width - 1 at most. t may be negative.
+    # The number of existing steps after t in its episode, at most width - 1. t may be negative.
     ahead = 0
     for j in range(1, width):
         if t + j >= length or (has_resets and t + j >= 0 and flag(marks, first + t + j)):
@@ -182,7 +182,7 @@ def _backward(DTYPE: str, WIDTH: int) -> Callable[..., None]:
 
 @inline
 def _tap_back(like, width, back, t, D, d, o, xt, row, x, past, gy, to, sums):
-    # What y_t says of weight and bias.
+    # The gradients of weight and bias by y_t.
     last = width - 1
     g = load(gy, to + d, like)
     store(sums, width * D + d, load(sums, width * D + d, like) + g)
@@ -199,7 +199,7 @@ def _tap_back(like, width, back, t, D, d, o, xt, row, x, past, gy, to, sums):
 
 @inline
 def _spread(like, width, start, ahead, D, d, weight, gy, o, target, to):
-    # The gradient of one input: it is met by `ahead` later steps, from `start` on.
+    # The gradient of one input, which `ahead` later steps read, from `start` on.
     total = full(0.0, like)
     for j in range(start, ahead + 1):
         place = (width - 1 - j) * D + d

@@ -65,13 +65,13 @@ def backward(
         *_given(u, decay, weight, h0, resets),
         launch.ready(points, (batch, chunks, 2, number, width), u),
     ]
-    # What is carried from chunk to chunk, and is the gradient of h0 in the end.
+    # Carried from chunk to chunk; the gradient of h0 in the end.
     carried = u.new_zeros(batch, 2, number, width)
     if grad_last is not None:
         carried.copy_(grad_last.permute(0, 3, 2, 1))
     grad_u = torch.empty(u.shape, dtype=u.dtype)
     parts = launch.parts(batch, width, u.numel() * number)
-    # Sums over what threads share: each has its own.
+    # Sums that threads would share: each has its own.
     sums = u.new_zeros(2, len(parts), 2, number, width)
     scratch = u.new_empty(len(parts), (10 + 2 * (CHUNK + 1)) * number * LINE)
     sizes = time, width, number, chunks

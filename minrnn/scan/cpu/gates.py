@@ -1,9 +1,9 @@
 # pyright: basic, reportCallIssue=false, reportGeneralTypeIssues=false
-"""The gates for numba, on vectors: pre-activations in; gates, candidate and derivatives out.
+"""The gates for numba, on vectors: from pre-activations to gates, candidate and derivatives.
 
 Exponentials only of numbers <= 0, so that nothing overflows, and sums only of positive numbers,
-so that nothing cancels. Gates and candidate could share a division; one each is as fast, for
-memory is what the kernels wait for, and more accurate by a fifth. (Errors of a state add up over
+so that nothing cancels. Gates and candidate could share a division; one each is as fast, as the
+kernels wait for memory, and more accurate by a fifth. (Errors of a state add up over
 time, those of a gradient much less: there one is enough for both gates.)
 """
 

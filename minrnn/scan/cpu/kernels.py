@@ -38,7 +38,7 @@ def forward(
     """Return the kernel that writes h.
 
     STORED, WIDE: names of the dtypes of inputs and of h. STREAM: h is written past the caches, and
-    is aligned for that.
+    aligned for that.
     """
     lanes = launch.lanes(WIDE)
     sources = launch.sources()
@@ -124,7 +124,7 @@ def backward(
                     prefetch(h, o - (AHEAD + 1) * D + d)
                     prefetch(gh, o - AHEAD * D + d)
                 before, po = h, o - D
-                if reset or t == 0:  # what came before is not in h
+                if reset or t == 0:  # h does not have the state before the first step
                     before, po = s, D
                     if reset:
                         _copy(s, D, init, 0, has_init, d0, d1, lane)
@@ -158,7 +158,7 @@ def _step(gates, candidate, streams, like, seen, x, xo, y, yo, z, zo, s, d, h, o
     first, second = load(x, xo, like), load(y, yo, like)
     third = load(z, zo, like) if gates >= 2 else second
     a, b = decay_and_input(gates, candidate, first, second, third)
-    # Where nothing is seen of before, a is not looked at.
+    # Where nothing comes before, a is not read.
     value = a * load(s, d, like) + b if seen else b
     store(s, d, value)
     _write(streams, h, o + d, value)

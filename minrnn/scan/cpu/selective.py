@@ -70,13 +70,13 @@ def backward(
         *_given(u, dt, a, b, c, h0, resets),
         launch.ready(points, (batch, chunks, number, width), u),
     ]
-    # What is carried from chunk to chunk, and is the gradient of h0 in the end.
+    # Carried from chunk to chunk; the gradient of h0 in the end.
     carried = u.new_zeros(batch, number, width)
     if grad_last is not None:
         carried.copy_(grad_last.transpose(1, 2))
     grad_u, grad_dt = (torch.empty(u.shape, dtype=u.dtype) for _ in range(2))
     parts = launch.parts(batch, width, u.numel() * number)
-    # Sums over what threads share: each has its own.
+    # Sums that threads would share: each has its own.
     grad_a = u.new_zeros(len(parts), number, width)
     over_width = len({part[2:] for part in parts})
     grad_b, grad_c = (u.new_empty(over_width, batch, time, number) for _ in range(2))

@@ -1,10 +1,9 @@
 # pyright: basic, reportCallIssue=false, reportGeneralTypeIssues=false
-"""Vectors for numba: arithmetic on `Vec` is SIMD instructions for certain, on any CPU.
+"""Vectors for numba: arithmetic on `Vec` compiles to SIMD instructions on any CPU.
 
-Whether LLVM would find the vectors in a loop over that many arrays is not left to it, and numba's
-own arrays count references and wrap negative indices around in the innermost loop: memory is read
-through pointers, unchecked. A product and a sum may be contracted to one instruction; nothing else
-is reordered, and NaN is kept.
+LLVM does not reliably vectorise a loop over so many arrays, and numba's own arrays count references
+and wrap negative indices in the innermost loop: memory is read through pointers, unchecked. A
+product and a sum may be contracted to one instruction; nothing else is reordered, and NaN is kept.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Vec(types.Type):
 
 
 class Mask(types.Type):
-    """What the comparison of two vectors gives."""
+    """The type of a comparison of two vectors."""
 
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
@@ -60,7 +59,7 @@ class _MaskModel(models.PrimitiveModel):
         super().__init__(manager, mask, ir.VectorType(ir.IntType(1), mask.lanes))
 
 
-# What is stored under a name, and the type that stands for it: 16 bits are bits to numba.
+# The types of stored numbers by name; for numba, numbers of 16 bits are integers.
 STORED = {
     "float64": types.float64,
     "float32": types.float32,
@@ -83,7 +82,7 @@ def at(typing, address, stored):
 
 @intrinsic
 def line_of(typing, pointer):
-    """Return a vector that fills one line of the cache with what is stored there: zeros."""
+    """Return a vector of zeros, as many as fill a cache line in the stored type."""
     vec = Vec(pointer.dtype, LINE * 8 // pointer.dtype.bitwidth)
     return vec(pointer), lambda context, builder, signature, values: ir.Constant(vec.ir, None)
 
@@ -136,7 +135,7 @@ def store(typing, target, index, value):
 
 @intrinsic
 def stream(typing, target, index, value):
-    """Do as `store`, past the caches: the place must be aligned to the vector's size."""
+    """Do as `store`, past the caches; the address must be aligned to the vector's size."""
 
     def generate(context, builder, signature, values):
         bits = _narrow(builder, values[2], target.dtype, value)
@@ -153,7 +152,7 @@ def stream(typing, target, index, value):
 
 @intrinsic
 def fence(typing):
-    """Let other threads see what was streamed."""
+    """Make streamed data visible to other threads."""
 
     def generate(context, builder, signature, values):
         builder.fence("seq_cst")
@@ -164,7 +163,7 @@ def fence(typing):
 
 @intrinsic
 def prefetch(typing, source, index):
-    """Ask for the line of source[index], which need not exist."""
+    """Prefetch the cache line of source[index], which need not exist."""
 
     def generate(context, builder, signature, values):
         place = builder.gep(values[0], [values[1]])

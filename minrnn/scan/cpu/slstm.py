@@ -35,7 +35,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return y (B, T, H, d), and y, c, n, m after the last step (B, 4, H, d).
 
-    And of each step c, n, m (B, T, 3, H, d) and the pre-activations (B, T, H, 4, d).
+    Also c, n, m of each step (B, T, 3, H, d) and the pre-activations (B, T, H, 4, d).
     """
     batch, length, heads, _, size = x.shape
     y = x.new_empty(batch, length, heads, size)
@@ -87,7 +87,7 @@ def _run(
     kernel: Callable[[str], Callable[..., None]], x: Tensor, tensors: list[Tensor | None]
 ) -> None:
     batch, length, heads, _, size = x.shape
-    # Pairs of row and head are what threads share. A step of one unit is as long as eight of a
+    # Threads share the pairs of row and head. A step of one unit costs as much as eight of a
     # scan, and an eighth more for each unit of its head.
     pairs = batch * heads
     parts = launch.parts(pairs, 1, pairs * length * size * (8 + size // 8))
@@ -205,7 +205,7 @@ def _column(x, xo, r, ro, s, d, raw, like):
 
 @inline
 def _four_columns(x, xo, r, ro, s, d, lanes, raw, like):
-    # Four vectors at once, so that no sum waits for the one before.
+    # Four vectors at once, so that sums do not wait for each other.
     a, b = load(x, xo, like), load(x, xo + lanes, like)
     c, e = load(x, xo + 2 * lanes, like), load(x, xo + 3 * lanes, like)
     for j in range(d):
@@ -222,7 +222,7 @@ def _four_columns(x, xo, r, ro, s, d, lanes, raw, like):
 
 @inline
 def _row(r, ro, graw, go, s, j, d, like):
-    # The gradient by y of the step before: the turned matrix times that by the pre-activations.
+    # The gradient by y of the step before: the transposed matrix times that of the pre-activations.
     a, b, c, e = full(0.0, like), full(0.0, like), full(0.0, like), full(0.0, like)
     for k in range(0, 4 * d, 4):
         row = ro + k * d
@@ -272,7 +272,7 @@ def _retreat(raw, go, d, has_gy, gy, y, o, rest, ro, before, po, leaf, reset, gr
     grad_n = load(s, 2 * d + j, like) - through * (c / n)
     by_forget = (grad_c * c0 + grad_n * n0) * forget
     by_enter = (grad_c * z + grad_n) * enter
-    # The larger one of i and log f + m is the scale, and its own gate is one.
+    # The larger of i and log f + m is the scale, and its gate is one.
     grad_m = load(s, 3 * d + j, like)
     grad_i = where(carried, by_enter, grad_m - by_forget)
     grad_l = where(carried, grad_m - by_enter, by_forget)
@@ -295,7 +295,7 @@ def _gates(i, f, n, m):
     ratio = exp(negative_magnitude(kept - i))
     carried = i < kept
     one = full(1.0, f)
-    new = n < 1e-30  # n is 0 where nothing is held, and no less than 1 elsewhere
+    new = n < 1e-30  # n is 0 in an empty state, and at least 1 elsewhere
     scale = where(new, i, where(carried, kept, i))
     enter = where(new, one, where(carried, ratio, one))
     forget = where(new, zero, where(carried, one, ratio))

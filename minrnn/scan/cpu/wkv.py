@@ -84,7 +84,7 @@ def _run(
     kernel: Callable[[str], Callable[..., None]], k: Tensor, tensors: list[Tensor | None]
 ) -> None:
     batch, length, width = k.shape
-    parts = launch.parts(batch, width, 8 * k.numel())  # a step is as long as eight of a scan
+    parts = launch.parts(batch, width, 8 * k.numel())  # a step costs as much as eight of a scan
     launch.run(kernel(launch.stored(k)), parts, (length, width), tensors)
 
 
@@ -179,7 +179,7 @@ def _step_back(
     # gs holds the gradients by a, b, p after the step, and gets those before it.
     a, b, p = _before(before, at_before + d, D, reset, like)
     key, value = load(k, x + d, like), load(v, x + d, like)
-    # What is read: the scale cancels, so that only the two terms have a gradient.
+    # The output: the scale cancels, so that only the two terms have a gradient.
     _, old, new, _ = _weights(p, key + load(u, d, like), b)
     mean = load(o, x + d, like)
     grad = load(go, x + d, like) if has_go else full(0.0, like)
@@ -188,7 +188,7 @@ def _step_back(
     by_a, by_b = grad * old, -grad * mean * old
     by_p = grad * (a - mean * b) * old
     by_value = grad * new
-    # What is carried on: of its two terms the larger one is the scale.
+    # The state: the larger of its two terms is the scale.
     _, old, new, carried = _weights(p + load(w, d, like), key, b)
     at_a, at_b, at_p = 3 * row + d, 3 * row + D + d, 3 * row + 2 * D + d
     grad_a, grad_b, grad_p = load(gs, at_a, like), load(gs, at_b, like), load(gs, at_p, like)
@@ -218,7 +218,7 @@ def _before(before, place, D, reset, like):
 @inline
 def _weights(old, new, b):
     # The larger exponent, e to what both are over it, and whether the old one is the larger.
-    # b is 0 where nothing is held, and no less than 1 elsewhere.
+    # b is 0 in an empty state, and at least 1 elsewhere.
     zero, one = full(0.0, b), full(1.0, b)
     ratio = exp(negative_magnitude(old - new))
     larger = new < old

@@ -186,8 +186,8 @@ def test_training_compiles_in_one_graph_with_the_same_gradients(name):
     torch.compiler.reset()
     backbone, _, more = name.partition(" ")
     config = StackConfig(dim=4, num_layers=1, backbone=backbone, conv=3 if more else 0)
-    stack = Stack(config)
-    x, resets = torch.randn(2, 40, 4), torch.rand(2, 40) < 0.1
+    stack = Stack(config).double()
+    x, resets = torch.randn(2, 40, 4).double(), torch.rand(2, 40) < 0.1
     # Rows of gru and lstm are cut at their resets, which no graph can hold.
     compiled = torch.compile(stack, fullgraph=name not in ("gru", "lstm"), backend="aot_eager")
     for state in (None, stack.initial_state(2)):

@@ -36,6 +36,7 @@ import tyro
 from agents.acting import engines
 from agents.acting.policy import Policy
 from agents.model.decision import DecisionModel
+from agents.model.inputs import Inputs
 from agents.model.normaliser import Spaces
 from agents.storage.checkpoint import load_checkpoint
 from benchmarks import timing
@@ -121,13 +122,13 @@ def acting(engine: engines.Engine, rows: int) -> Callable[[], None]:
     """Return a function that does BURST steps in the middle of an episode."""
     rng = np.random.default_rng(0)
     obs = rng.standard_normal((rows, OBS), dtype=np.float32)
-    rtg, before = np.full(rows, 2000, np.float32), np.zeros((rows, ACTION), np.float32)
-    timestep, resets = np.full(rows, 50), np.zeros(rows, np.bool_)
+    rtg, before = np.full((rows, 1), 2000, np.float32), np.zeros((rows, ACTION), np.float32)
+    inputs = Inputs(obs, rtg, before, np.full(rows, 50), np.zeros(rows, np.bool_))
     engine.start(rows)
 
     def act() -> None:
         for _ in range(BURST):
-            engine.step(obs, rtg, before, timestep, resets)
+            engine.step(inputs)
 
     return act
 

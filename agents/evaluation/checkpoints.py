@@ -14,7 +14,7 @@ from agents.model.decision import DecisionModel
 from agents.storage.checkpoint import load_checkpoint
 from agents.storage.formats import AGENT
 from agents.storage.tensor_folder import read_json
-from configs import saved
+from configs import Config, saved, to_dict
 from configs.schema import fits
 from envs import sources
 from envs.errors import UserError
@@ -138,9 +138,11 @@ def data_returns(checkpoint: Checkpoint) -> np.ndarray | None:
 def _setting(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what training depends on, except for the seed, by dotted names."""
     config = {**checkpoint.config, "model": vars(checkpoint.model.config)}
+    # An option that an older run does not have was at its default.
+    values = saved.flat(to_dict(Config())) | saved.flat(config)
     flat = {
         key: value
-        for key, value in saved.flat(config).items()
+        for key, value in values.items()
         if key not in _NOT_A_SETTING
         and not key.startswith(("eval.", "checkpoint."))
         and value is not None

@@ -34,7 +34,7 @@ def names(paths, which="last"):
 
 
 def test_seeds_of_one_setting_lie_together(tmp_path):
-    more = [{"log": "csv"}, {}]
+    more = [{"log": "csv", "optim": {"objective": "return_conditioned"}}, {}]  # the second is old
     paths = [
         save(tmp_path / f"s{i}", seed=i, device=f"cuda:{i}", run_dir=f"{i}", **more[i])
         for i in range(2)

@@ -425,7 +425,7 @@ def test_the_words_of_a_configuration_are_those_that_security_md_speaks_of() -> 
     }
 
 
-def test_a_run_is_gone_on_with_in_its_own_folder(tmp_path: Path) -> None:
+def test_a_run_is_resumed_in_its_own_folder(tmp_path: Path) -> None:
     config = Config(run_dir=Path("/elsewhere"), resume=Path("/elsewhere"))
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
     found = cli.parse(["--resume", str(tmp_path), "--data.no-download"], "")

@@ -100,7 +100,7 @@ def test_the_example_holds():
     assert not result.failed
 
 
-def test_two_runs_to_go_on_with_are_one_too_many(tmp_path, capsys):
+def test_two_runs_to_resume_are_one_too_many(tmp_path, capsys):
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):
         folder.mkdir()

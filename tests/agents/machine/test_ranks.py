@@ -1,4 +1,4 @@
-"""Several ranks train what one process trains, and go on when one of them is killed."""
+"""Several ranks train what one process trains, and are resumed when one of them is killed."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def test_one_process_alone_needs_nobody():
         assert torch.equal(before, torch.get_rng_state())
 
 
-def test_restarts_need_a_run_to_go_on_with(monkeypatch):
+def test_restarts_need_a_run_to_resume(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.setenv(name, "2")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
@@ -143,7 +143,7 @@ def test_each_rank_has_a_gpu_of_its_own_where_there_are_enough(
     assert (str(device), backend) == expected
 
 
-def test_a_command_begun_again_goes_on_with_its_run(tmp_path, capsys):
+def test_a_restarted_command_resumes_its_run(tmp_path, capsys):
     flags = ["--preset", "smoke", "--run-dir", str(tmp_path), "--resume-if-there"]
     begun = cli.parse([*flags, "--seed", "3"], "")
     assert begun.resume is None

@@ -41,7 +41,7 @@ class Scores:
         raise Played(*models)
 
 
-def go_on_with(folder, scores):
+def train_with(folder, scores):
     """Train the small run with these scores to its end, or until something raises."""
     with go_on(folder) as run:
         evaluated = dataclasses.replace(run.config.eval, episodes=1)
@@ -54,7 +54,7 @@ def go_on_with(folder, scores):
 def played(folder, scores):
     """Return the checkpoints that the final report plays."""
     with pytest.raises(Played) as found:
-        go_on_with(folder, scores)
+        train_with(folder, scores)
     return found.value.args
 
 
@@ -77,7 +77,7 @@ def killed_at(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, killed)
             with pytest.raises(Killed):
-                go_on_with(folder, scores)
+                train_with(folder, scores)
 
     return kill
 
@@ -119,9 +119,7 @@ def test_a_best_that_a_state_speaks_of_is_had(tmp_path, killed_at, renames):
     assert differences(tmp_path / "alone", folder) == []
 
 
-def test_a_best_later_than_the_state_that_is_gone_on_from_is_chosen_again(
-    tmp_path, killed_at, capsys
-):
+def test_a_best_later_than_the_resumed_state_is_chosen_again(tmp_path, killed_at, capsys):
     folder = tmp_path / "run"
     killed_at(folder, GROWING, States, "save", lambda _, name, *__: name.startswith("0000000130"))
     for state in sorted((folder / "state").iterdir())[1:]:
@@ -131,7 +129,7 @@ def test_a_best_later_than_the_state_that_is_gone_on_from_is_chosen_again(
     assert "best is of update 120, not 60" in capsys.readouterr().out
     assert update_of(folder / "best") == SECOND
     with pytest.raises(Played):
-        go_on_with(tmp_path / "alone", GROWING)
+        train_with(tmp_path / "alone", GROWING)
     assert differences(tmp_path / "alone", folder) == []
 
 

@@ -1,4 +1,4 @@
-"""A trainer that is restored goes on to the bit, and only from what is sound."""
+"""A restored trainer continues bit for bit, and only from a sound state."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def assert_same(ours, theirs):
     "optim", [{}, {"ema": 0.9}, {"precision": "bfloat16"}, {"schedule": "constant", "clip": 0.0}]
 )
 @pytest.mark.parametrize("left_at", [0, 7, 10])
-def test_a_restored_trainer_goes_on_to_the_bit(tmp_path, kind, optim, left_at):
+def test_a_restored_trainer_continues_to_the_bit(tmp_path, kind, optim, left_at):
     alone = make(kind, **optim)
     expected = train_to(alone, 23)
     first = make(kind, **optim)

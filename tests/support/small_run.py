@@ -29,7 +29,7 @@ def configured(folder, **more):
 
 
 def go_on(folder, data=None, **more):
-    """Return the Run context of the small run, begun or gone on with."""
+    """Return the Run context of the small run, started or resumed."""
     data = data or tiny_data()
     begun = (folder / "config.json").exists()
     config = resolve(configured(folder, resume=folder if begun else None, **more), data)

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments end as runs left alone. See tests/tools/kills.py."""
+"""Runs that are killed at random moments end as uninterrupted runs. See tests/tools/kills.py."""
 
 import random
 import shutil

@@ -34,12 +34,8 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        char
-        if char.isprintable()
-        else " "
-        if char.isspace()
-        else char.encode("unicode_escape").decode()
-        for char in text
+        c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
+        for c in text
     )
 
 

@@ -5,15 +5,13 @@ What is new is written aside, synced and renamed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -32,50 +30,34 @@ class CannotWrite(UserError):
         super().__init__(f"{self.what}; free some space or {advice}")
 
 
-class atomic_folder:
+@contextmanager
+def atomic_folder(
+    target: Path, *, replace: bool = True, aside: Path | None = None, advice: str = _ELSEWHERE
+) -> Iterator[Path]:
     """Context: an empty folder to write into, which becomes `target` when the block succeeds.
 
     replace: whether an existing `target` is replaced, or stays, as another process was first.
     aside: the prefix of the folder's path until then. Every OSError becomes CannotWrite.
     """
-
-    def __init__(
-        self,
-        target: Path,
-        *,
-        replace: bool = True,
-        aside: Path | None = None,
-        advice: str = _ELSEWHERE,
-    ) -> None:
-        self.target, self._replace, self._advice = target, replace, advice
-        self._prefix = aside or target.with_name(WRITING)
-
-    def __enter__(self) -> Path:
-        try:
-            for folder in (self.target.parent, self._prefix.parent):
-                folder.mkdir(parents=True, exist_ok=True)
-            self.aside = Path(tempfile.mkdtemp(dir=self._prefix.parent, prefix=self._prefix.name))
-        except OSError as error:
-            raise CannotWrite(self.target, error, self._advice) from None
-        return self.aside
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        try:
-            if error is None:
-                for path in (*self.aside.rglob("*"), self.aside):
-                    # safetensors and mkdtemp make them readable for their owner alone.
-                    path.chmod(0o755 if path.is_dir() else 0o644)
-                    _sync(path)
-                if self._replace:
-                    replace_folder(self.aside, self.target)
-                else:
-                    os.rename(self.aside, self.target)
-        except OSError as failure:
-            error = None if not self._replace and self.target.is_dir() else failure
-        finally:
-            shutil.rmtree(self.aside, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise CannotWrite(self.target, error, self._advice) from None
+    prefix = aside or target.with_name(WRITING)
+    folder, written = None, False
+    try:
+        for parent in (target.parent, prefix.parent):
+            parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=prefix.parent, prefix=prefix.name))
+        yield folder
+        written = True
+        for path in (*folder.rglob("*"), folder):
+            # safetensors and mkdtemp make them readable for their owner alone.
+            path.chmod(0o755 if path.is_dir() else 0o644)
+            _sync(path)
+        (replace_folder if replace else os.rename)(folder, target)
+    except OSError as error:
+        if replace or not written or not target.is_dir():
+            raise CannotWrite(target, error, advice) from None
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def replace_folder(new: Path, target: Path) -> None:
@@ -102,7 +84,7 @@ def remove_folder(folder: Path) -> None:
     """Remove a folder, if it exists, so that a kill never leaves a part of it under its name."""
     aside = folder.with_name(f"{WRITING}{folder.name}")
     _delete(aside)
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         os.rename(folder, aside)
     _delete(aside)
 
@@ -152,7 +134,7 @@ def write_file(path: Path, content: bytes) -> None:
         aside.write_bytes(content)
         replace_file(aside, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             aside.unlink()
         raise CannotWrite(path, error) from None
 
@@ -188,8 +170,9 @@ def locked(
     except NotImplementedError:
         pass
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write in {lock.parent} ({reason}); {advice}") from error
+        raise UserError(
+            f"cannot write in {lock.parent} ({error.strerror or error}); {advice}"
+        ) from error
     try:
         yield
     finally:

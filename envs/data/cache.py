@@ -43,8 +43,7 @@ _ABANDONED = 24 * 3600.0  # seconds after which a partial folder must be of a ki
 
 def root() -> Path:
     """Return the cache's folder: $MINRNN_CACHE or ~/.cache/minrnn."""
-    given = os.environ.get("MINRNN_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "minrnn"
+    return Path(os.environ.get("MINRNN_CACHE") or Path.home() / ".cache" / "minrnn")
 
 
 def cached(
@@ -88,10 +87,8 @@ def _arrays(made: Trajectories) -> dict[str, Any]:
 
 
 def _key(key_files: Sequence[Path], options: Mapping[str, Any]) -> str:
-    files: list[tuple[str, int, int]] = []
-    for path in key_files:
-        about = path.stat()
-        files.append((str(path.absolute()), about.st_size, about.st_mtime_ns))
+    about = [(path.absolute(), path.stat()) for path in key_files]
+    files = [(str(path), status.st_size, status.st_mtime_ns) for path, status in about]
     text = json.dumps([VERSION, files, dict(options)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -108,8 +105,7 @@ def _load(folder: Path) -> Trajectories:
         path = folder / f"{name}.npy"
         if path.stat().st_size != about["sizes"][name]:
             raise ValueError(f"{path.name} does not have the size that was written")
-        mapped = np.load(path, mmap_mode="r" if name in _LARGE else None)
-        arrays[name] = np.asarray(mapped)
+        arrays[name] = np.asarray(np.load(path, mmap_mode="r" if name in _LARGE else None))
     fields = about["fields"]
     fields["notes"] = tuple(fields["notes"])
     fields["env"] = EnvSpec.from_json(fields["env"])

@@ -15,7 +15,6 @@ def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) ->
     """Return the episodes of all data sets, one set after the other; empties the list.
 
     Each set is freed when it is copied: the peak of memory is the result and the largest set.
-
     `final_obs` is None unless all of them have it.
     weights: the share of training steps of each set, in any unit; with None every step counts the
     same, so that larger sets have larger shares.
@@ -38,6 +37,7 @@ def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) ->
     for each in sets[1:]:
         _check_alike(sets[0], each)
     references = {each.reference for each in sets}
+    complete = all(each.final_obs is not None for each in sets)
     offsets = np.cumsum([0, *(each.num_steps for each in sets)])
     starts = [each.starts[:-1] + offset for each, offset in zip(sets, offsets, strict=False)]
     starts = np.concatenate([*starts, offsets[-1:]])
@@ -55,11 +55,7 @@ def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) ->
         weights=shares,
         reference=references.pop() if len(references) == 1 else None,
         notes=tuple(dict.fromkeys(note for each in sets for note in each.notes)),
-        final_obs=(
-            np.empty((len(starts) - 1, sets[0].obs_dim), np.float32)
-            if all(each.final_obs is not None for each in sets)
-            else None
-        ),
+        final_obs=np.empty((len(starts) - 1, sets[0].obs_dim), np.float32) if complete else None,
     )
     episode = 0
     for first in offsets[:-1]:
@@ -83,13 +79,8 @@ def _shares(weights: Sequence[float] | None, sets: Sequence[Trajectories], name:
     given = np.asarray(weights, np.float64)
     if not (np.isfinite(given).all() and (given > 0).all()):
         raise UserError(f"weights must be positive numbers, not {', '.join(map(str, weights))}")
-    given = given / given.sum()
-    return np.concatenate(
-        [
-            np.full(each.num_episodes, share / each.num_steps)
-            for share, each in zip(given, sets, strict=True)
-        ]
-    )
+    shares = given / given.sum() / [each.num_steps for each in sets]
+    return np.repeat(shares, [each.num_episodes for each in sets])
 
 
 def _check_alike(first: Trajectories, other: Trajectories) -> None:

@@ -54,8 +54,7 @@ def drop_episodes(
     arrays: name -> (N,) or (N, ·), and perhaps "final_obs" -> (E, O).
     """
     kept = np.flatnonzero(~dropped)
-    # Neighbouring episodes move together.
-    runs = np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1)
+    runs = np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1)  # neighbours move together
     moved: dict[str, Float32] = {}
     for label, values in arrays.items():
         offsets, target = np.arange(len(starts)) if label == "final_obs" else starts, 0

@@ -125,7 +125,8 @@ class Sampler(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to draw the same batches again, fit for JSON."""
-        return {"sampler": type(self).__name__, "fits": self._fits(), "rng": _rng_state(self._rng)}
+        rng = self._rng.bit_generator.state
+        return {"sampler": type(self).__name__, "fits": self._fits(), "rng": rng}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where a sampler of the same data, batch size, length and weights stood."""
@@ -202,16 +203,13 @@ class PackedSampler(Sampler):
         ((2, 3, 2), True, [True, True])
     """
 
-    def _begin(self) -> None:
-        self._start_epoch()
-
     def sample(self) -> Batch[NDArray[Any]]:
         """Draw the next batch_size rows; a batch may take in the end of an epoch and the next."""
         parts: list[NDArray[np.int64]] = []
         missing = self.batch_size
         while missing:
             if self._cursor >= len(self._rows):
-                self._start_epoch()
+                self._begin()
             part = self._rows[self._cursor : self._cursor + missing]
             self._cursor += len(part)
             missing -= len(part)
@@ -228,14 +226,15 @@ class PackedSampler(Sampler):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As the base class; the epoch is dealt again. ValueError where it has no such row."""
         super().load_state_dict(state)
-        self._start_epoch()
+        self._begin()
         cursor = int(state["cursor"])
         if not 0 <= cursor <= len(self._rows):
             raise ValueError(f"row {cursor} of {len(self._rows)}")
         self._cursor = cursor
 
-    def _start_epoch(self) -> None:
-        self._epoch_state, self._cursor = _rng_state(self._rng), 0
+    def _begin(self) -> None:
+        """Start an epoch."""
+        self._epoch_state, self._cursor = self._rng.bit_generator.state, 0
         count = len(self._lengths)
         if self.weights is None:
             order = self._rng.permutation(count)
@@ -313,7 +312,3 @@ def _check_weights(
     if not np.isfinite(given).all() or (given < 0).any() or given.sum() <= 0:
         raise UserError("weights must be finite, not negative, and not all zero")
     return given / given.sum()
-
-
-def _rng_state(rng: np.random.Generator) -> dict[str, Any]:
-    return dict(rng.bit_generator.state)

@@ -12,8 +12,6 @@ from envs.data.bounds import ROWS, Float32, bounds
 from envs.errors import UserError
 from envs.worlds.spec import EnvSpec
 
-__all__ = ["Episode", "Float32", "Trajectories"]
-
 
 @dataclass(frozen=True)
 class Episode:
@@ -88,19 +86,15 @@ class Trajectories:
     ) -> Trajectories:
         """Lay episodes end to end and validate them; action bounds default to -1 and 1.
 
-        `final_obs` is None unless every episode has T + 1 observations.
-
         An infinite bound (or the largest float, which some spaces have instead) is replaced by the
         least or greatest action of the data, moved by 1 where that action never changes.
+        `final_obs` is None unless every episode has T + 1 observations.
         Raises UserError naming the episode and what is wrong with it.
         """
         if not episodes:
             raise UserError(f"{name}: the data set has no episodes; delete it and make it again")
-        obs: list[NDArray[np.floating]] = []
-        for i, episode in enumerate(episodes):
-            length = _check_shapes(episode, episodes[0], i, name)
-            obs.append(np.asarray(episode.obs)[:length])
-        lengths = np.array([len(episode.action) for episode in episodes], np.int64)
+        lengths = [_check_shapes(e, episodes[0], i, name) for i, e in enumerate(episodes)]
+        obs = [np.asarray(e.obs)[:steps] for e, steps in zip(episodes, lengths, strict=True)]
         final_obs = None
         if all(len(e.obs) > len(e.action) for e in episodes):
             with np.errstate(over="ignore"):
@@ -227,7 +221,7 @@ class Trajectories:
         numbers: whether to look for NaN and infinity, too, which reads all of the data.
         """
         name, steps = self.name, self.num_steps
-        if self.num_episodes < 1 or steps == 0:
+        if self.num_episodes < 1:
             raise UserError(f"{name}: the data set has no episodes; delete it and make it again")
         if self.starts[0] != 0 or self.starts[-1] != steps:
             raise UserError(f"{name}: episodes cover {self.starts[-1]} steps of {steps}")
@@ -243,7 +237,12 @@ class Trajectories:
             if values.ndim == 2 and values.shape[1] == 0:
                 raise UserError(f"{name}: {label} has no numbers in it; choose another data set")
             if numbers and not all(np.isfinite(block).all() for block in self._blocks(values)):
-                self._raise_not_finite(label, values)
+                step = int(np.argmin(np.isfinite(values).reshape(steps, -1).all(axis=1)))
+                index = int(np.searchsorted(self.starts, step, side="right")) - 1
+                raise UserError(
+                    f"{name}: episode {index} has NaN or infinity in {label} at step "
+                    f"{step - self.starts[index]}; remove that episode from the data set"
+                )
         size = (self.num_episodes, self.obs_dim)
         if self.final_obs is not None and self.final_obs.shape != size:
             raise UserError(f"{name}: final_obs has shape {self.final_obs.shape}, not {size}")
@@ -263,14 +262,6 @@ class Trajectories:
                 f"correct the data set's action space to numbers with low < high"
             )
 
-    def _raise_not_finite(self, label: str, values: Float32) -> None:
-        step = int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0])
-        index = int(np.searchsorted(self.starts, step, side="right")) - 1
-        raise UserError(
-            f"{self.name}: episode {index} has NaN or infinity in {label} at step "
-            f"{step - self.starts[index]}; remove that episode from the data set"
-        )
-
 
 def _check_shapes(episode: Episode, first: Episode, index: int, name: str) -> int:
     """Return the episode's length; UserError where its shapes do not fit each other or `first`."""
@@ -280,8 +271,6 @@ def _check_shapes(episode: Episode, first: Episode, index: int, name: str) -> in
         if values.ndim != ndim:
             raise UserError(f"{where} has {label} of shape {values.shape}, not {ndim} dimensions")
     length = len(action)
-    if length == 0:
-        raise UserError(f"{where} is empty; remove it from the data set")
     if len(reward) != length or len(obs) not in (length, length + 1):
         raise UserError(
             f"{where} has {len(obs)} observations, {length} actions and {len(reward)} rewards; "

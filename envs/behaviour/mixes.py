@@ -76,5 +76,4 @@ def fingerprint(family: str, level: str, seed: int) -> str:
 
 def checkpoints(family: str) -> tuple[str, ...]:
     """Return the names of all checkpoints that a level of this family uses."""
-    used = {stage.policy for level in LEVELS for stage in stages(family, level)}
-    return tuple(sorted(used))
+    return tuple(sorted({stage.policy for level in LEVELS for stage in stages(family, level)}))

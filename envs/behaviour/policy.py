@@ -113,14 +113,13 @@ class MLPPolicy:
         def optional(key: str) -> Float32 | None:
             return _f32(arrays[key]).ravel() if key in arrays else None
 
-        clip = arrays.get("obs_clip")
         policy = cls(
             tuple((_f32(arrays[f"W{i}"]), _f32(arrays[f"b{i}"]).ravel()) for i in range(count)),
-            str(arrays["hidden_act"]) if "hidden_act" in arrays else "tanh",
-            str(arrays["out_act"]) if "out_act" in arrays else "none",
+            str(arrays.get("hidden_act", "tanh")),
+            str(arrays.get("out_act", "none")),
             optional("obs_mean"),
             optional("obs_std"),
-            np.inf if clip is None else float(clip),
+            float(arrays.get("obs_clip", np.inf)),
             optional("log_std"),
         )
         for act in (policy.hidden_act, policy.out_act):
@@ -196,9 +195,7 @@ def load_policy(path: Path) -> SACPolicy | MLPPolicy:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-        if "W0" in arrays:
-            return MLPPolicy.from_arrays(arrays)
-        return SACPolicy.from_arrays(arrays)
+        return (MLPPolicy if "W0" in arrays else SACPolicy).from_arrays(arrays)
     except (
         *(OSError, EOFError, zipfile.BadZipFile),
         *(ValueError, TypeError, KeyError, IndexError),

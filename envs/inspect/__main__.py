@@ -13,6 +13,7 @@ from envs import sources
 from envs.inspect import histogram
 from envs.inspect.summary import describe
 from envs.script import run_script
+from envs.worlds.spec import EnvSpec
 
 DESCRIPTION = """Describe a data set: sizes, episodes, lengths, returns (with a histogram, also as a
 PNG), reference scores, repairs, and defects."""
@@ -68,11 +69,10 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def report(about: dict[str, Any]) -> str:
     """Return the result of `describe` as lines for the terminal."""
-    arguments = ", ".join(f"{name}={value}" for name, value in about["env_kwargs"].items())
     keys = ", ".join(about["obs_keys"])
     reference, constant = about["reference"], about["constant_observations"]
     rows = [
-        ("environment", (about["env_id"] or "none") + (f" ({arguments})" if arguments else "")),
+        ("environment", str(EnvSpec(about["env_id"] or "none", about["env_kwargs"]))),
         ("episodes", f"{about['episodes']:,}, of which {about['terminated']:,} were terminated"),
         ("steps", f"{about['steps']:,}"),
         ("length", _quantiles(about["lengths"], ",.0f")),

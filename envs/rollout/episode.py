@@ -66,12 +66,12 @@ class Slot:
         self.outcome = Outcome(index)
         obs, _ = self.env.reset(seed=seed)
         if record:
-            self.obs, self.actions, self.rewards = [_copied(obs)], [], []
+            self.obs, self.actions, self.rewards = [as_array(obs)], [], []
         return obs
 
     def add(self, obs: Any, action: NDArray[Any], reward: float) -> None:
         """Record a step. Raises InvalidOutput where the observation is not an array."""
-        self.obs.append(_copied(obs))
+        self.obs.append(as_array(obs))
         self.actions.append(np.array(action))
         self.rewards.append(reward)
 
@@ -84,8 +84,9 @@ class Slot:
         return self.outcome
 
 
-def _copied(obs: Any) -> NDArray[Any]:
+def as_array(obs: Any, dtype: Any = None) -> NDArray[Any]:
+    """Return a copy of an observation; InvalidOutput where it is not an array of numbers."""
     try:
-        return np.array(obs)
+        return np.array(obs, dtype)
     except (TypeError, ValueError):  # nested sequences of unequal lengths
         raise InvalidOutput("the environment's observation is not an array of numbers") from None

@@ -124,11 +124,8 @@ def _loop(running: Slots, actor: Actor, after_step: Callable[[], None] | None) -
 
 
 def _env_fields(settings: Settings, env: gym.Env[Any, Any] | FastWalker) -> dict[str, Any]:
-    made, space = env.spec, env.action_space
-    if not callable(settings.env):
-        spec = EnvSpec.of(settings.env)
-    else:
-        spec = EnvSpec(made.id if made is not None else "")
+    given, space = settings.env, env.action_space
+    spec = EnvSpec(env.spec.id if env.spec else "") if callable(given) else EnvSpec.of(given)
     return {
         "env": spec,
         "action_low": np.asarray(getattr(space, "low", ()), np.float32),

@@ -18,7 +18,6 @@ from multiprocessing import connection, get_context
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs import registration
 
 from envs.errors import UserError
 from envs.rollout.episode import Outcome, Settings
@@ -177,7 +176,11 @@ def _cannot_be_sent(error: Exception) -> UserError:
 def _worker_main(num_envs: int, place: Any, pipe: connection.Connection) -> None:
     """Run episodes in another process; send each outcome, then None or an error."""
     try:
-        settings, spec, actor = _received(pipe)
+        payload = pipe.recv_bytes()
+        try:
+            settings, spec, actor = pickle.loads(payload)
+        except (AttributeError, ImportError) as error:
+            raise _cannot_be_sent(error) from error
         if spec is not None:
             gym.registry.setdefault(spec.id, spec)  # the script may have registered it
         take = _taker(place, len(settings.seeds))
@@ -186,14 +189,6 @@ def _worker_main(num_envs: int, place: Any, pipe: connection.Connection) -> None
     except BaseException as error:
         with suppress(OSError):  # the first process is gone
             _send_error(pipe, error)
-
-
-def _received(pipe: connection.Connection) -> tuple[Settings, registration.EnvSpec | None, Actor]:
-    payload = pipe.recv_bytes()
-    try:
-        return pickle.loads(payload)
-    except (AttributeError, ImportError) as error:
-        raise _cannot_be_sent(error) from error
 
 
 def _send_error(pipe: connection.Connection, error: BaseException) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import UserError, one_line
-from envs.rollout.episode import InvalidOutput, Outcome, Settings, Slot
+from envs.rollout.episode import InvalidOutput, Outcome, Settings, Slot, as_array
 
 
 class Slots:
@@ -122,11 +122,7 @@ class Slots:
         return stacked
 
     def _check(self, k: int) -> None:
-        try:
-            obs = np.array(self.obs[k], np.float64)
-        except (TypeError, ValueError):
-            text = "the environment's observation is not an array of numbers"
-            raise InvalidOutput(text) from None
+        obs = as_array(self.obs[k], np.float64)
         self._shape = obs.shape if self._shape is None else self._shape
         if obs.shape != self._shape:
             raise InvalidOutput(f"the environment's observation is {obs.shape}, not {self._shape}")

@@ -10,8 +10,7 @@ from envs.worlds.spec import EnvSpec
 
 
 def reference(
-    env: EnvSpec | str,
-    own: tuple[float, float, str] | None = None,
+    env: EnvSpec | str, own: tuple[float, float, str] | None = None
 ) -> tuple[float, float, str] | None:
     """Return the returns of a random policy and of an expert, and their source; None if unknown.
 

@@ -52,40 +52,40 @@ def read_npz(path: Path, time_limit: int | None) -> list[Episode]:
     whatever the file says: many recorders store `done` as `terminal`.
     Raises UserError naming what is missing or does not fit.
     """
-    given = _members(path)
-    found = {name: _find(given, names) for name, names in _NAMES.items()}
-    obs, action, reward = (
-        _need(found[name], _NAMES[name], given, path) for name in ("obs", "action", "reward")
-    )
+    given, found = _members(path), dict[str, NDArray[Any]]()
+    for name, names in _NAMES.items():
+        if present := [given[each] for each in names if each in given]:
+            found[name] = present[0]
+        elif name in ("obs", "action", "reward"):
+            raise UserError(f"{path} has no {names[0]}; it has: {', '.join(given) or 'nothing'}")
     for name, values in found.items():
-        if values is not None and (values.dtype.kind not in "biuf" or values.ndim == 0):
+        if values.dtype.kind not in "biuf" or values.ndim == 0:
             raise UserError(
                 f"{path}: {_NAMES[name][0]} is of type {values.dtype} and shape {values.shape}; "
                 f"store an array of numbers"
             )
+    obs, action, reward = found["obs"], found["action"], found["reward"]
     steps = len(action)
     if steps == 0:
         raise UserError(f"{path} has no steps; choose another file")
     if len(obs) != steps or reward.size != steps:
         raise UserError(f"{path}: {len(obs)} observations, {steps} actions, {reward.size} rewards")
     reward = reward.reshape(steps)
-    terminal, timeout = (_flags(found[name], name, steps, path) for name in ("terminal", "timeout"))
-    ends = _ends(found["lengths"], terminal | timeout, path)
-    episodes: list[Episode] = []
-    next_obs = found["next_obs"]
-    if next_obs is not None and next_obs.shape != obs.shape:
+    terminal, timeout = (_flags(found, name, steps, path) for name in ("terminal", "timeout"))
+    ends = _ends(found.get("lengths"), terminal | timeout, path)
+    next_obs = found.get("next_obs", obs)
+    if next_obs.shape != obs.shape:
         raise UserError(f"{path}: next_observations {next_obs.shape}, observations {obs.shape}")
-    for first, end in zip((0, *ends[:-1]), ends, strict=True):
-        last = () if next_obs is None else (next_obs[end - 1 : end],)
-        episodes.append(
-            Episode(
-                np.concatenate((obs[first:end], *last)),
-                action[first:end],
-                reward[first:end],
-                bool(terminal[end - 1]) and end - first != time_limit,
-            )
+    final_obs = next_obs if "next_obs" in found else obs[:0]  # none
+    return [
+        Episode(
+            np.concatenate((obs[first:end], final_obs[end - 1 : end])),
+            action[first:end],
+            reward[first:end],
+            bool(terminal[end - 1]) and end - first != time_limit,
         )
-    return episodes
+        for first, end in zip((0, *ends[:-1]), ends, strict=True)
+    ]
 
 
 def _members(path: Path) -> dict[str, NDArray[Any]]:
@@ -145,21 +145,10 @@ def _ends(lengths: NDArray[Any] | None, over: NDArray[np.bool_], path: Path) -> 
     return tuple(int(end) for end in np.cumsum(lengths))
 
 
-def _find(given: Mapping[str, NDArray[Any]], names: Sequence[str]) -> NDArray[Any] | None:
-    return next((given[name] for name in names if name in given), None)
-
-
-def _need(
-    values: NDArray[Any] | None, names: Sequence[str], given: Mapping[str, Any], path: Path
-) -> NDArray[Any]:
-    if values is None:
-        raise UserError(f"{path} has no {names[0]}; it has: {', '.join(given) or 'nothing'}")
-    return values
-
-
-def _flags(values: NDArray[Any] | None, name: str, steps: int, path: Path) -> NDArray[np.bool_]:
-    if values is None:
-        return np.zeros(steps, np.bool_)
+def _flags(
+    found: Mapping[str, NDArray[Any]], name: str, steps: int, path: Path
+) -> NDArray[np.bool_]:
+    values = found.get(name, np.zeros(steps, np.bool_))
     if values.size != steps:
         raise UserError(
             f"{path}: {_NAMES[name][0]} has {values.size} entries for {steps} steps; "

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from envs.behaviour import pointmaze
+from envs.behaviour import mixes, pointmaze
 from envs.behaviour.generate import generate_level
 from envs.behaviour.mixes import ENVIRONMENTS, LEVELS, stages
-from envs.behaviour.mixes import fingerprint as mix_fingerprint
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError
 from envs.files import locked
@@ -37,33 +34,25 @@ def load(name: str, *, seed: int = 0, progress: bool = True, cache: bool = True)
         raise UserError(f"{name} is not one of {', '.join(LOCAL_DATA)}")
     family, level = LOCAL_DATA[name]
     dataset_id = name if seed == 0 else f"minrnn/{family}/{level}-seed{seed}-v0"
+    if family == "pointmaze":
+        recipe, roll_out = pointmaze.fingerprint(level, seed), _pointmaze
+    else:
+        recipe, roll_out = mixes.fingerprint(family, level, seed), _mix
     if not minari.exists(dataset_id):
-        with _one_at_a_time(dataset_id, progress):
+        lock, partial = hidden("lock", dataset_id), hidden("partial", dataset_id)
+        with locked(lock, work=f"makes {dataset_id}", advice=OTHER_ROOT, progress=progress):
+            for leftover in partial.parent.glob(f"{partial.name}-*"):  # of killed processes
+                shutil.rmtree(leftover, ignore_errors=True)
             if not minari.exists(dataset_id):
-                _make(dataset_id, family, level, seed, progress)
-    if minari.metadata(dataset_id).get(_RECIPE) != _fingerprint(family, level, seed):
+                minari.check_new(dataset_id)
+                made = roll_out(family, level, seed, progress)
+                minari.write(dataset_id, **made, extra={_RECIPE: recipe})
+    if minari.metadata(dataset_id).get(_RECIPE) != recipe:
         raise UserError(
             f"{dataset_id} on this disk was made by another version of the project; delete "
             f"{minari.root() / dataset_id} and it is made again"
         )
     return minari.read(dataset_id, cache=cache)
-
-
-def _make(dataset_id: str, family: str, level: str, seed: int, progress: bool) -> None:
-    minari.check_new(dataset_id)
-    roll_out = _pointmaze if family == "pointmaze" else _mix
-    minari.write(
-        dataset_id,
-        **roll_out(family, level, seed, progress),
-        extra={_RECIPE: _fingerprint(family, level, seed)},
-    )
-
-
-def _fingerprint(family: str, level: str, seed: int) -> str:
-    """Return a digest of everything that determines the data set's contents."""
-    if family == "pointmaze":
-        return pointmaze.fingerprint(level, seed)
-    return mix_fingerprint(family, level, seed)
 
 
 def _mix(family: str, level: str, seed: int, progress: bool) -> dict[str, Any]:
@@ -97,18 +86,6 @@ def _pointmaze(family: str, level: str, seed: int, progress: bool) -> dict[str, 
         f"at each success, where it earns its one reward. Made for the environment with "
         f"continuing_task=False, where an episode ends at its success. Seed {seed}.",
     }
-
-
-@contextmanager
-def _one_at_a_time(dataset_id: str, progress: bool) -> Iterator[None]:
-    """Context: hold the lock of this data set, and remove what killed processes left of it."""
-    with locked(
-        hidden("lock", dataset_id), work=f"makes {dataset_id}", advice=OTHER_ROOT, progress=progress
-    ):
-        partial = hidden("partial", dataset_id)
-        for leftover in partial.parent.glob(f"{partial.name}-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        yield
 
 
 SOURCE = Source(

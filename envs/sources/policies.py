@@ -55,9 +55,9 @@ def generate_from(
     with progress_bar(
         share * len(files), f"running {len(files)} policies", "steps", progress
     ) as bar:
-        for index, (_, policy) in enumerate(policies):
+        for i, (_, policy) in enumerate(policies):
             fitted = fit_bounds(policy, low, high)
-            episodes += _reach(fitted, env_id, share, (seed, index), num_envs, bar)
+            episodes += _reach(fitted, env_id, share, (seed, i), num_envs, bar)
     return episodes
 
 

@@ -58,9 +58,8 @@ class FastWalker:
         known = kind in _MODULES and type(walker).__module__.endswith(f"mujoco.{_MODULES[kind]}")
         if not known or walker.render_mode is not None or env.spec is None:
             raise _NoFastPath
-        if type(chain) is not TimeLimit or type(chain.env) is not OrderEnforcing:
-            raise _NoFastPath
-        if chain.env.env is not walker:
+        plain = type(chain) is TimeLimit and type(chain.env) is OrderEnforcing
+        if not plain or chain.env.env is not walker:
             raise _NoFastPath
         self._mj_step: Any = importlib.import_module("mujoco").mj_step
         self.env, self.action_space, self.spec = env, env.action_space, env.spec
@@ -74,9 +73,7 @@ class FastWalker:
         self._model, self._data, self._skip = walker.model, walker.data, walker.frame_skip
         data = self._data
         self._ctrl, self._qpos, self._qvel = data.ctrl, data.qpos, data.qvel
-        self._seen = (
-            self._qpos[1:] if walker._exclude_current_positions_from_observation else self._qpos
-        )
+        self._seen = self._qpos[int(walker._exclude_current_positions_from_observation) :]
         self._split = len(self._seen)
         self._size = self._split + len(self._qvel)
         self._dt: float = walker.dt

@@ -14,7 +14,7 @@ from envs.data.cache import cached
 from envs.data.trajectories import Trajectories
 from envs.sources.d4rl.layout import check, read
 from envs.sources.d4rl.table import ENTRIES, Layout
-from envs.sources.download import fetch
+from envs.sources.download.http import fetch
 from envs.sources.hdf5 import check_signature
 from envs.sources.source import Options, Source
 from envs.worlds.make import action_bounds, time_limit

@@ -30,9 +30,7 @@ def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -
     Raises UserError where the file cannot be used, or does not fit the Entry.
     """
     with open_hdf5(path) as file:
-        if isinstance(layout, Entry):
-            _sizes(file, path, layout)
-        width = _arrays(file, path)[1].shape[1]
+        width = _arrays(file, path, layout)[1].shape[1]
         if low_high is not None and len(low_high[0]) != width:
             raise UserError(
                 f"{path} has actions of size {width}, {layout.env.env_id} takes "
@@ -45,7 +43,11 @@ def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -
         notes.append(f"observations from {layout.leading} on are all 0: left out")
     terminated = episodes.terminated
     if layout.goal_runs:
-        terminated = _without_runs(made, episodes, notes)
+        dropped = goal_runs(episodes)
+        made.drop(dropped)
+        terminated = terminated[~dropped]
+        if dropped.any():
+            notes.append(f"{dropped.sum()} steps left out that follow on the goal at the goal")
     if layout.shift:
         for positions in (made.obs, made.final_obs):
             if positions is not None:
@@ -68,22 +70,13 @@ def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -
 def check(path: Path, entry: Entry) -> None:
     """Raise UserError where a file is not this data set: by its keys, sizes and last rows."""
     with open_hdf5(path) as file:
-        for data in _sizes(file, path, entry):
+        for data in (*_arrays(file, path, entry), numeric(file, "terminals")):
             read_rows(data, slice(-1, None))
 
 
-def _sizes(file: h5py.File, path: Path, entry: Entry) -> list[h5py.Dataset]:
-    obs, action, reward = _arrays(file, path)
-    found = (obs.shape[1], action.shape[1])
-    if found != entry.sizes:
-        raise UserError(
-            f"{path} has observations and actions of sizes {found}, {entry.name} has {entry.sizes};"
-            f" delete it and it is downloaded again"
-        )
-    return [obs, action, reward, numeric(file, "terminals")]
-
-
-def _arrays(file: h5py.File, path: Path) -> tuple[h5py.Dataset, h5py.Dataset, h5py.Dataset]:
+def _arrays(
+    file: h5py.File, path: Path, layout: Layout
+) -> tuple[h5py.Dataset, h5py.Dataset, h5py.Dataset]:
     obs, action = numeric(file, "observations", ndim=2), numeric(file, "actions", ndim=2)
     reward = numeric(file, "rewards")
     steps = len(obs)
@@ -94,6 +87,12 @@ def _arrays(file: h5py.File, path: Path) -> tuple[h5py.Dataset, h5py.Dataset, h5
             f"{path}: observations of shape {obs.shape}, actions {action.shape}, rewards "
             f"{reward.shape}; store one row of each for every step"
         )
+    found = (obs.shape[1], action.shape[1])
+    if isinstance(layout, Entry) and found != layout.sizes:
+        raise UserError(
+            f"{path} has observations and actions of sizes {found}, {layout.name} has "
+            f"{layout.sizes}; delete it and it is downloaded again"
+        )
     return obs, action, reward
 
 
@@ -101,7 +100,7 @@ def _fill(
     file: h5py.File, path: Path, layout: Layout
 ) -> tuple[TrajectoriesBuilder, Episodes, EnvSpec]:
     """Read the episodes as the file has them; return also their environment."""
-    obs, action, reward = _arrays(file, path)
+    obs, action, reward = _arrays(file, path, layout)
     steps, sizes = len(obs), (obs.shape[1], action.shape[1])
     # For all arrays together: small types become float32 here.
     check_claim(4 * steps * (sum(sizes) + 1), path.stat().st_size, str(path))
@@ -121,15 +120,6 @@ def _fill(
     read_into(action, made.action, rows)
     read_into(reward, made.reward, rows)
     return made, episodes, env
-
-
-def _without_runs(made: TrajectoriesBuilder, episodes: Episodes, notes: list[str]) -> Flags:
-    """Leave out the one-step episodes that a stay at the goal makes; return terminations (E,)."""
-    dropped = goal_runs(episodes)
-    made.drop(dropped)
-    if dropped.any():
-        notes.append(f"{int(dropped.sum())} steps left out that follow on the goal at the goal")
-    return episodes.terminated[~dropped]
 
 
 def _read_final_obs(file: h5py.File, made: TrajectoriesBuilder) -> list[str]:

@@ -71,24 +71,19 @@ class Entry(Layout):
 
 
 _WALLS = {
-    "open": ("#######", "#.....#", "#.....#", "#.....#", "#######"),
-    "umaze": ("#####", "#...#", "###.#", "#...#", "#####"),
-    "medium": (
-        *("########", "#..##..#", "#..#...#", "##...###"),
-        *("#..#...#", "#.#..#.#", "#...#..#", "########"),
-    ),
-    "large": (
-        *("############", "#....#.....#", "#.##.#.#.#.#", "#......#...#", "#.####.###.#"),
-        *("#..#.#.....#", "##.#.#.#.###", "#..#...#...#", "############"),
-    ),
+    "open": "####### #.....# #.....# #.....# #######",
+    "umaze": "##### #...# ###.# #...# #####",
+    "medium": "######## #..##..# #..#...# ##...### #..#...# #.#..#.# #...#..# ########",
+    "large": "############ #....#.....# #.##.#.#.#.# #......#...# #.####.###.# "
+    "#..#.#.....# ##.#.#.#.### #..#...#...# ############",
 }
-"""D4RL's mazes. In maze2d, x is the row and y the column; in antmaze the other way round."""
+"""D4RL's mazes, row by row. In maze2d, x is the row and y the column; in antmaze, the other way."""
 
 Cells = list[list[int | str]]
 
 
 def _cells(maze: str, marks: Mapping[tuple[int, int], str]) -> Cells:
-    cells: Cells = [[int(cell == "#") for cell in row] for row in _WALLS[maze]]
+    cells: Cells = [[int(cell == "#") for cell in row] for row in _WALLS[maze].split()]
     for (row, column), mark in marks.items():
         cells[row][column] = mark
     return cells

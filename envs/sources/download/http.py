@@ -21,7 +21,7 @@ from tqdm import tqdm
 from envs.errors import UserError
 from envs.files import locked
 from envs.sources.download.partial import PartialFile
-from envs.sources.download.redirects import RedirectError, check_scheme, opener
+from envs.sources.download.redirects import AllowedRedirects, RedirectError, check_scheme
 
 _PAUSES = (1.0, 2.0, 4.0)  # s, before the next attempt
 _LONGEST_PAUSE = 60.0  # s, where the server says how long
@@ -159,7 +159,8 @@ def _receive(
     request = urllib.request.Request(part.url, headers={"User-Agent": "minrnn"} | part.headers())
     for name, value in headers.items():
         request.add_unredirected_header(name, value)
-    with opener(named=part.named).open(request, timeout=stall_s) as response:
+    opener = urllib.request.build_opener(AllowedRedirects(named=part.named))
+    with opener.open(request, timeout=stall_s) as response:
         total = part.accept(response.status, response.headers)
         _check_space(part, total)
         bar = tqdm(

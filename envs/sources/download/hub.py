@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from envs.errors import UserError
-from envs.sources.download import download
+from envs.sources.download.http import download
 
 STALL_S = 30.0  # seconds of silence after which the hub is given up
 LARGEST_ANSWER = 64 * 2**20  # bytes of JSON
@@ -40,15 +40,10 @@ class HubFile:
     def check(self, path: Path) -> None:
         """Raise UserError where the file does not have the checksum."""
         with path.open("rb") as file:
-            if not self.version:
-                return
-            if self.sha256:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            else:
-                head = b"blob %d\0" % path.stat().st_size
-                found = hashlib.file_digest(file, lambda: hashlib.sha1(head)).hexdigest()
-        if found != self.version:
-            raise UserError(f"{path} does not have the checksum {self.version[:12]} of the hub")
+            head = b"blob %d\0" % path.stat().st_size
+            start = hashlib.sha256 if self.sha256 else lambda: hashlib.sha1(head)
+            if self.version and hashlib.file_digest(file, start).hexdigest() != self.version:
+                raise UserError(f"{path} does not have the checksum {self.version[:12]} of the hub")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ checksum, which the configured host itself has sent.
 from __future__ import annotations
 
 import urllib.request
-from http.client import HTTPMessage
-from typing import IO
 from urllib.parse import urlsplit
 
 
@@ -41,25 +39,13 @@ def check_redirect(old: str, new: str, *, named: bool) -> None:
         )
 
 
-def opener(*, named: bool) -> urllib.request.OpenerDirector:
-    """Return an opener of URLs that follows allowed redirects only."""
-    return urllib.request.build_opener(_Redirects(named))
+class AllowedRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows allowed redirects only; for any other, raises RedirectError."""
 
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    def __init__(self, named: bool) -> None:
+    def __init__(self, *, named: bool) -> None:
         self._named = named
 
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        """Follow, or raise RedirectError."""
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # noqa: D102
         try:
             check_redirect(req.full_url, newurl, named=self._named)
         except RedirectError:

@@ -133,12 +133,12 @@ def read_into(data: h5py.Dataset, out: NDArray[np.float32], rows: slice = slice(
 
     out: of the rows' shape, except for dimensions of size 1. Too large numbers become infinity.
     """
-    count = len(range(*rows.indices(data.shape[0])))
-    target = out.reshape(count, *data.shape[1:])
+    first, last, _ = rows.indices(data.shape[0])
+    target = out.reshape(max(last - first, 0), *data.shape[1:])
     if not target.size:
         return
     if is_packed(data.id):
-        read_packed(data.id, target, rows.indices(data.shape[0])[0])
+        read_packed(data.id, target, first)
     elif data.dtype.kind == "b":  # HDF5 does not convert bools to floats
         target[...] = data[rows]
     else:

@@ -37,29 +37,25 @@ def read_packed(data: Any, out: NDArray[Any], first: int = 0) -> None:
     """
     plist = data.get_create_plist()
     filters = [plist.get_filter(i) for i in range(plist.get_nfilters())]
-    shape, chunk, dtype = data.shape, plist.get_chunk(), _stored(data)
+    chunk, dtype = plist.get_chunk(), _stored(data)
     fill = np.zeros((), data.dtype)
     if plist.fill_value_defined() == h5d.FILL_VALUE_USER_DEFINED:
         plist.get_fill_value(fill)
     last, size = first + len(out), math.prod(chunk) * dtype.itemsize
     with np.errstate(over="ignore", invalid="ignore"):
         out[...] = fill
-        for start in _stored_chunks(data, shape, chunk):
+        for start in _stored_chunks(data, chunk):
             if start[0] >= last or start[0] + chunk[0] <= first:
                 continue
             if any(map(operator.mod, start, chunk)):
                 raise ValueError(f"a chunk lies at {start}, chunks are of {chunk}")
-            found = _raw(data, start)
-            if found is None:
-                continue
-            mask, raw = found
-            values = np.frombuffer(_unpack(raw, mask, filters, size), dtype).reshape(chunk)
-            _place(values, start, out, first, shape)
+            if (found := _raw(data, start)) is not None:
+                mask, raw = found
+                values = np.frombuffer(_unpack(raw, mask, filters, size), dtype).reshape(chunk)
+                _place(values, start, out, first)
 
 
-def _stored_chunks(
-    data: Any, shape: tuple[int, ...], chunk: tuple[int, ...]
-) -> list[tuple[int, ...]]:
+def _stored_chunks(data: Any, chunk: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return where chunks begin: all that are in the file, and perhaps others."""
     limits = data.get_space().get_simple_extent_dims(True)
     if h5s.UNLIMITED not in limits[1:]:
@@ -67,7 +63,7 @@ def _stored_chunks(
         data.chunk_iter(lambda info: starts.append(info.chunk_offset))
         return starts
     # If another dimension than the first may grow, HDF5 2.0 returns wrong offsets.
-    grid = [range(0, side, step) for side, step in zip(shape, chunk, strict=True)]
+    grid = [range(0, side, step) for side, step in zip(data.shape, chunk, strict=True)]
     if math.prod(map(len, grid)) > MOST_CHUNKS:
         raise ValueError(f"it has more than {MOST_CHUNKS:,} chunks; repack it with larger ones")
     return list(product(*grid))
@@ -83,16 +79,10 @@ def _raw(data: Any, start: tuple[int, ...]) -> tuple[int, bytes] | None:
         raise
 
 
-def _place(
-    values: NDArray[Any],
-    start: tuple[int, ...],
-    out: NDArray[Any],
-    first: int,
-    shape: tuple[int, ...],
-) -> None:
-    """Copy a chunk that begins at `start` into rows `first` on of an array of this shape."""
+def _place(values: NDArray[Any], start: tuple[int, ...], out: NDArray[Any], first: int) -> None:
+    """Copy a chunk that begins at `start` into `out`, the rows from `first` on."""
     low = max(first - start[0], 0)
-    ends = (first + len(out), *shape[1:])
+    ends = (first + len(out), *out.shape[1:])
     part = values[tuple(slice(0, max(end - at, 0)) for at, end in zip(start, ends, strict=True))]
     part = part[low:]
     begin = (start[0] + low - first, *start[1:])

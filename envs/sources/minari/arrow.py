@@ -39,56 +39,49 @@ def read_arrow(
             row, end = int(made.starts[i]), int(made.starts[i + 1])
             for file in parts:
                 for batch in _batches(file, data_format):
+                    batch.validate(full=True)
                     count = min(batch.num_rows, end - row)  # without the padding
-                    where = f"{name}: episode {i}"
-                    columns, at = _Columns(batch, where), 0
+                    where, at = f"{name}: episode {i}", 0
                     for part in obs:
-                        values = columns.numbers(("observations", *map(str, part.path)), part)
-                        made.set_obs(i, row - int(made.starts[i]), at, part.encode(values))
+                        path = "observations", *map(str, part.path)
+                        values = part.encode(_numbers(batch, path, part, where))
+                        made.set_obs(i, row - int(made.starts[i]), at, values)
                         at += part.width
-                    columns = _Columns(batch.slice(0, count), where)
-                    made.action[row : row + count] = columns.numbers(("actions",), action)
-                    made.reward[row : row + count] = columns.numbers(("rewards",), None)
+                    steps = batch.slice(0, count)
+                    made.action[row : row + count] = _numbers(steps, ("actions",), action, where)
+                    made.reward[row : row + count] = _numbers(steps, ("rewards",), None, where)
                     if count and row + count == end:
-                        terminated[i] = bool(columns.numbers(("terminations",), None)[-1])
+                        terminated[i] = _numbers(steps, ("terminations",), None, where)[-1]
                     row += count
     return made, terminated
 
 
-class _Columns:
-    """Gives the columns of a batch of rows as NumPy arrays."""
+def _numbers(batch: Any, path: tuple[str, ...], part: Part | None, where: str) -> NDArray[Any]:
+    """Return (N, width) for a part with a list in each row, (N,) for one number in each."""
+    import pyarrow as pa
 
-    def __init__(self, batch: Any, where: str) -> None:
-        batch.validate(full=True)
-        self._batch, self._where = batch, where
-
-    def numbers(self, path: tuple[str, ...], part: Part | None) -> NDArray[Any]:
-        """Return (N, width) for a part with a list in each row, (N,) for one number in each."""
-        import pyarrow as pa
-
-        label = "/".join(path)
-        names = self._batch.schema.names
-        if path[0] not in names:
-            raise UserError(f"{self._where} has no {path[0]}; it has {', '.join(names)}")
-        column = self._batch.column(path[0])
-        for name in path[1:]:
-            if not pa.types.is_struct(column.type) or column.type.get_field_index(name) < 0:
-                raise UserError(f"{self._where} has no {label}; choose another data set")
-            column = column.field(name)
-        kind, count = column.type, len(column)
-        is_list = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind)
-        values = column.flatten() if is_list else column
-        numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
-        if column.null_count or not (numeric or pa.types.is_boolean(values.type)):
-            raise UserError(f"{self._where} has {label} of type {kind}; store numbers in each row")
-        width = part.width if is_list and part is not None else 1
-        found = values.to_numpy(zero_copy_only=False)
-        if is_list != (part is not None and part.space.shape != ()) or found.size != count * width:
-            raise UserError(
-                f"{self._where} has {found.size} numbers of {label} in {count} rows, its space "
-                f"has {width if part is None else part.width} in each; choose another data set"
-            )
-        return found.reshape(count, width) if is_list else found
+    label, names = "/".join(path), batch.schema.names
+    if path[0] not in names:
+        raise UserError(f"{where} has no {path[0]}; it has {', '.join(names)}")
+    column = batch.column(path[0])
+    for name in path[1:]:
+        if not pa.types.is_struct(column.type) or column.type.get_field_index(name) < 0:
+            raise UserError(f"{where} has no {label}; choose another data set")
+        column = column.field(name)
+    kind, count = column.type, len(column)
+    is_list = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind)
+    values = column.flatten() if is_list else column
+    numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+    if column.null_count or not (numeric or pa.types.is_boolean(values.type)):
+        raise UserError(f"{where} has {label} of type {kind}; store numbers in each row")
+    width = part.width if is_list and part is not None else 1
+    found = values.to_numpy(zero_copy_only=False)
+    if is_list != (part is not None and part.space.shape != ()) or found.size != count * width:
+        raise UserError(
+            f"{where} has {found.size} numbers of {label} in {count} rows, its space "
+            f"has {width if part is None else part.width} in each; choose another data set"
+        )
+    return found.reshape(count, width) if is_list else found
 
 
 def _files(folder: Path, data_format: str) -> list[Path]:

@@ -14,8 +14,7 @@ _ID = re.compile(r"^([-_\w][-_\w/]*[-_\w]+/)?[-_\w]+?-v\d+$")
 
 def root() -> Path:
     """Return Minari's folder: $MINARI_DATASETS_PATH or ~/.minari/datasets."""
-    given = os.environ.get("MINARI_DATASETS_PATH")
-    return Path(given) if given else Path.home() / ".minari" / "datasets"
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
 
 
 def hidden(kind: str, dataset_id: str) -> Path:

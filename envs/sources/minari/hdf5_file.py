@@ -55,7 +55,7 @@ def read_hdf5(
         terminated = np.zeros(episodes, np.bool_)
         for i in range(episodes):
             first, end = int(made.starts[i]), int(made.starts[i + 1])
-            group = file.group(opened.id, b"episode_%d" % i)
+            group = file.open(opened.id, b"episode_%d" % i)
             at = 0
             for part in obs:
                 data = file.array(group, ("observations", *part.path))
@@ -118,7 +118,7 @@ class _File:
             except (KeyError, ValueError, RuntimeError):
                 shape = ()
             if not shape:
-                shape = self.array(self.group(root, episode), ("rewards",)).shape
+                shape = self.array(self.open(root, episode), ("rewards",)).shape
             if math.prod(shape[1:]) != 1:
                 raise UserError(
                     f"{self._file.filename}: episode_{i}/rewards has shape {shape}; store one for "
@@ -127,12 +127,12 @@ class _File:
             lengths.append(shape[0])
         return np.array(lengths, np.int64)
 
-    def group(self, parent: Any, name: bytes) -> Any:
-        """Open a group in a group by a hard link; other links may lead out of the file."""
+    def open(self, parent: Any, name: bytes, kind: Any = h5g) -> Any:
+        """Open a group (or an array: h5d) by a hard link; other links may lead out of the file."""
         try:
             if parent.links.get_info(name).type == h5l.TYPE_HARD:
-                return h5g.open(parent, name)
-        except (KeyError, ValueError, RuntimeError) as error:  # missing, or an array
+                return kind.open(parent, name)
+        except (KeyError, ValueError, RuntimeError) as error:  # missing, or of the other kind
             raise self._refusal(parent, name) from error
         raise self._refusal(parent, name)
 
@@ -140,14 +140,8 @@ class _File:
         """Open an array below an episode's group by hard links."""
         *above, last = (b"_index_%d" % p if isinstance(p, int) else p.encode() for p in path)
         for name in above:
-            group = self.group(group, name)
-        try:
-            hard = group.links.get_info(last).type == h5l.TYPE_HARD
-            data = h5d.open(group, last) if hard else None
-        except (KeyError, ValueError, RuntimeError) as error:  # missing, or a group
-            raise self._refusal(group, last) from error
-        if data is None:
-            raise self._refusal(group, last)
+            group = self.open(group, name)
+        data = self.open(group, last, h5d)
         shape, (_, dtype, kind) = data.shape, self._kind(data, path)
         if dtype.kind not in "biuf" or dtype.itemsize > 8 or not shape:
             raise self._refusal(group, last)

@@ -49,7 +49,8 @@ def environment(about: dict[str, Any]) -> Environment:
             )
         else:
             kwargs["max_episode_steps"] = limit
-    wrappers = _wrappers(spec)
+    stored = spec.get("additional_wrappers") or []
+    wrappers = [(str(wrapper["name"]), wrapper.get("kwargs") or {}) for wrapper in stored]
     if plain is not None and wrappers:
         known = [(w.name, _json(w.kwargs) or {}) for w in plain.additional_wrappers]
         if wrappers != known:
@@ -75,11 +76,6 @@ def _steps(spec: dict[str, Any]) -> int | None:
     """Return the time limit, None where there is none: gymnasium writes that as None or -1."""
     steps = int(spec.get("max_episode_steps") or 0)
     return steps if steps > 0 else None
-
-
-def _wrappers(spec: dict[str, Any]) -> list[tuple[str, Any]]:
-    stored = spec.get("additional_wrappers") or []
-    return [(str(wrapper["name"]), wrapper.get("kwargs") or {}) for wrapper in stored]
 
 
 def _other_kwargs(spec: dict[str, Any], plain: registration.EnvSpec | None) -> dict[str, Any]:

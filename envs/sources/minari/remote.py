@@ -12,15 +12,14 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 from envs.errors import UserError
 from envs.files import locked
-from envs.sources.download import DownloadError
-from envs.sources.download import download as download_file
+from envs.sources.download import http
 from envs.sources.download import hub as hub_api
 from envs.sources.download.hub import Hub, HubFile
 from envs.sources.hdf5 import open_hdf5
@@ -71,7 +70,7 @@ def _ids(hub: Hub, repository: str) -> list[str]:
     """Return the data sets of a repository: itself, or those in its namespace."""
     try:
         about = hub.read_json(hub.file_path(repository, "namespace_metadata.json"))
-    except DownloadError as error:
+    except http.DownloadError as error:
         if error.status != 404:
             raise
         return [repository] if _VERSION.search(repository) else []
@@ -85,16 +84,15 @@ def _files(hub: Hub, dataset_id: str) -> list[HubFile]:
     data = f"{folder}/data" if folder else "data"
     try:
         files = list(hub.files(repository, data))
-    except DownloadError as error:
+    except http.DownloadError as error:
         if error.status not in (401, 403, 404):  # the hub answers 401 if there is no such thing
             raise
         files = []
     if files:
         return files
-    try:
+    near = list[str]()
+    with suppress(UserError):
         near = closest(dataset_id, list_remote())
-    except UserError:
-        near = []
     hint = f"did you mean {' or '.join(near)}?" if near else "`minari list remote` shows all"
     raise UserError(f"{dataset_id} is neither on this disk nor on {hub}; {hint}")
 
@@ -117,7 +115,7 @@ def _fill(
             file.check(target)
         except (FileNotFoundError, UserError):  # missing, or of an older version
             target.unlink(missing_ok=True)
-            download_file(
+            http.download(
                 file.url,
                 target,
                 check=file.check,
@@ -190,7 +188,7 @@ def _explained(what: str) -> Iterator[None]:
     """Context: a DownloadError becomes a UserError that says what failed and what to do."""
     try:
         yield
-    except DownloadError as error:
+    except http.DownloadError as error:
         fix = "start again when the network and the hub are well"
         if _VERSION.search(what):
             if any(_has_bytes(path) for path in hidden("download", what).rglob("*")):

@@ -21,26 +21,19 @@ class _Room:
     def __init__(self) -> None:
         self._left = _MAX_SIZE
 
-    def shape(self, given: Any, name: str) -> tuple[int, ...]:
-        """Return a shape; ValueError where it exceeds the limit."""
+    def shape(self, given: Any, name: str, least: int = 0) -> tuple[int, ...]:
+        """Return a shape; ValueError where it exceeds the limit, or a side is below the least."""
         shape = tuple(int(size) for size in given)
-        if any(size < 0 for size in shape):
+        if any(size < least for size in shape):
             raise ValueError(f"{name} has the shape {list(shape)}")
-        self._take(math.prod(shape), name)
+        self._left -= math.prod(shape)
+        if self._left < 0:
+            raise ValueError(f"{name} makes more than {_MAX_SIZE:,} numbers")
         return shape
 
     def size(self, given: Any, name: str) -> int:
         """Return a size of 1 or more; ValueError where it exceeds the limit."""
-        size = int(given)
-        if size < 1:
-            raise ValueError(f"{name} has the size {size}")
-        self._take(size, name)
-        return size
-
-    def _take(self, count: int, name: str) -> None:
-        self._left -= count
-        if self._left < 0:
-            raise ValueError(f"{name} makes more than {_MAX_SIZE:,} numbers")
+        return self.shape([given], name, 1)[0]
 
 
 def read_space(text: str | None, name: str) -> spaces.Space[Any]:

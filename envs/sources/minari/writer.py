@@ -138,8 +138,7 @@ def _hdf5_image(episodes: Sequence[Episode], layout: tuple[Part, ...]) -> bytes:
             obs = np.asarray(episode.obs)
             if len(obs) == length:
                 obs = np.concatenate((obs, obs[-1:]))
-            ends = np.zeros(length, np.bool_)
-            ends[-1] = True
+            ends = np.arange(length) == length - 1
             _store(group, obs, layout)
             group["actions"] = episode.action
             group["rewards"] = np.asarray(episode.reward, np.float64)

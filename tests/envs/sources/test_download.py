@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from envs.errors import UserError
-from envs.sources.download import fetch, http
+from envs.sources.download import http
+from envs.sources.download.http import fetch
 from tests.support.loopback import Fault, Server, running
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from envs.errors import UserError
-from envs.sources.download import DownloadError, download
+from envs.sources.download.http import DownloadError, download
 from envs.sources.download.redirects import RedirectError, check_redirect
 from tests.support.loopback import Fault, Server, running
 

@@ -11,8 +11,7 @@ _LONGEST = 5000  # characters
 class UserError(Exception):
     """A problem that the user can fix. Its text is one line that names the problem and the fix.
 
-    The scripts print that line and exit with code 2; any other exception is a bug and keeps its
-    traceback.
+    The scripts print it and exit with code 2; any other exception is a bug, with a traceback.
     """
 
     def __init__(self, text: str) -> None:
@@ -20,13 +19,9 @@ class UserError(Exception):
 
 
 def one_line(text: str) -> str:
-    r"""Return a text as one line of bounded length, without a terminal's control characters.
+    """Return a text as one line of bounded length, without a terminal's control characters.
 
     Messages quote names and values from files, which may hold anything.
-
-    Example:
-        >>> one_line("part a\nb is \x1b[2J")
-        'part a b is \\x1b[2J'
     """
     if len(text) > _LONGEST:
         half = _LONGEST // 2 - 3  # the fix is at the end
@@ -41,10 +36,7 @@ def one_line(text: str) -> str:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Context in which Ctrl-C during an import stays a KeyboardInterrupt.
-
-    Extension modules, and their importers, turn a KeyboardInterrupt into errors of their own.
-    """
+    """Context: Ctrl-C during an import is a KeyboardInterrupt, which extension modules change."""
     try:
         yield
     except Exception as error:

@@ -1,7 +1,4 @@
-"""Files and folders that appear whole or not at all, and locks between processes.
-
-What is new is written aside, synced and renamed.
-"""
+"""Files and folders that appear whole or not at all, and locks between processes."""
 
 from __future__ import annotations
 

@@ -11,10 +11,9 @@ from envs.behaviour.policy import Float32, Policy
 
 
 class PolicyActor:
-    """Run a policy in `rollout`, with a generator of noise for each episode.
+    """Run a policy in `rollout`, with noise that depends on the episode's own seed alone.
 
-    An episode's noise depends on its own seed alone, so an episode is the same whatever runs
-    beside it. noise: its scale; 0 acts by the policy's mode.
+    noise: its scale; 0 acts by the policy's mode.
     """
 
     def __init__(

@@ -16,14 +16,10 @@ from envs.errors import UserError
 
 
 def pack(source: Path, target: Path, names: tuple[str, ...]) -> int:
-    """Write the named checkpoints of `source` into `target` as float16; return the bytes written.
-
-    Only the actor's weights are kept. The lower precision changes an action by about 1e-3, far
-    less than the policy's own noise.
-    """
+    """Write the named checkpoints into `target` as float16; return the number of bytes written."""
     target.mkdir(parents=True, exist_ok=True)
     total = 0
-    for name in names:
+    for name in names:  # float16 changes an action by about 1e-3, less than the policy's own noise
         if not (source / f"{name}.npz").is_file():
             raise UserError(f"{source} has no {name}.npz; train it, or change envs/behaviour/mixes")
         with np.load(source / f"{name}.npz", allow_pickle=False) as file:

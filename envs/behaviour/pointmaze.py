@@ -8,11 +8,9 @@ Differences: noise is seeded; the first observation of an episode has the new go
 still has the old one; the first waypoint is jittered too.
 
 An episode in the data has one reward, 1 at its end. So agents are evaluated on PointMaze_*-v3 with
-continuing_task=False: an episode ends at its success or at the environment's time limit, and its
-return is 1 or 0. In the plain environment the agent would have to stay at its goal until the time
-limit, which no episode shows. With the rewards of the Dense variants, exp(-distance) at every step,
-the longest path has the highest return, which is no sensible target. All returns in the data are 1,
-so the goal in the observation decides what the agent does, not the target return.
+continuing_task=False: an episode ends at its success or at the time limit, and its return is 1 or
+0. (In the plain environment the agent would have to stay at its goal, which no episode shows.) All
+returns in the data are 1: the goal in the observation decides what the agent does, not the target.
 """
 
 from __future__ import annotations
@@ -118,10 +116,7 @@ def _neighbours(maze_map: list[list[Any]], cell: Cell) -> list[Cell]:
 
 
 def generate(level: str, *, seed: int = 0, progress: bool = True) -> list[Episode]:
-    """Record one of RECIPES; observations are flat, as make_env returns them.
-
-    Raises UserError where gymnasium-robotics is not installed.
-    """
+    """Record one of RECIPES, with flat observations; UserError without gymnasium-robotics."""
     recipe = RECIPES[level]
     env = make_env(EnvSpec(recipe.env_id, RECORDED))
     try:

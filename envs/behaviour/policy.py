@@ -42,10 +42,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class SACPolicy:
-    """SAC's tanh-Gaussian actor, with a head for the standard deviation.
-
-    action = tanh(mean + exp(clip(log_std, -20, 2)) * noise)
-    """
+    """SAC's actor: tanh(mean + exp(clip(log_std, -20, 2)) * noise), with a head for log_std."""
 
     hidden: tuple[tuple[Float32, Float32], ...]
     mean: tuple[Float32, Float32]
@@ -176,8 +173,7 @@ class Rescaled:
 def fit_bounds(policy: SACPolicy | MLPPolicy, low: Float32, high: Float32) -> Policy:
     """Return the policy with actions in [low, high], each (A,), as SB3 does it.
 
-    Policies that end in tanh are rescaled (SAC, TD3), others are clipped (PPO); with bounds of -1
-    and 1 the policy is returned unchanged.
+    Policies that end in tanh are rescaled (SAC, TD3), others are clipped (PPO).
     """
     if (low == -1.0).all() and (high == 1.0).all():
         return policy
@@ -187,11 +183,7 @@ def fit_bounds(policy: SACPolicy | MLPPolicy, low: Float32, high: Float32) -> Po
 
 
 def load_policy(path: Path) -> SACPolicy | MLPPolicy:
-    """Read a policy file (.npz) of either format; nothing in it is unpickled.
-
-    Raises UserError where the file is missing, broken, of neither format, or has layers that do
-    not fit each other.
-    """
+    """Read a policy file (.npz) of either format without unpickling; UserError where it is none."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}

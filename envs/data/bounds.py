@@ -9,8 +9,7 @@ from envs.worlds.spec import unlimited
 
 Float32 = NDArray[np.float32]
 
-ROWS = 1 << 16
-"""Rows that are processed at a time, so that temporary arrays stay small beside the data."""
+ROWS = 1 << 16  # processed at a time, so that temporary arrays stay small beside the data
 
 
 def bounds(

@@ -27,12 +27,9 @@ from envs.errors import one_line
 from envs.files import atomic_folder
 from envs.worlds.spec import EnvSpec
 
-VERSION = 3
-"""Version of the format and of the repairs; entries of other versions are not read."""
-MIN_BYTES = 16_000_000
-"""Smaller data sets are not cached: they load fast enough."""
-MAX_BYTES = 20_000_000_000
-"""Limit of all entries together; the least recently used are deleted first."""
+VERSION = 3  # of the format and of the repairs; entries of other versions are not read
+MIN_BYTES = 16_000_000  # smaller data sets are not cached: they load fast enough
+MAX_BYTES = 20_000_000_000  # of all entries; the least recently used are deleted first
 _LARGE = ("obs", "action", "reward", "final_obs")
 _ARRAYS = (*_LARGE, "starts", "terminated", "action_low", "action_high")
 _TYPES = {"starts": np.int64, "terminated": np.bool_}  # the others are float32
@@ -120,10 +117,7 @@ def _load(folder: Path) -> Trajectories:
 
 
 def _check(made: Trajectories) -> None:
-    """Raise ValueError, TypeError or UserError where an entry does not hold a valid data set.
-
-    The numbers in the arrays are not checked, which would take as long as reading them.
-    """
+    """Raise an error where an entry does not hold a valid data set; its numbers are not checked."""
     for name, values in _arrays(made).items():
         wanted = _TYPES.get(name, np.float32)
         if values.dtype != wanted or not values.flags.c_contiguous:

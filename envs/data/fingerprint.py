@@ -15,13 +15,6 @@ def fingerprint(data: Trajectories) -> dict[str, Any]:
     """Return the numbers of episodes and steps, and a SHA-256 of the arrays of `data`.
 
     `final_obs` is not part of it, so that runs from before there was one can be resumed.
-
-    Example:
-        >>> from envs.data.trajectories import Episode
-        >>> walk = Episode(np.ones((3, 2)), np.ones((3, 1)), np.ones(3), True)
-        >>> data = Trajectories.from_episodes([walk], env="Walk-v0", name="demo/walk-v0")
-        >>> fingerprint(data)["steps"], fingerprint(data) == fingerprint(data.select([0, 0]))
-        (3, False)
     """
     digest = hashlib.sha256()
     names = ("starts", "obs", "action", "reward", "terminated", "action_low", "action_high")

@@ -1,7 +1,4 @@
-"""Repairs of data as it is loaded; each reports itself in one line. docs/data.md has the policy.
-
-They work in place and on blocks of rows, so that they need little memory.
-"""
+"""Repairs of data as it is loaded, in place, on blocks of rows; docs/data.md has the policy."""
 
 from __future__ import annotations
 
@@ -11,8 +8,7 @@ from numpy.typing import NDArray
 from envs.data.bounds import ROWS, Float32
 from envs.errors import UserError
 
-ROUNDING = 1e-6
-"""Actions out of bounds by less than this, relative to the bounds, are not reported."""
+ROUNDING = 1e-6  # actions out of bounds by less, relative to the bounds, are not reported
 
 
 def find_broken(
@@ -69,10 +65,7 @@ def drop_episodes(
 
 
 def clip_actions(action: Float32, low: Float32, high: Float32) -> list[str]:
-    """Clip actions (N, A) to their bounds in place, as MuJoCo does; return the notes.
-
-    Human demonstrations have values out of bounds, which no agent could produce.
-    """
+    """Clip actions (N, A) to their bounds in place, as MuJoCo does; return the notes."""
     slack = ROUNDING * np.maximum(np.abs(low), np.abs(high))
     count, furthest = 0, 0.0
     for row in range(0, len(action), ROWS):

@@ -150,10 +150,7 @@ class Sampler(ABC):
     def _gather(
         self, steps: NDArray[np.int64], resets: NDArray[np.bool_], mask: NDArray[np.bool_] | None
     ) -> Batch[NDArray[Any]]:
-        """Take the steps (B, T), which are indices into the flat arrays, and blank the padding.
-
-        Of the rows of this rank alone, where there are several.
-        """
+        """Take the steps (B, T) of the flat arrays, of this rank's rows; blank the padding."""
         self._steps = steps
         if (own := self._own) is not None:
             real = np.ones(steps.shape, np.bool_) if mask is None else mask
@@ -189,9 +186,8 @@ class PackedSampler(Sampler):
     An epoch is all episodes in a fresh random order, end to end, as a circle of N steps. It is cut
     into ceil(N / length) rows at a random phase, and the rows are dealt out in random order. So
     every step is in exactly one row of an epoch, except that the last row wraps round to fill
-    itself. Rows that begin in the middle of an episode (a row always begins with resets = True,
-    as nothing is carried from row to row) have the true previous action there.
-    With weights, an epoch is E episodes drawn with replacement.
+    itself. A row always begins with resets = True; in the middle of an episode it has the true
+    previous action there. With weights, an epoch is E episodes drawn with replacement.
 
     Example:
         >>> import numpy as np
@@ -254,12 +250,10 @@ class WindowSampler(Sampler):
 
     All windows that overlap an episode have equal chance (times its weight), those included that
     would begin up to length - 1 steps before it: they are moved to its first step. So every step
-    is in at least `length` of the windows. Decision Transformer starts windows at the episode's
-    steps alone, which shows the first step, where every rollout begins, `length` times less often
-    than others. A window that reaches past the end is padded on the right, with mask = False
-    there. The first step has resets = True.
-    With weights, an episode has as many of the steps that are shown as its weight times its length
-    says, whatever the share of padding in its windows.
+    is in at least `length` of the windows. (Decision Transformer starts windows at the episode's
+    steps alone, which shows the first step `length` times less often than others.) A window that
+    reaches past the end is padded on the right: mask = False. The first step has resets = True.
+    With weights, an episode has as many of the steps shown as its weight times its length says.
 
     Example:
         >>> import numpy as np

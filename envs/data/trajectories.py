@@ -158,8 +158,7 @@ class Trajectories:
     def obs_std(self) -> Float32:
         """(O,) standard deviation over all steps, plus 1e-6 as Decision Transformer has it.
 
-        1 for a dimension whose standard deviation is below 1e-4. It is nearly constant in the data;
-        scaling it would turn a small change during acting into an enormous input.
+        1 where it is below 1e-4: scaling would turn a small change into an enormous input.
         """
         mean = self._mean()
         square = sum(((block - mean) ** 2).sum(axis=0) for block in self._blocks(self.obs))

@@ -61,10 +61,8 @@ def describe(data: Trajectories) -> dict[str, Any]:
 
 
 def _cut(data: Trajectories) -> str | None:
-    """Return why the data's returns do not compare with its environment's; None where they do.
-
-    Recordings of mazes are cut at each success, where the environment continues.
-    """
+    """Return why the data's returns do not compare with its environment's; None where they do."""
+    # Recordings of mazes are cut at each success, where the environment continues.
     known = lookup(data.env)
     limit = time_limit(data.env) or (known.horizon if known else None)
     if limit is None:

@@ -46,12 +46,10 @@ def pool_rollout(
     """Run a queue of episodes as envs.rollout.queue.rollout does, in environments of envpool.
 
     Each episode has its own environment (2 ms, 0.6 MB), seeded with its seed; num_envs of them are
-    stepped at once. When an episode ends, its row goes to the next of the queue; when the queue is
-    empty, the actor gets fewer rows. So every episode counts and runs to its end, envpool never
-    resets an environment itself, and results depend neither on num_envs nor on num_threads (0: one
-    for each core). Rewards have the precision of float32. Unlike in gymnasium, an episode that
-    terminates in the last step of the time limit is not `terminated`.
-    An episode with an observation or a reward that is not finite has failed (Rollout.failures).
+    stepped at once. So envpool never resets an environment itself, and results depend neither on
+    num_envs nor on num_threads (0: one for each core). Rewards have the precision of float32.
+    Unlike in gymnasium, an episode that terminates in the last step of the time limit is not
+    `terminated`. An episode with an observation or a reward that is not finite has failed.
     Raises UserError where envpool is missing, or does not have the environment or its arguments.
     """
     seeds = [int(seed) for seed in seeds]
@@ -127,11 +125,10 @@ def largest_difference(
 ) -> float:
     """Return the largest difference from gymnasium, of observations and rewards (x) over 1 + |x|.
 
-    Both start in envpool's initial states and take the same random actions until an episode ends.
-    The actions are small, because rounding errors grow fast where HalfCheetah tumbles. The result
-    is infinite where an episode ends in only one of them. Raises UserError where gymnasium cannot
-    be put into envpool's state: observations must be positions, of which the first may be missing,
-    and velocities.
+    Both start in envpool's initial states and take the same random actions, which are small, as
+    rounding errors grow fast where HalfCheetah tumbles. The result is infinite where an episode
+    ends in only one of them. Raises UserError where gymnasium cannot be put into envpool's state:
+    observations must be positions, of which the first may be missing, and velocities.
     """
     spec = EnvSpec.of(env)
     pool = _make(spec, seeds, 1)

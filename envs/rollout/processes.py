@@ -26,12 +26,9 @@ from envs.worlds.make import registered
 from envs.worlds.spec import EnvSpec
 
 _CONTEXT = get_context("spawn")
-_LISTEN = 0.05
-"""Seconds between two looks for messages of the other processes."""
-_PATIENCE = 5.0
-"""Seconds that a terminated process is given to end."""
-_STEPS = 50_000
-"""MuJoCo steps that take longer than the start of a process (docs/acting.md has figures)."""
+_LISTEN = 0.05  # s between two looks for messages of the other processes
+_PATIENCE = 5.0  # s that a terminated process is given to end
+_STEPS = 50_000  # of MuJoCo, which take longer than the start of a process (docs/acting.md)
 
 
 def choose_num_procs(steps: int) -> int:
@@ -260,7 +257,6 @@ def _one_thread_each() -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
+        os.environ.pop("OMP_NUM_THREADS")
+        if before is not None:
             os.environ["OMP_NUM_THREADS"] = before

@@ -69,14 +69,12 @@ def rollout(
 ) -> Rollout:
     """Run every queued episode once, K = num_envs at a time, and return all results.
 
-    env: an id, a specification, or a function that makes an environment.
     Episode i starts with env.reset(seed=seeds[i]). Each environment takes the next episode of the
     queue when its own ends; when the queue is empty, the actor gets fewer rows. No episode is left
     out or cut short, so the results are not biased towards short episodes, and an actor whose rows
     are independent gives the same results for any K.
-    num_procs: processes that share the environments and the queue, this one included (see
-    envs.rollout.processes). The actor is pickled for the others. They take seconds to start, so
-    they pay for long rollouts only.
+    num_procs: processes that share the environments and the queue, this one included. The actor is
+    pickled for the others, which take seconds to start.
     tolerant: an environment that raises an error, or returns an observation or a reward that is not
     finite, fails its episode alone and is made again for the next one; otherwise the error is
     raised. Where it cannot be made again, the other environments continue without it. Errors of the

@@ -35,8 +35,7 @@ def score_protocol(
     """Return the protocol of a score: what it must be reported with, fit for JSON.
 
     data: the data set's id. targets: target returns. episodes: the number for each target.
-    seeds: of the first episode. checkpoint: last or best. own: see `reference`.
-    more: further entries.
+    seeds: of the first episode. checkpoint: last or best. own: see `reference`. more: others.
     """
     low, high, source = reference(env, own) or (None, None, None)
     spec = EnvSpec.of(env)

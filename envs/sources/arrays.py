@@ -48,9 +48,8 @@ def read_npz(path: Path, time_limit: int | None) -> list[Episode]:
     """Read episodes that lie end to end: observations (N, O), actions (N, A), rewards (N,).
 
     Episodes end where `episode_lengths` says, else at terminals | timeouts; steps after the last
-    end are an episode that was cut. An end at the environment's time limit is not a termination,
-    whatever the file says: many recorders store `done` as `terminal`.
-    Raises UserError naming what is missing or does not fit.
+    end are an episode that was cut. An end at the time limit is not a termination, whatever the
+    file says. Raises UserError naming what is missing or does not fit.
     """
     given, found = _members(path), dict[str, NDArray[Any]]()
     for name, names in _NAMES.items():
@@ -89,10 +88,7 @@ def read_npz(path: Path, time_limit: int | None) -> list[Episode]:
 
 
 def _members(path: Path) -> dict[str, NDArray[Any]]:
-    """Read the arrays of a .npz file, whose sizes are checked first.
-
-    Raises UserError where one cannot be read, or claims more bytes than the file can hold.
-    """
+    """Read the arrays of a .npz file; UserError where one claims more bytes than it can hold."""
     given: dict[str, NDArray[Any]] = {}
     try:
         left = max(SMALL, MAX_RATIO * path.stat().st_size)

@@ -64,7 +64,6 @@ def generate_from(
 def _reach(
     policy: Policy, env_id: str, steps: int, seed: tuple[int, int], num_envs: int, bar: tqdm[Any]
 ) -> list[Episode]:
-    """Return the fewest episodes, in the order of their seeds, with at least this many steps."""
     # Episodes run in waves with seeds of their own; a wave's size follows from the lengths so far.
     taken: list[Episode] = []
     done, wave, size = 0, 0, 16

@@ -46,11 +46,8 @@ def _four(tasks: Any) -> bool:
 
 
 def _maze2d(maze: str, minimum: float, maximum: float, horizon: int, default: int) -> Reference:
-    """Return D4RL's numbers for a maze whose time limit today is `default`.
-
-    Every step at the goal is rewarded, so returns compare only for the same number of steps, and
-    where an episode continues at the goal.
-    """
+    """Return D4RL's numbers for a maze whose time limit today is `default`."""
+    # Every step at the goal is rewarded: returns compare only for the same number of steps.
     steps = (horizon, None) if horizon == default else (horizon,)
     needs = {"continuing_task": _among(True), "max_episode_steps": _among(*steps)}
     family = f"maze2d-{maze.lower().replace('dense', '-dense')}"

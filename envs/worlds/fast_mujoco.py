@@ -1,9 +1,8 @@
 """A fast path for gymnasium's MuJoCo walkers: bit for bit the same steps, with half the Python.
 
 gymnasium spends a quarter of a step of HalfCheetah-v5 outside of MuJoCo, and a third of Hopper-v5.
-The fast path looks arrays up once and computes nothing twice, and nothing that a rollout does not
-read. It is used where it gives the same results: for known classes and wrappers, after a trial that
-compares every number with gymnasium's, so that another version of gymnasium cannot go unnoticed.
+The fast path is used for known classes and wrappers, after a trial that compares every number with
+gymnasium's, so that another version of gymnasium cannot go unnoticed.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ _MODULES = {
     "Walker2dEnv": "walker2d_v5",
     "HalfCheetahEnv": "half_cheetah_v5",
 }
-_TRIAL = 60
-"""Steps of the trial, with random actions: enough to fall."""
+_TRIAL = 60  # steps with random actions: enough to fall
 _NO_INFO: dict[str, Any] = {}
 _same: dict[str, bool] = {}  # the trial's result for each kind of environment
 
@@ -58,8 +56,9 @@ class FastWalker:
         known = kind in _MODULES and type(walker).__module__.endswith(f"mujoco.{_MODULES[kind]}")
         if not known or walker.render_mode is not None or env.spec is None:
             raise _NoFastPath
-        plain = type(chain) is TimeLimit and type(chain.env) is OrderEnforcing
-        if not plain or chain.env.env is not walker:
+        if type(chain) is not TimeLimit or type(chain.env) is not OrderEnforcing:
+            raise _NoFastPath
+        if chain.env.env is not walker:
             raise _NoFastPath
         self._mj_step: Any = importlib.import_module("mujoco").mj_step
         self.env, self.action_space, self.spec = env, env.action_space, env.spec

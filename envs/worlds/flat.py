@@ -107,8 +107,7 @@ def flatten(
 ) -> gym.Env[Any, Any]:
     """Return an environment whose Dict and Tuple observations, or `keys` of them, are flat vectors.
 
-    name: of the environment, for the messages. It is closed where it cannot be made flat, which
-    raises UserError.
+    name: for messages. Where it cannot be made flat, it is closed, and UserError raised.
     """
     if not keys and not isinstance(env.observation_space, spaces.Dict | spaces.Tuple):
         return env

@@ -76,10 +76,7 @@ def make_raw(env: EnvSpec | str) -> gym.Env[Any, Any]:
 
 
 def env_sizes(env: EnvLike) -> tuple[int, int]:
-    """Return the observation and action sizes (O, A) of an environment made by `make_env`.
-
-    Raises UserError where they are not vectors of numbers.
-    """
+    """Return the sizes (O, A) of an environment; UserError where its spaces are not vectors."""
     made = make_env(env)
     try:
         name = _name(env, made)
@@ -90,10 +87,7 @@ def env_sizes(env: EnvLike) -> tuple[int, int]:
 
 
 def action_bounds(env: EnvLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the lower and upper bounds (A,) of an environment's actions.
-
-    Raises UserError where actions are not vectors of numbers, or have no bounds.
-    """
+    """Return the bounds (A,) of actions; UserError where there are none, or they are no vectors."""
     made = env() if callable(env) else make_raw(env)
     try:
         space = _vector(_name(env, made), "action", made.action_space)
@@ -110,8 +104,7 @@ def action_bounds(env: EnvLike) -> tuple[NDArray[np.float32], NDArray[np.float32
 def registered(env_id: str) -> registration.EnvSpec | None:
     """Return gymnasium's registration of an id; None where the id or its package is missing.
 
-    As in gym.make, the part before a colon is a module to import, which registers the id, and an
-    id without a version means the latest.
+    As in gym.make, a part before a colon is a module to import, and no version means the latest.
     """
     module, _, name = env_id.rpartition(":")
     try:
@@ -133,9 +126,8 @@ def time_limit(env: EnvSpec | str) -> int | None:
     """Return the time limit of an environment in steps; None where it has none."""
     spec = EnvSpec.of(env)
     steps = spec.kwargs.get("max_episode_steps")
-    if steps is None:
-        known = registered(spec.env_id)
-        steps = None if known is None else known.max_episode_steps
+    if steps is None and (known := registered(spec.env_id)) is not None:
+        steps = known.max_episode_steps
     return steps if steps and steps > 0 else None  # -1 means none
 
 
@@ -155,11 +147,9 @@ def _register_robotics(env_id: str) -> None:
 
 @contextmanager
 def _quiet_deprecations() -> Iterator[None]:
-    """Hide MuJoCo's deprecation warnings about gymnasium's XML files.
+    """Hide MuJoCo's deprecation warnings about gymnasium's XML files, not those of the simulation.
 
-    MuJoCo 4 writes one line for every HalfCheetah made, to stderr and to MUJOCO_LOG.TXT in the
-    working directory. Only the making of an environment is quiet: warnings of the simulation, such
-    as an unstable state, still appear.
+    MuJoCo 4 writes a line for every HalfCheetah made, to stderr and to MUJOCO_LOG.TXT.
     """
     try:
         with interruptible():

@@ -37,8 +37,7 @@ class EnvSpec:
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> EnvSpec:
         """Return the specification saved in a table, which may hold other entries, too."""
-        kwargs, keys = saved.get("env_kwargs", {}), saved.get("obs_keys", ())
-        return cls(saved["env_id"], kwargs, tuple(keys))
+        return cls(saved["env_id"], saved.get("env_kwargs", {}), tuple(saved.get("obs_keys", ())))
 
     def to_json(self) -> dict[str, Any]:
         """Return it as it stands in saved files."""

@@ -1,7 +1,4 @@
-"""D4RL's data sets by name, and other files in D4RL's layout.
-
-HDF5 is read directly, without the package d4rl. Downloads go to the folder that d4rl uses.
-"""
+"""D4RL's data sets by name, and other files in D4RL's layout, read without the package d4rl."""
 
 from __future__ import annotations
 
@@ -37,11 +34,7 @@ def file_of(name: str) -> Path:
 
 
 def load(name: str, *, progress: bool = True, cache: bool = True) -> Trajectories:
-    """Read a D4RL data set by its name; download it first if it is not on the disk.
-
-    cache: whether large sets are kept in envs.data.cache.
-    Raises UserError where it cannot be downloaded or read.
-    """
+    """Read a D4RL data set by its name; download it if need be; UserError where that fails."""
     entry = ENTRIES[name]
     path = file_of(name)
     if not path.is_file():

@@ -169,9 +169,9 @@ def _flags(file: h5py.File, key: str, steps: int, path: Path) -> Flags:
 
 
 def _breaks(file: h5py.File, obs: h5py.Dataset) -> Flags | None:
-    """Return (N,) where next_observations differ from the next row's observation, None if unknown.
+    """Return (N,) where next_observations differ from the next row's observation.
 
-    They tell nothing if they differ nearly everywhere (only one of the two was normalised, say).
+    None where they tell nothing: they are missing, or differ at most rows (one was normalised).
     """
     if not has(file, "next_observations"):
         return None

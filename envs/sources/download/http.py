@@ -53,12 +53,10 @@ def fetch(
     progress: bool = True,
     stall_s: float = 30.0,
 ) -> Path:
-    """Return the target; download it first if it does not exist.
+    """Return the target; download it first if it does not exist (in one process at a time).
 
-    Of two processes at once, one downloads and the other waits.
     check: called with the path of the whole file before it gets its name; raises UserError where
-    the file is wrong.
-    stall_s: seconds of silence after which an attempt is given up.
+    the file is wrong. stall_s: seconds of silence after which an attempt is given up.
     Raises UserError that names the fix; the next call resumes the download.
     """
     if not target.is_file():
@@ -86,9 +84,8 @@ def download(
 
     headers: sent to the server of the URL only, not to one that it redirects to.
     version: identifies the bytes, such as a checksum that `check` compares; a download may then be
-    resumed from any URL, and redirected to another host.
-    title: of the progress bar, by default the file's name.
-    limit: the largest size of the file in bytes.
+    resumed from any URL, and redirected to another host. title: of the progress bar, by default the
+    file's name. limit: the largest size of the file in bytes.
     """
     part = PartialFile(url, target, version)
     for last in (False, True):

@@ -55,10 +55,7 @@ class Hub:
 
     @classmethod
     def of_minari(cls) -> Hub:
-        """Return the hub of $MINARI_REMOTE (default hf://farama-minari) and $HF_ENDPOINT.
-
-        Raises UserError where MINARI_REMOTE is another kind of store.
-        """
+        """Return the hub of $MINARI_REMOTE and $HF_ENDPOINT; UserError for other kinds of store."""
         remote = os.environ.get("MINARI_REMOTE") or "hf://farama-minari"
         kind, _, name = remote.partition("://")
         if kind != "hf" or not name.strip("/"):

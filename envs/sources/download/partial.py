@@ -19,11 +19,10 @@ _BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 
 
 class PartialFile:
-    """The part of a URL's file that is on the disk, beside the target.
+    """The part of a URL's file that is on the disk, beside the target; it survives a kill.
 
     The version is the server's strong ETag, else Last-Modified, unless one is given. Bytes without
-    a version are dropped before the next request. (An atomic write in envs.files would not survive
-    a kill.)
+    a version are dropped before the next request.
     """
 
     def __init__(self, url: str, target: Path, version: str = "") -> None:

@@ -1,7 +1,4 @@
-"""Reader of untrusted HDF5 files, which checks sizes before it allocates memory.
-
-A file may be an error page, cut off, or made to exhaust memory: each defect is a UserError.
-"""
+"""Reader of untrusted HDF5 files: sizes are checked first, and each defect is a UserError."""
 
 from __future__ import annotations
 
@@ -39,10 +36,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def check_signature(path: Path, fix: str = _AGAIN) -> int:
-    """Return the offset of the HDF5 signature in a file: 0, or the size of a user block.
-
-    Raises UserError that says what a file is if it is not HDF5, and the fix.
-    """
+    """Return the offset of a file's HDF5 signature; UserError that says what else the file is."""
     try:
         with open(path, "rb") as file:
             head = file.read(1024)

@@ -1,8 +1,8 @@
 """Open HDF5 files of newer formats in another process first.
 
 HDF5 2.0 reads the index of an array's chunks as a whole and trusts it: a crafted one takes all
-memory, never ends, or kills the process. (Accidents are found by the format's checksums.) The files
-of D4RL and Minari are in the oldest format, which needs no probe.
+memory, never ends, or kills the process. The files of D4RL and Minari are in the oldest format,
+which needs no probe.
 """
 
 from __future__ import annotations

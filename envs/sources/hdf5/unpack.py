@@ -1,8 +1,8 @@
-"""Unpack chunks of HDF5 files safely, which HDF5 2.0 does not.
+"""Unpack chunks of HDF5 files safely.
 
-HDF5 does not check the size that a chunk unpacks to: it reads beyond the end of one that is too
-short (a wrong chunk size in an old file's header is enough), takes any amount of memory for one
-that is too long, and crashes at a Fletcher-32 chunk of less than four bytes.
+HDF5 2.0 does not check the size that a chunk unpacks to: it reads beyond the end of one that is too
+short, takes any amount of memory for one that is too long, and crashes at a Fletcher-32 chunk of
+less than four bytes.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from h5py import h5d, h5s, h5t, h5z  # type: ignore[attr-defined]  # compiled, w
 from numpy.typing import NDArray
 
 KNOWN = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32}
-"""The supported filters: gzip and those often used with it."""
-MOST_CHUNKS = 100_000
-"""Limit where chunks have to be looked up one by one."""
+MOST_CHUNKS = 100_000  # where they have to be looked up one by one
 
 
 def is_packed(data: Any) -> bool:

@@ -1,8 +1,8 @@
 """Minari data sets on the disk: `read` and `write`.
 
-The layout is Minari's: ROOT/namespace/name-v0/data/ has metadata.json and either main_data.hdf5
-with an HDF5 group for each episode, or a folder of Arrow or Parquet files for each episode. Both
-are read directly, which is several times faster than through Minari's episode objects.
+ROOT/namespace/name-v0/data/ has metadata.json and either main_data.hdf5 with a group for each
+episode, or a folder of Arrow or Parquet files for each. Both are read directly, which is several
+times faster than through Minari's episode objects.
 """
 
 from __future__ import annotations
@@ -125,10 +125,11 @@ def _data(dataset_id: str) -> Path:
 
 @contextmanager
 def _read_errors(dataset_id: str) -> Iterator[None]:
+    again = f"delete {root() / dataset_id} and make or download it again"
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"{dataset_id} is not complete; {_again(dataset_id)}") from error
+        raise UserError(f"{dataset_id} is not complete; {again}") from error
     except MemoryError as error:
         raise UserError(
             f"{dataset_id} needs more memory than there is; choose a smaller data set"
@@ -139,11 +140,7 @@ def _read_errors(dataset_id: str) -> Iterator[None]:
         *(AssertionError, NotImplementedError),  # of gymnasium's spaces, and of Arrow
     ) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{dataset_id} cannot be read ({reason}); {_again(dataset_id)}") from error
-
-
-def _again(dataset_id: str) -> str:
-    return f"delete {root() / dataset_id} and make or download it again"
+        raise UserError(f"{dataset_id} cannot be read ({reason}); {again}") from error
 
 
 def _knows(name: str) -> bool:

@@ -1,8 +1,7 @@
 """Reader of Minari's HDF5 layout: one group for each episode.
 
-Opening thousands of small groups costs more than reading their numbers. h5py's low level opens and
-reads an array several times faster than its objects do. HDF5's cache of metadata is kept small, as
-by default it grows larger than the data.
+h5py's low level opens and reads many small arrays several times faster than its objects do. HDF5's
+cache of metadata is kept small, as by default it grows larger than the data.
 """
 
 from __future__ import annotations
@@ -190,10 +189,7 @@ class _File:
         return values
 
     def _kind(self, data: Any, path: tuple[str | int, ...]) -> tuple[Any, np.dtype[Any], Any]:
-        """Return the type in the file, the NumPy type, and that as an HDF5 type.
-
-        Episodes are alike: comparing with the type of the first is cheaper than translating each.
-        """
+        """Return the types in the file, in NumPy and in HDF5; each is translated only once."""
         stored, found = data.get_type(), self._kinds.get(path)
         if found is None or not stored.equal(found[0]):
             dtype = stored.dtype

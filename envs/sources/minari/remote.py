@@ -1,8 +1,4 @@
-"""Lists and downloads the Minari data sets of a remote hub.
-
-A data set appears whole or not at all. Its files are collected in a hidden folder, which survives a
-kill, so that the next process resumes the download. (An atomic_folder would not survive.)
-"""
+"""Lists and downloads the Minari data sets of a remote hub; a kill only interrupts a download."""
 
 from __future__ import annotations
 
@@ -34,10 +30,9 @@ _FEW = 8  # up to so many files are downloaded one by one; of more, so many at o
 def download(dataset_id: str, *, progress: bool = True) -> None:
     """Download a data set into the Minari folder, unless it is there.
 
-    Of two processes at once, one downloads and the other waits. Before the data set gets its name,
-    all files are compared with the hub's checksums, and it is opened.
-    Raises UserError where the hub does not know the id (with near matches), cannot be reached,
-    fails or is silent, or the disk is full; the next call resumes the download.
+    One process downloads at a time. Before the data set gets its name, all files are compared with
+    the hub's checksums, and it is opened. Raises UserError where the hub does not know the id (with
+    near matches), or fails, or the disk is full; the next call resumes the download.
     """
     if exists(dataset_id):
         return

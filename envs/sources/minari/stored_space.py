@@ -1,7 +1,4 @@
-"""Reader of the spaces in a Minari data set's metadata.
-
-Unlike Minari's reader, it limits the sizes that it finds.
-"""
+"""Reader of the spaces in a Minari data set's metadata, which limits their sizes."""
 
 from __future__ import annotations
 

@@ -41,11 +41,9 @@ def write(
     """Write a data set that any Minari tool can read, and return its folder.
 
     env: the environment that was recorded. eval_env: the one that the data is made for, where
-    that is another.
-    Dict and Tuple observations, which are flat here (envs.worlds.flat), are stored in parts.
-    The data set appears whole or not at all. Where another process was first, its data set stays.
-    Minari wants T + 1 observations: episodes with T get a copy of the last, and the metadata says
-    that there are copies.
+    that is another. Flat Dict and Tuple observations (envs.worlds.flat) are stored in parts.
+    Where another process was first, its data set stays. Minari wants T + 1 observations: episodes
+    with T get a copy of the last, which the metadata says.
     Raises UserError where the id is taken, an episode is defective, or the disk is full.
     """
     check_new(dataset_id)

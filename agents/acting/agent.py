@@ -53,10 +53,7 @@ def load(
 
 
 class Agent:
-    """A policy with a recurrent state for each environment that it acts in.
-
-    model: the torch module. metadata: what the checkpoint says of its environment and data.
-    """
+    """A policy with a state for each environment, its torch `model` and the `metadata` saved."""
 
     def __init__(self, policy: Policy, model: DecisionModel, metadata: dict[str, Any]) -> None:
         self.model, self.metadata, self._policy = model, metadata, policy
@@ -64,10 +61,7 @@ class Agent:
         self.reset()
 
     def make_env(self, **kwargs: Any) -> gym.Env[Any, Any]:
-        """Return the environment that the agent was trained for; its observations are flat.
-
-        kwargs: more arguments of gymnasium.make, such as render_mode.
-        """
+        """Return its environment, with flat observations. kwargs: more for gymnasium.make."""
         spec = EnvSpec.from_json(self.metadata)
         return make_env(dataclasses.replace(spec, kwargs={**spec.kwargs, **kwargs}))
 

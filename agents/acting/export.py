@@ -1,8 +1,6 @@
-"""Export the step to one file: ONNX, which needs no torch to run, or torch's own pt2.
+"""Export the step of `agents.acting.step_graph`, weights inside, to one file: ONNX or torch's pt2.
 
-The file holds the step of `agents.acting.step_graph`, weights and normaliser inside, and `METADATA`
-beside it:
-under the metadata key "minrnn" of an ONNX file, in the extra file "minrnn.json" of a pt2, as JSON.
+`METADATA` is beside it, as JSON: under the key "minrnn" of an ONNX file, in "minrnn.json" of a pt2.
 """
 
 from __future__ import annotations
@@ -28,10 +26,8 @@ KEY = "minrnn"
 PT2_METADATA = "minrnn.json"
 METADATA = ("env_id", "env_kwargs", "obs_keys", "data", "targets", "update")
 """What is taken from a checkpoint's metadata."""
-
 OPSET = 18
 """The exporter's own: it converts to all others. ONNX Runtime 1.14 (2023) and later read it."""
-
 PACKAGES = ("onnx", "onnxscript")
 INSTALL = "pip install onnx onnxscript onnxruntime"
 
@@ -60,8 +56,8 @@ def export_pt2(model: DecisionModel, path: Path, metadata: Mapping[str, Any] | N
 def onnx_bytes(model: DecisionModel, metadata: Mapping[str, Any]) -> bytes:
     """Return the ONNX file that `export_onnx` writes.
 
-    By the exporter that starts from torch.export. The older one, which traces, is thirty times as
-    fast, but torch gives it up, and it refuses the steps of mLSTM, sLSTM and S4D.
+    By the exporter of torch.export: the older one, which traces, is thirty times as fast, but
+    deprecated, and refuses the steps of mLSTM, sLSTM and S4D.
     """
     if reason := missing(*PACKAGES):
         raise UserError(f"--export onnx: {reason}")

@@ -20,14 +20,10 @@ Array = np.ndarray
 class Policy:
     """Act in a batch of environments, each episode with a target return of its own.
 
-    An actor for :func:`envs.rollout.queue.rollout`: rows are environments, `targets[episode]` is
-    the
-    return asked of that episode. The return-to-go starts there and falls by each reward.
-
-    With `window=None` the state is carried through the whole episode, by the engine of that name
-    (see `agents.acting.engines`): constant cost a step. With `window=K` the last K steps are
-    re-run from
-    an empty state at each step, as Decision Transformer does it.
+    An actor for `envs.rollout.rollout`: rows are environments, `targets[episode]` is the return
+    asked of that episode. With `window=None` the state is carried through the episode, by the
+    engine of that name: constant cost a step. With `window=K` the last K steps are re-run from an
+    empty state at each step, as Decision Transformer does it.
     """
 
     def __init__(
@@ -63,11 +59,7 @@ class Policy:
         return self._inputs.targets
 
     def __call__(self, obs: Array, reward: Array, resets: Array, episode: Array) -> Array:
-        """Return the actions (K, A) for obs (K, O).
-
-        reward (K,) is what the previous action earned, resets (K,) marks rows that start an
-        episode, episode (K,) is the index of each row's episode in the queue.
-        """
+        """Return the actions (K, A) for obs (K, O); arguments as of EpisodeInputs.observe."""
         if self._rows != len(obs):
             self.start(len(obs))
         action = self.engine.step(self._inputs.observe(obs, reward, resets, episode))

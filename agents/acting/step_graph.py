@@ -1,9 +1,8 @@
 """The model's step as a graph without side effects: what is exported.
 
-Inputs, in this order: obs (B, O), rtg (B, 1) in units of reward, prev_action (B, A), timestep (B,)
-int64, resets (B,) bool, state (B, S), packed as `minrnn.Stack.pack` does it, then the optional
-inputs that the model reads; all float32 where nothing else is said. Outputs: action (B, A), within
-the bounds, and next_state (B, S). B is open.
+Inputs, in this order, as `Inputs` describes them: obs, rtg, prev_action, timestep, resets; state
+(B, S) float32, packed as `minrnn.Stack.pack` does it; the optional inputs that the model reads.
+Outputs: action (B, A), within the bounds, and next_state (B, S). B is open.
 """
 
 from __future__ import annotations
@@ -38,10 +37,9 @@ def input_names(model: DecisionModel) -> tuple[str, ...]:
 
 
 class Step(nn.Module):
-    """One step of a model, all tokens of it through each layer before the next layer.
+    """One step of a model, all tokens of it through each layer: weights are read once a step.
 
-    So the weights of norms and MLPs are read once a step; and in the last layer, what comes after
-    the cell is computed for the one token that the action is read from.
+    In the last layer, what comes after the cell is computed for the token that is read alone.
     """
 
     def __init__(self, model: DecisionModel) -> None:
@@ -60,9 +58,8 @@ class Step(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the actions and the next state."""
         model = self.model
-        inputs = Inputs(obs, rtg, prev_action, timestep, resets)
-        names = optional_inputs(model)
-        inputs = inputs._replace(**dict(zip(names, optional, strict=True)))
+        more = dict(zip(optional_inputs(model), optional, strict=True))
+        inputs = Inputs(obs, rtg, prev_action, timestep, resets, **more)
         parts = model.tokens.parts(model.normaliser(inputs))
         flags = [flag for _, flag in parts]
         x = model.embed_norm(_joined([token for token, _ in parts]))
@@ -114,9 +111,9 @@ def _mixed(
 
 def _joined(tokens: Sequence[Tensor]) -> Tensor:
     # L tokens (B, D) as (B L, D), those of a row next to each other.
-    return (
-        tokens[0] if len(tokens) == 1 else torch.cat(list(tokens), 1).view(-1, tokens[0].shape[1])
-    )
+    if len(tokens) == 1:
+        return tokens[0]
+    return torch.cat(list(tokens), 1).view(-1, tokens[0].shape[1])
 
 
 def _apart(x: Tensor, tokens: int) -> Sequence[Tensor]:
@@ -124,10 +121,7 @@ def _apart(x: Tensor, tokens: int) -> Sequence[Tensor]:
 
 
 def trace(model: DecisionModel) -> torch.export.ExportedProgram:
-    """Return the step of a copy of the model as torch.export has it, on the CPU, in float32.
-
-    Raises UserError where a cell's step is no graph.
-    """
+    """Return the step of a copy of the model, on the CPU, in float32; UserError if no graph."""
     step = Step(copy.deepcopy(model).cpu().float()).eval().requires_grad_(False)
     batch = torch.export.Dim("B", min=1)
     shapes: dict[str, Any] = {name: {0: batch} for name in (*REQUIRED, STATE)}

@@ -13,7 +13,7 @@ from envs.rollout import Rollout
 def gather(played: Rollout | None, ranks: Ranks) -> Rollout:
     """Return the rollout of the whole queue, of which rank r played the places r, r + ranks, ...
 
-    played: None if this rank had no episodes. Recorded episodes are kept only by a single rank.
+    played: None if this rank had no episodes. Only a single rank keeps recorded episodes.
     """
     if ranks.size == 1 and played is not None:
         return played
@@ -46,8 +46,8 @@ def _to_json(played: Rollout | None) -> dict[str, Any] | None:
     """Return a rollout as JSON types, which keep float64 to the bit, NaN included."""
     if played is None:
         return None
-    values = {
-        name: getattr(played, name) for name in ("returns", "lengths", "terminated", "success")
-    }
-    arrays = {name: None if v is None else v.tolist() for name, v in values.items()}
-    return arrays | {"failures": list(played.failures.items())}
+    found: dict[str, Any] = {"failures": list(played.failures.items())}
+    for name in ("returns", "lengths", "terminated", "success"):
+        values = getattr(played, name)
+        found[name] = None if values is None else values.tolist()
+    return found

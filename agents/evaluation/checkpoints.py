@@ -25,8 +25,7 @@ from envs.worlds.spec import EnvSpec
 
 DATA_FILE = "data.json"
 """The returns of all episodes that a run was trained on; beside its config.json."""
-LARGEST = 64_000_000
-"""The most bytes of config.json and of data.json; a million returns take 20 MB."""
+LARGEST = 64_000_000  # bytes of config.json and of data.json; a million returns take 20 MB
 _NOT_A_SETTING = {
     *("seed", "run_dir", "resume", "resume_if_there", "device", "threads", "deterministic"),
     *("preset", "log", "data.cache", "data.download", "optim.compile"),
@@ -64,10 +63,7 @@ class Checkpoint:
 
 
 def find(paths: Sequence[Path], which: str = "both") -> list[Checkpoint]:
-    """Load the checkpoints (`last`, `best` or `both`) of runs; a path may be a checkpoint's itself.
-
-    Raises UserError if there is none.
-    """
+    """Load checkpoints (last, best or both) of runs, or from their own paths; UserError if none."""
     found: dict[Path, Checkpoint] = {}
     for path in (path.resolve() for path in paths):
         if (path / "agent.json").is_file():
@@ -107,7 +103,7 @@ def group(checkpoints: Sequence[Checkpoint]) -> dict[tuple[str, str], list[Check
                 if member.seed is not None and member.seed == other.seed:
                     raise UserError(
                         f"{other.run} and {member.run} are the same seed, {member.seed}, of the "
-                        f"same setting: give one of them"
+                        "same setting: give one of them"
                     )
             others.append(member)
     return found
@@ -129,10 +125,10 @@ def data_returns(checkpoint: Checkpoint) -> np.ndarray | None:
         weights, env_id = data.get("weights"), data.get("env_id")
         if ":" in str(env_id):
             return None  # it names a module, and a file must not choose what is imported
-        loaded = sources.load(name, env_id=env_id, weights=weights, download=False, progress=False)
+        more = {"env_id": env_id, "weights": weights, "download": False, "progress": False}
+        return sources.load(name, **more).returns
     except UserError:
         return None
-    return loaded.returns
 
 
 def _setting(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -153,8 +149,7 @@ def _setting(checkpoint: Checkpoint) -> dict[str, Any]:
 def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Name each setting by the first of its values that distinguish it from the others."""
     labels = [""] * len(settings)
-    keys = dict.fromkeys(["env", "model.backbone", *(key for s in settings for key in s)])
-    for key in keys:
+    for key in dict.fromkeys(["env", "model.backbone", *(key for s in settings for key in s)]):
         values = [setting.get(key) for setting in settings]
         if len(set(labels)) == len(settings):
             break

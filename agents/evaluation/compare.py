@@ -70,18 +70,16 @@ def evaluate_checkpoints(
             if any(spec.window is None for spec in specs[key]):
                 engines.choose(member.model, plan.engine, plan.device)
     lines: list[Line] = []
-    for (setting, checkpoint), members in grouped.items():
-        key = setting, checkpoint
+    for key, members in grouped.items():
         if warning := beyond_data(members[0].model, specs[key][0].targets):
             say(f"note: targets {warning}")
         for spec in specs[key]:
             memory = "carry" if spec.window is None else "window"
-            parts = [setting, checkpoint, memory if len(specs[key]) > 1 else ""]
-            name = " ".join(part for part in parts if part)
+            name = " ".join(filter(None, [*key, memory if len(specs[key]) > 1 else ""]))
             runs = [_evaluate(name, member, spec) for member in members]
             results = [merge_runs(same) for same in zip(*runs, strict=True)]
             protocol = _protocol(members, spec, results[0].engine)
-            lines.append(Line(name, setting, tuple(members), spec, results, protocol, data[key]))
+            lines.append(Line(name, key[0], tuple(members), spec, results, protocol, data[key]))
             after_line(lines)
     return lines
 
@@ -89,11 +87,7 @@ def evaluate_checkpoints(
 def choose_specs(
     members: Sequence[Checkpoint], plan: Plan, data: np.ndarray | None
 ) -> list[EvalSpec]:
-    """Return the evaluation of seeds of one setting, for each way to remember.
-
-    data: returns of the data's episodes, if they are known. Raises UserError if targets or memory
-    cannot be chosen.
-    """
+    """Return an EvalSpec for each way to remember; UserError if targets or memory are unclear."""
     windows = {member.metadata["window"] for member in members}
     if len(windows) > 1 and not plan.memory:
         folders = ", ".join(str(member.run) for member in members)
@@ -137,16 +131,12 @@ def _evaluate(name: str, member: Checkpoint, spec: EvalSpec) -> list[Result]:
 
 
 def _protocol(members: Sequence[Checkpoint], spec: EvalSpec, engine: str) -> dict[str, Any]:
-    checkpoint = describe_checkpoint(
-        members[0].name,
-        (member.metadata["update"] for member in members),
-        (member.config for member in members),
-    )
+    first, updates = members[0], [member.metadata["update"] for member in members]
     return line_protocol(
-        members[0].metadata,
+        first.metadata,
         spec,
-        checkpoint,
-        backbone=members[0].backbone,
+        describe_checkpoint(first.name, updates, [member.config for member in members]),
+        backbone=first.backbone,
         training_seeds=[member.seed for member in members if member.seed is not None],
         torch=torch.__version__,
         runs=[member.run.name for member in members],

@@ -26,12 +26,11 @@ that it was chosen by, so that the report needs others."""
 
 
 class Evaluator:
-    """Evaluates the agents of a run in the environment of its data."""
+    """Evaluates the agents of a run in the environment of its data; ranks share the episodes."""
 
     def __init__(
         self, config: Config, data: Trajectories, device: torch.device, ranks: Ranks = ALONE
     ) -> None:
-        """`ranks` share the episodes of each evaluation."""
         self.config, self.data, self.ranks = config, data, ranks
         self.spec = EvalSpec(
             targets=config.eval.targets or (),
@@ -54,11 +53,7 @@ class Evaluator:
         }
 
     def quick(self, model: DecisionModel) -> tuple[dict[str, float], float]:
-        """Return metrics for the log, and the mean return for the highest target.
-
-        If too many episodes failed, that is noted, and the return is minus infinity: training
-        does not depend on it.
-        """
+        """Return metrics, and the mean return for the highest target: -inf if too many failed."""
         options = self.config.eval
         spec = dataclasses.replace(
             self.spec,

@@ -36,10 +36,8 @@ def evaluate(
 
     Every queued episode counts, however long it takes. An episode whose environment fails has no
     return (see Result); if more than half of the episodes of one target fail, UserError is raised.
-    With `spec.window`, that many last steps are re-run at each step; otherwise the state is
-    carried, by `spec.engine`. `spec.num_procs` None takes as many processes as are fastest, if that
-    cannot change a score. `ranks` share the episodes and all of them return all results; recorded
-    actions need a single rank. Progress is reported as (episodes done, episodes in all).
+    `ranks` share the episodes and all of them return all results; recorded actions need a single
+    rank. Progress is reported as (episodes done, episodes in all).
     """
     if spec.stepper == "envpool" and (env.obs_keys or spec.record or spec.num_procs != 1):
         raise ValueError("envpool takes no obs_keys, num_procs or record")
@@ -51,9 +49,8 @@ def evaluate(
     was_training = model.training
     try:
         mine = slice(ranks.rank, None, ranks.size)
-        policy = Policy(
-            model, asked[mine], window=spec.window, device=spec.device, engine=spec.engine
-        )
+        options: Any = {"window": spec.window, "device": spec.device, "engine": spec.engine}
+        policy = Policy(model, asked[mine], **options)
         num_procs = spec.num_procs
         if num_procs is None:
             limit = time_limit(env) or 0
@@ -75,25 +72,23 @@ def evaluate(
     actions = _actions(played)
     results: list[Result] = []
     for place, target in enumerate(spec.targets):
-        episodes = slice(place * spec.episodes, (place + 1) * spec.episodes)
-        failures = {
-            i - episodes.start: text
-            for i, text in played.failures.items()
-            if episodes.start <= i < episodes.stop
-        }
+        first, last = place * spec.episodes, (place + 1) * spec.episodes
+        episodes = slice(first, last)
+        failures = {i - first: text for i, text in played.failures.items() if first <= i < last}
         if failures:
             check_failures(f"{env.env_id}, asked for {target:g},", failures, spec.episodes)
-        result = Result(
-            float(target),
-            played.returns[episodes],
-            played.lengths[episodes],
-            None if played.success is None else played.success[episodes],
-            played.terminated[episodes],
-            engine=policy.engine.name,
-            actions=None if actions is None else tuple(actions[episodes]),
-            failures=failures,
+        results.append(
+            Result(
+                float(target),
+                played.returns[episodes],
+                played.lengths[episodes],
+                None if played.success is None else played.success[episodes],
+                played.terminated[episodes],
+                engine=policy.engine.name,
+                actions=None if actions is None else tuple(actions[episodes]),
+                failures=failures,
+            )
         )
-        results.append(result)
     return results
 
 
@@ -108,8 +103,7 @@ def _actions(played: Rollout) -> list[np.ndarray] | None:
 
 def check_env(model: DecisionModel, env: EnvSpec) -> None:
     """Raise UserError if the environment cannot be made, or is not of the sizes of the model."""
-    fits = (model.obs_dim, model.action_dim)
-    sizes = env_sizes(env)
+    fits, sizes = (model.obs_dim, model.action_dim), env_sizes(env)
     if sizes != fits:
         raise UserError(
             f"the agent was trained for observations and actions of sizes {fits}, {env.env_id} has "

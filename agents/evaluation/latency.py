@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 
@@ -30,24 +31,15 @@ class Stopwatch:
 
 
 def measure(line: Line) -> np.ndarray:
-    """Play the longest episode of a line again, alone; return the seconds (T,) of each step.
-
-    The first of its agents plays. The first step is left out, as it includes the set-up.
-    """
-    spec = line.spec
+    """Play the longest episode of a line's first agent again, alone; return seconds (T,) a step."""
+    spec, model = line.spec, line.members[0].model
     longest = max(line.results, key=lambda result: _lengths(result).max())
     episode = int(_lengths(longest).argmax())
-    policy = Policy(
-        line.members[0].model,
-        [longest.target],
-        window=spec.window,
-        device=spec.device,
-        engine=spec.engine,
-    )
-    watch = Stopwatch(policy)
+    options: Any = {"window": spec.window, "device": spec.device, "engine": spec.engine}
+    watch = Stopwatch(Policy(model, [longest.target], **options))
     with exact_matmul():
         rollout(line.env, watch, [spec.seed + episode], num_envs=1)
-    return np.array(watch.seconds[1:] or watch.seconds)
+    return np.array(watch.seconds[1:] or watch.seconds)  # the first includes the set-up
 
 
 def _lengths(result: Result) -> np.ndarray:

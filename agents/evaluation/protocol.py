@@ -17,10 +17,7 @@ _PACKAGES = {"numba": "numba", "onnx": "onnxruntime"}
 def line_protocol(
     metadata: Mapping[str, Any], spec: EvalSpec, checkpoint: str, **more: Any
 ) -> dict[str, Any]:
-    """Return the protocol of results, fit for JSON (see envs.scoring.protocol.score_protocol).
-
-    metadata: that of a checkpoint (see agents.storage.metadata). checkpoint: its description.
-    """
+    """Return a score_protocol from the metadata of a checkpoint, and from its description."""
     return score_protocol(
         data=metadata["data"],
         env=EnvSpec.from_json(metadata),
@@ -41,40 +38,29 @@ def describe_memory(window: int | None) -> str:
 
 def intervals(num_runs: int, successes: bool) -> str:
     """Return what the 95 % intervals of a line are computed over, as text."""
-    over = (
-        "the episodes of one run, not training seeds"
-        if num_runs == 1
-        else f"{num_runs} runs, and the episodes of each"
-    )
+    over = "the episodes of one run, not training seeds"
+    if num_runs > 1:
+        over = f"{num_runs} runs, and the episodes of each"
     wilson = "; of success, Wilson's" + " where wider" * (num_runs > 1) if successes else ""
     return f"95 %, bootstrap over {over}{wilson}"
 
 
 def engine_version(engine: str) -> str:
-    """Return an engine's name with the version of the package that it runs in.
-
-    engine: as Result.engine; several are separated by a comma.
-    """
+    """Return the engines of a Result with the versions of the packages that they run in."""
     return ", ".join(_versioned(name) for name in engine.split(", "))
 
 
 def describe_checkpoint(
     name: str, updates: Iterable[int], configs: Iterable[Mapping[str, Any]]
 ) -> str:
-    """Return the checkpoint of a line with its updates and, for the best, how it was chosen.
-
-    updates: of each run. configs: the config.json of each run; it may lack what is needed here.
-    """
+    """Return a checkpoint's name with the runs' updates and, for the best, how it was chosen."""
     listed = ", ".join(dict.fromkeys(str(update) for update in updates))
     chosen = how_chosen(configs) if name == "best" else ""
     return f"{name} (update {listed})" + (f", {chosen}" if chosen else "")
 
 
 def how_chosen(configs: Iterable[Mapping[str, Any]]) -> str:
-    """Return by which episodes train.py chose the best checkpoint of a run; "" if not known.
-
-    configs: the config.json of each run. Those episodes are not the ones that are reported.
-    """
+    """Return by which episodes, none of those reported, the best was chosen; "" if not known."""
     found: dict[str, None] = {}
     for config in configs:
         options = config.get("eval", {})

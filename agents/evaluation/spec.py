@@ -14,10 +14,7 @@ Engine = Literal["auto", "numba", "onnx", "eager"]
 
 @dataclass(frozen=True)
 class EvalSpec:
-    """Which returns an agent is asked for, and how the episodes are played.
-
-    The docstring under a field is its help text in evaluate.py.
-    """
+    """Which returns are asked for, how episodes are played; --help shows the fields' docstrings."""
 
     targets: tuple[float, ...] = ()
     """Returns to ask for. Default: those the run was evaluated with."""

@@ -10,26 +10,19 @@ from typing import Any
 from agents.loggers.console import say
 from agents.loggers.jsonl import Jsonl
 
-LARGEST = 64_000_000
-"""Bytes; the log of ten million updates."""
-LARGEST_NUMBER = 1e100
-"""Larger ones cannot be drawn."""
+LARGEST = 64_000_000  # bytes; the log of ten million updates
+LARGEST_NUMBER = 1e100  # larger ones cannot be drawn
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """Return the rows of `metrics.jsonl`: "update" and numbers, by name.
-
-    Lines that are not rows, as a kill or damage leaves them, and those beyond LARGEST, are left out
-    and noted.
-    """
+    """Return the rows of `metrics.jsonl`: "update" and numbers, by name; note what is left out."""
     path = folder / Jsonl.name
     if not path.is_file():
         say(f"note   {path} is lost: learning curves lack what was in it")
         return []
     with path.open("rb") as file:
-        text = file.read(LARGEST)
+        lines = file.read(LARGEST).decode(errors="replace").split("\n")
         cut = bool(file.read(1))
-    lines = text.decode(errors="replace").split("\n")
     if cut:
         lines.pop()
         say(f"note   {path} is larger than {LARGEST} bytes: the rest is left out")

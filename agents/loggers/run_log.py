@@ -17,11 +17,7 @@ from configs.schema import typed
 
 
 class RunLog:
-    """Context: the console, `metrics.jsonl`, and the loggers that --log names.
-
-    position: what `position` returned at `update`. Without a config, as on all ranks but the
-    first, nothing is logged. Errors of the disk name the file.
-    """
+    """Context: the console, `metrics.jsonl`, and --log's loggers. No config: nothing is logged."""
 
     def __init__(
         self,
@@ -97,12 +93,9 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def check_position(position: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a position that was read from a file; KeyError or ValueError where it is not one.
-
-    Earlier versions of this code saved the length of metrics.jsonl as "metrics".
-    """
+    """Return a position that was read from a file; KeyError or ValueError where it is not one."""
     checked = dict(position)
-    if "metrics" in checked:
+    if "metrics" in checked:  # as earlier versions of this code saved it
         checked["jsonl"] = {Jsonl.name: checked.pop("metrics")}
     lengths = dict.fromkeys({"jsonl", *checked} - {"seconds"}, dict[str, int])
     checked = typed(checked, {"seconds": float, **lengths}, "log")

@@ -41,10 +41,8 @@ class TensorBoard(Logger):
         self._writer.add_figure(name, figure, close=False)
 
     def scores(self, values: Mapping[str, float]) -> None:
-        """Log scores and hyper-parameters for the HPARAMS tab.
-
-        They go into the run's own event file; `SummaryWriter.add_hparams` would make another run.
-        """
+        """Log scores and hyper-parameters for the HPARAMS tab."""
+        # Not by SummaryWriter.add_hparams, which would make another run.
         plain = {k: v if type(v) in (int, float) else str(v) for k, v in self._settings.items()}
         for summary in hparams(plain, dict(values)):
             self._writer._get_file_writer().add_summary(summary)

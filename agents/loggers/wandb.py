@@ -12,8 +12,7 @@ from agents.loggers.base import Logger, Start
 from envs.errors import UserError
 from envs.files import write_file
 
-ID = "wandb-id.txt"
-"""Holds the run's id at W&B, so that a resumed run stays the same one."""
+ID = "wandb-id.txt"  # holds the run's id at W&B, so that a resumed run stays the same one
 
 
 class Wandb(Logger):

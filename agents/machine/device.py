@@ -31,10 +31,10 @@ def be_deterministic() -> None:
 
 
 def before_opengl() -> None:
-    """Load triton, which torch's compiler and optimisers import, before OpenGL.
+    """Load triton, which torch imports, before OpenGL.
 
-    Mesa's renderers for machines without a graphics card (OSMesa, EGL) contain LLVM, and so does
-    triton: loaded second, it ends the process with a segmentation fault.
+    Both triton and Mesa's renderers without a graphics card (OSMesa, EGL) contain LLVM: loaded
+    second, triton ends the process with a segmentation fault.
     """
     with suppress(ImportError):
         importlib.import_module("triton")

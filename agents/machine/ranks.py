@@ -1,9 +1,8 @@
 """Training by several processes, one for each device, as `torchrun train.py` starts them.
 
-Every rank draws the same batches and takes its own rows from each (see Sampler.shard), so that the
-gradients of all ranks sum to those of a single process: the number of ranks changes only rounding
-and the random numbers of dropout. This is DistributedDataParallel with one bucket that is never
-rebuilt: with three or more ranks, a rebuilt bucket would sum in another order after a restart.
+Every rank takes its own rows of the same batches (see Sampler.shard), so that the gradients of all
+ranks sum to those of one process, but for rounding and dropout. DistributedDataParallel would, with
+three or more ranks, rebuild its buckets and sum in another order after a restart.
 """
 
 from __future__ import annotations
@@ -43,8 +42,7 @@ class Ranks:
 
     def __init__(self, rank: int = 0, size: int = 1, seed: int = 0) -> None:
         self.rank, self.size, self._seed = rank, size, seed
-        self.stop: Stop | None = None
-        """Where signals to this rank are noted."""
+        self.stop: Stop | None = None  # where signals to this rank are noted
         self._asked: Tensor | None = None
 
     @property
@@ -63,20 +61,13 @@ class Ranks:
             self.gather(None)
 
     def seed(self, update: int) -> None:
-        """Seed torch (for dropout) differently for each update and rank.
-
-        The seed depends on the run's seed, the update, the rank and the number of ranks alone, so
-        that there is nothing to save.
-        """
+        """Seed torch (for dropout) by the run's seed, the update, the rank and their number."""
         if self.size > 1:
             mixed = np.random.SeedSequence([self._seed, update, self.rank, self.size])
             torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0]))
 
     def sum(self, module: nn.Module, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Replace a module's gradients by their sum over all ranks; return the metrics' sums.
-
-        Each rank's metrics are means over its real steps, times its share of those of the batch.
-        """
+        """Replace a module's gradients by their sums over all ranks; return the metrics' sums."""
         if self.size == 1:
             return metrics
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
@@ -117,10 +108,7 @@ class Ranks:
         """Return the tensors, in CPU memory, and the values (fit for JSON) that rank 0 passes."""
         if self.size == 1:
             return dict(tensors), values
-        kinds = {
-            name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-            for name, tensor in tensors.items()
-        }
+        kinds = {n: (tuple(t.shape), str(t.dtype).split(".")[-1]) for n, t in tensors.items()}
         values, kinds = self.gather((values, kinds) if self.writer else None)[0]
         received: dict[str, Tensor] = {}
         for name, (shape, dtype) in kinds.items():
@@ -153,9 +141,8 @@ ALONE = Ranks()
 def join(device: str, *, seed: int, resumes: bool) -> Iterator[tuple[Ranks, torch.device]]:
     """Context: the ranks that torchrun has started, or this process alone; and its device.
 
-    seed: the seed of the run, the same on all ranks.
-    resumes: whether train.py resumes its run when it is restarted. Raises UserError where torchrun
-    would restart it and it does not resume.
+    seed: that of the run, the same on all ranks. Raises UserError where torchrun would restart
+    train.py and it is not one that then resumes its run (`resumes`).
     """
     if any(name not in os.environ for name in _TORCHRUN) or os.environ["WORLD_SIZE"] == "1":
         yield ALONE, runtime.select_device(device)

@@ -16,8 +16,7 @@ class Stopped(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
-        self.code = 128 + number
-        """What a shell's exit code is for that signal: 143 or 130."""
+        self.code = 128 + number  # a shell's exit code for that signal: 143 or 130
 
 
 class Stop:

@@ -17,8 +17,7 @@ from configs import ModelConfig
 class DecisionModel(nn.Module):
     """Predict the action that leads to the return-to-go, from everything seen in the episode.
 
-    Takes raw observations, rewards' units and the data's actions; normalisation lives inside, so
-    that a checkpoint acts alone.
+    It takes raw observations, rewards and actions, and normalises them itself.
 
     Example:
         >>> import torch
@@ -56,10 +55,7 @@ class DecisionModel(nn.Module):
     def features(
         self, inputs: Inputs[Tensor], state: minrnn.State | None = None
     ) -> tuple[Tensor, minrnn.State]:
-        """Return what the head reads, (B, T, D), and the state behind the last step.
-
-        inputs: (B, T, ...). state: None starts from the initial one.
-        """
+        """Return what the head reads, (B, T, D), and the last state, for inputs (B, T, ...)."""
         x, resets = self.tokens(self.normaliser(inputs))
         y, new_state = self.stack(self.embed_drop(self.embed_norm(x)), state, resets)
         return self.tokens.readout(y), new_state

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 HEADS: dict[str, type[Head]] = {}
-"""All heads by name."""
 
 
 def register(name: str) -> Callable[[type[Head]], type[Head]]:

@@ -53,16 +53,10 @@ OPTIONAL = tuple(Inputs._field_defaults)
 
 
 class EpisodeInputs:
-    """The inputs of K environments while an agent acts in them.
-
-    Each episode starts with its target as the return-to-go, which falls by each reward.
-    """
+    """The inputs of K environments while acting: the return-to-go starts at an episode's target."""
 
     def __init__(
-        self,
-        targets: Sequence[float] | NDArray[Any],
-        action_dim: int,
-        optional: Sequence[str] = (),
+        self, targets: Sequence[float] | NDArray[Any], action_dim: int, optional: Sequence[str] = ()
     ) -> None:
         """`optional`: names of the optional inputs that are wanted."""
         self.targets = np.asarray(targets, dtype=np.float64)

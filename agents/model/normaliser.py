@@ -11,10 +11,7 @@ from agents.model.inputs import Inputs
 
 
 class Spaces(NamedTuple):
-    """What a model has to know of an environment and of its data's statistics.
-
-    `rtg_low` and `rtg_high` are the least and the largest return-to-go in the data.
-    """
+    """What a model has to know of an environment and its data; rtg_*: bounds of returns-to-go."""
 
     obs_mean: list[float]
     obs_std: list[float]
@@ -26,11 +23,7 @@ class Spaces(NamedTuple):
 
 
 class Normaliser(nn.Module):
-    """Scale observations to mean 0 and standard deviation 1, and returns-to-go by `return_scale`.
-
-    A return-to-go beyond those of the data is clamped to them: the network would have to
-    extrapolate.
-    """
+    """Scale observations to mean 0, std 1; clamp returns-to-go to the data's, and scale them."""
 
     obs_mean: Tensor
     obs_std: Tensor

@@ -1,10 +1,8 @@
 """Tokenisers: how a model's inputs become a sequence of tokens.
 
-Both have one interface. ``parts`` gives the tokens of an environment step, one after the other;
-``forward`` turns rows of environment steps into rows of tokens; ``readout`` picks, for each
-environment step, the output that predicts the action, which is that of its last token. A reset of
-an environment step is a reset at the first token of *that* step, so that whatever came before (the
-previous action's token included) is invisible.
+An action is predicted from the output of a step's last token. A reset of an environment step is a
+reset at the first token of *that* step, so that whatever came before (the previous action's token
+included) is invisible.
 """
 
 from __future__ import annotations
@@ -31,7 +29,6 @@ class Embeddings(nn.Module):
         rtg_scales: int,
         inputs: Sequence[str] = (),
     ) -> None:
-        """`inputs`: names of the optional inputs that are read."""
         super().__init__()
         self.rtg = ReturnEmbedding(dim, rtg_scales)
         self.obs = nn.Linear(obs_dim, dim)
@@ -68,9 +65,8 @@ OPTIONAL_EMBEDDINGS: dict[str, Callable[[int], nn.Linear]] = {
 class ReturnEmbedding(nn.Module):
     """Embed the scaled return-to-go, coarse and fine: W [r, tanh(r), tanh(4 r), tanh(16 r), ...].
 
-    The linear term alone (scales = 0, Decision Transformer's) moves by a thousandth a step, and
-    hardly tells "about to end" from "hundreds of steps left"; the k-th tanh resolves returns-to-go
-    of 4^-k of the data's best.
+    The linear term alone (scales = 0, Decision Transformer's) hardly tells "about to end" from
+    "hundreds of steps left"; the k-th tanh resolves returns-to-go of 4^-k of the data's best.
     """
 
     powers: Tensor
@@ -134,8 +130,8 @@ class FusedTokens(Tokeniser):
 class InterleavedTokens(Tokeniser):
     """Three tokens a step, as in the paper: [a_{t-1},] R_t, s_t; the action is read at s_t.
 
-    The sequence is Decision Transformer's (R, s, a, R, s, a, ...), cut in front of each R rather
-    than behind each a, so that one environment step is one chunk both in training and in acting.
+    The sequence is Decision Transformer's (R, s, a, R, s, a, ...), cut so that one environment step
+    is one chunk both in training and in acting.
     """
 
     def __init__(self, embed: Embeddings) -> None:

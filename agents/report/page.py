@@ -14,8 +14,7 @@ from agents.report.protocol import entries
 from agents.report.rows import Report, names
 from agents.report.table import failed, interval, report_number
 
-Cell = tuple[str, str]
-"""A cell of a table: its text, and smaller text beside it."""
+Cell = tuple[str, str]  # its text, and smaller text beside it
 
 
 def _data_uri(content: bytes, kind: str) -> str:
@@ -38,10 +37,7 @@ def page(
     figures: Mapping[str, tuple[str, bytes, bytes]],
     videos: Mapping[str, Sequence[Video]],
 ) -> str:
-    """Return the page of a report.
-
-    figures: by name, a caption and the picture as SVG, on white and on dark. videos: by line.
-    """
+    """Return the page. figures: captions and SVGs, on white and on dark. videos: by line."""
     shown, number = names(report), report_number(report)
     protocol = dict(entries(report["protocols"], shown))
     return _TEMPLATES.get_template("page.html.j2").render(
@@ -71,29 +67,23 @@ def _table(
     lines: list[list[Cell]] = []
     for name, row in rows:
         cells = [(name, ""), (number(row["target"]), "")]
-        cells += [_with_interval(row, key, f"{key}_interval_95", number) for key in ("mean", "iqm")]
+        cells += [_with_interval(row, key, number) for key in ("mean", "iqm")]
         cells += [(number(row[key]), "") for key in ("std", "min", "max")]
         if scored:
-            cells.append(_with_interval(row, "score", "score_interval_95", "{:.1f}".format))
-            cells.append(_with_interval(row, "score_iqm", "score_iqm_interval_95", "{:.1f}".format))
+            for key in ("score", "score_iqm"):
+                cells.append(_with_interval(row, key, "{:.1f}".format))
         if succeeds:
-            cells.append(_with_interval(row, "success_rate", "success_interval_95", _percent))
+            cells.append(_with_interval(row, "success_rate", lambda share: f"{100 * share:.1f}"))
         cells.append((f"{row['mean_length']:.0f}", ""))
         cells += [(str(row["failed"]), "")] * fails
         lines.append(cells)
     return {"head": head, "rows": lines}
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _with_interval(
-    row: Mapping[str, Any], key: str, ends: str, number: Callable[[float], str]
-) -> Cell:
+def _with_interval(row: Mapping[str, Any], key: str, number: Callable[[float], str]) -> Cell:
     if row.get(key) is None:
         return "-", ""
-    return number(row[key]), interval(row[ends], number)
+    return number(row[key]), interval(row[f"{key.removesuffix('_rate')}_interval_95"], number)
 
 
 def _episodes(

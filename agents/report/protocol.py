@@ -11,15 +11,13 @@ from envs.errors import one_line
 
 Protocol = dict[str, Any]
 """What a score has to be reported with (see envs.scoring.protocol.score_protocol)."""
-
-WIDTH = 100
-"""The columns of the terminal that text is wrapped to."""
+WIDTH = 100  # columns of the terminal
 
 
 def entries(
     protocols: Mapping[str, Protocol], shown: Mapping[str, str]
 ) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return each entry of the lines' protocols with its distinct values (see `groups`) as text.
+    """Return each entry of the protocols with its distinct values as text (see `groups`).
 
     protocols: by line. shown: the names of the lines as people read them (see `names`).
     """
@@ -60,15 +58,9 @@ def text(protocols: Mapping[str, Protocol], shown: Mapping[str, str]) -> str:
             # Some of it is from files, which may hold control characters of the terminal.
             words = one_line(f"{called}: {item}" if called else item)
             indent = " " * (width + 2)
-            wrapped = textwrap.wrap(
-                words,
-                WIDTH,
-                initial_indent=first,
-                subsequent_indent=indent + "  " * bool(called),
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-            lines += wrapped or [first.rstrip()]
+            look: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+            look |= {"initial_indent": first, "subsequent_indent": indent + "  " * bool(called)}
+            lines += textwrap.wrap(words, WIDTH, **look) or [first.rstrip()]
             first = indent
     return "\n".join(lines)
 

@@ -19,10 +19,7 @@ Report = dict[str, Any]
 def as_json(
     results: Mapping[str, Sequence[Result]], protocols: Mapping[str, protocol.Protocol]
 ) -> Report:
-    """Return the results of each line, every single episode included, and its protocol, as JSON.
-
-    results, protocols: by line.
-    """
+    """Return the results by line, every single episode included, and the protocols, as JSON."""
     report: Report = {"protocols": {}, "results": {}}
     for line, found in results.items():
         successes = any(result.success is not None for result in found)
@@ -38,10 +35,7 @@ def names(report: Report) -> dict[str, str]:
 
 
 def row(result: Result, reference: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the results of one target: statistics, raw and normalised, and every episode.
-
-    reference: a protocol, of which "reference_min" and "reference_max" are read.
-    """
+    """Return one target's statistics, raw and by the reference of a protocol, and its episodes."""
     low, high = reference["reference_min"], reference["reference_max"]
     entries: dict[str, Any] = {
         "target": result.target,
@@ -53,16 +47,10 @@ def row(result: Result, reference: Mapping[str, Any]) -> dict[str, Any]:
         "min": float(result.obtained.min()),
         "max": float(result.obtained.max()),
     }
-    normalised = {
-        name: None if low is None else references.scaled(entries[of], low, high)
-        for name, of in (
-            ("score", "mean"),
-            ("score_interval_95", "mean_interval_95"),
-            ("score_iqm", "iqm"),
-            ("score_iqm_interval_95", "iqm_interval_95"),
-        )
-    }
-    entries |= {name: None if v is None else v.tolist() for name, v in normalised.items()}
+    for name, of in (("score", "mean"), ("score_iqm", "iqm")):
+        for part in ("", "_interval_95"):
+            value = None if low is None else references.scaled(entries[of + part], low, high)
+            entries[name + part] = None if value is None else value.tolist()
     if result.success is not None:
         entries["success_rate"] = result.success_rate
         entries["success_interval_95"] = list(result.success_interval or ())
@@ -87,8 +75,5 @@ def best_median_worst(returns: Sequence[float] | np.ndarray) -> dict[str, int]:
     """Return the places of the best, the median and the worst episode that finished."""
     values = np.asarray(returns)
     order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]  # NaN comes last
-    return {
-        "best": int(order[-1]),
-        "median": int(order[(len(order) - 1) // 2]),
-        "worst": int(order[0]),
-    }
+    places = order[-1], order[(len(order) - 1) // 2], order[0]
+    return dict(zip(("best", "median", "worst"), map(int, places), strict=True))

@@ -22,17 +22,11 @@ def failed(report: Report) -> list[str]:
 
 
 def text(report: Report) -> str:
-    """Return a report as a table with its protocol, for a terminal of 100 columns.
-
-    It has the share of successes if an environment reports them, and the number of failed episodes
-    if there are any. If the names of the lines are too long to stand beside their numbers, each
-    stands above them.
-    """
+    """Return the table and the protocol; names too long to stand beside numbers stand above."""
     shown, number = names(report), report_number(report)
     results = report["results"]
-    every = [row for rows in results.values() for row in rows]
-    succeeds = any("success" in row for row in every)
-    fails = any(row["failed"] for row in every)
+    succeeds = any("success" in row for rows in results.values() for row in rows)
+    fails = any(row["failed"] for rows in results.values() for row in rows)
     head = ["checkpoint", "asked", "mean", "95 %", "IQM", "95 %", "score"]
     head += ["success"] * succeeds + ["steps"] + ["failed"] * fails
 

@@ -23,8 +23,7 @@ from envs.errors import UserError
 from envs.files import write_file, write_json
 
 Draw = Callable[[plots.Theme], Figure]
-MOST_RETURNS = 10_001
-"""The most returns of a data set in report.json."""
+MOST_RETURNS = 10_001  # of a data set, in report.json
 _FIGURE = re.compile(r"figures/[a-z]+(-\d+)?\.(png|pdf|svg)")
 
 
@@ -38,9 +37,8 @@ def write_report(
 ) -> rows.Report:
     """Write the report on `lines` into `folder`; return the content of report.json.
 
-    Figures that an earlier report left there, and that this one does not have, are deleted.
-    seconds: the time of each step of an episode, by line (see agents.evaluation.latency). videos:
-    by line. format: of the files in figures/: png, pdf or svg.
+    Figures of an earlier report that this one does not have are deleted. seconds: of each step of
+    an episode, by line (see agents.evaluation.latency). format: png, pdf or svg, of figures/.
     """
     drawn = figures(lines, seconds)
     files = [f"figures/{name}.{format}" for name in drawn]
@@ -77,9 +75,8 @@ def as_json(
     """Return the content of report.json: all that figures are drawn from, but learning curves.
 
     It has the rows of agents.report.rows; "data", the sorted returns of each data set that is known
-    (10,001 quantiles of them if there are more); "step_microseconds", the time of a step, and its
-    "curve" over the episode; "videos", which episodes were filmed; "figures", the files. Learning
-    curves are in metrics.jsonl of each run.
+    (MOST_RETURNS quantiles if there are more); "step_microseconds", the time of a step, and its
+    "curve" over the episode; "videos", which episodes were filmed.
     """
     entries = rows.as_json(
         {line.name: line.results for line in lines}, {line.name: line.protocol for line in lines}
@@ -116,10 +113,7 @@ def _listed(values: Sequence[str], most: int, what: str) -> str:
 def figures(
     lines: Sequence[Line], seconds: Mapping[str, np.ndarray]
 ) -> dict[str, tuple[str, Draw]]:
-    """Return the caption and the drawing function of each figure, by the name of its file.
-
-    Each data set has figures of its own.
-    """
+    """Return each data set's figures: caption and drawing function, by the name of the file."""
     drawn: dict[str, tuple[str, Draw]] = {}
     names = list(dict.fromkeys(line.members[0].metadata["data"] for line in lines))
     for place, data in enumerate(names):
@@ -139,28 +133,19 @@ def _of_data(lines: Sequence[Line]) -> dict[str, tuple[str, Draw]]:
     results = {_without_data(line, line.name): line.results for line in lines}
     best = None if data is None else float(data.max())
     there = "" if data is not None else " (the data's returns are not on this disk)"
-    drawn: dict[str, tuple[str, Draw]] = {
-        "calibration": (
-            f"Asked against obtained{there}",
-            lambda theme: plots.calibration(results, data, heading, theme),
-        ),
-        "returns": (
-            f"Every return obtained, against those of the data{there}",
-            lambda theme: plots.returns(results, data, heading, theme),
-        ),
-    }
+    drawn: dict[str, tuple[str, Draw]] = {}
+    caption = f"Asked against obtained{there}"
+    drawn["calibration"] = caption, lambda theme: plots.calibration(results, data, heading, theme)
+    caption = f"Every return obtained, against those of the data{there}"
+    drawn["returns"] = caption, lambda theme: plots.returns(results, data, heading, theme)
     metrics = _metrics(lines)
     every = [logged for members in metrics.values() for logged in members]
+    caption = "Training, evaluated on a few other episodes"
     if len(every) == 1:
-        drawn["curve"] = (
-            "Training, evaluated on a few other episodes",
-            lambda theme: plots.curve(every[0], best, heading, theme),
-        )
+        drawn["curve"] = caption, lambda theme: plots.curve(every[0], best, heading, theme)
     elif every:
-        drawn["curve"] = (
-            "Training, evaluated on a few other episodes: the largest target",
-            lambda theme: plots.curves(metrics, best, heading, theme),
-        )
+        caption += ": the largest target"
+        drawn["curve"] = caption, lambda theme: plots.curves(metrics, best, heading, theme)
     return drawn
 
 
@@ -193,8 +178,8 @@ def _returns(values: np.ndarray) -> dict[str, Any]:
 def _spread(seconds: np.ndarray) -> dict[str, Any]:
     low, median, high = np.percentile(seconds * 1e6, (10, 50, 90)).tolist()
     names, values = ("step", "10 %", "median", "90 %"), plots.pieces(seconds).tolist()
-    spread = {"steps": len(seconds), "median": median, "10 %": low, "90 %": high}
-    return spread | {"curve": dict(zip(names, values, strict=True))}
+    curve = dict(zip(names, values, strict=True))
+    return {"steps": len(seconds), "median": median, "10 %": low, "90 %": high, "curve": curve}
 
 
 def _written(folder: Path) -> list[str]:

@@ -23,11 +23,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def resume_command(folder: Path, config: Config) -> str:
-    """Return the command that resumes the run in `folder`, with the options of `config`.
-
-    It has the same number of ranks, and the options in which this process differs from those that
-    the run was started with (such as threads and device, which change rounding).
-    """
+    """Return the command that resumes a run, with the ranks and changed options of this process."""
     try:
         options = saved.other_flags(config, saved.read(folder))
     except ValueError:  # damaged in the meantime
@@ -51,15 +47,12 @@ def _launcher() -> str:
 
 @contextmanager
 def report_interrupt(folder: Path | None, config: Config) -> Iterator[None]:
-    """Context: Ctrl-C with nothing new to save exits with 130 and the command that resumes the run.
-
-    Where there is no folder, or no run in it, the script handles it.
-    """
+    """Context: Ctrl-C with nothing new to save exits with 130 and the command that resumes it."""
     try:
         yield
     except KeyboardInterrupt:
         if folder is None or not (folder / saved.FILE).is_file():
-            raise
+            raise  # the script handles it
         if os.environ.get("RANK", "0") == "0":
             sys.stdout.flush()
             sys.stderr.write(

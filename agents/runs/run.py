@@ -31,10 +31,9 @@ from envs.files import recover, write_json
 
 
 class Run:
-    """Context: a run in its folder, started or resumed.
+    """Context: a run in its folder, started or resumed. Signals that ask it to stop are noted.
 
-    Signals that ask it to stop are noted while it lasts; see agents.machine.signals. Ranks other
-    than the first train and evaluate the same, but write, log and print nothing.
+    Ranks other than the first train and evaluate the same, but write, log and print nothing.
     """
 
     def __init__(
@@ -44,8 +43,7 @@ class Run:
         self.config, self.data, self.trainer, self.metadata = config, data, trainer, metadata
         self.best_score: float | None = None
         self.best_update = 0
-        self.evaluated = 0
-        """The last update whose evaluation is done."""
+        self.evaluated = 0  # the last update whose evaluation is done
         self.log, self.stop = RunLog(), Stop()
         self.ranks = trainer.ranks
         self._saved = (-1, -1)

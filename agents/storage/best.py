@@ -18,10 +18,7 @@ BEST, NEXT = "best", ".next-best"
 
 
 def settle(folder: Path, update: int) -> None:
-    """Rename the checkpoint that waits in a run's folder to `best/` if it is of `update`.
-
-    Otherwise remove it.
-    """
+    """Rename the waiting checkpoint in a run's folder to `best/` if of `update`, or remove it."""
     waiting = folder / NEXT
     if not waiting.is_dir():
         return

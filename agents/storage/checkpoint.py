@@ -1,8 +1,4 @@
-"""A checkpoint is a folder that acts alone: weights and normaliser, and `agent.json`.
-
-Folders appear whole or not at all (envs.files), and loading them runs no code of theirs
-(agents.storage.tensor_folder).
-"""
+"""A checkpoint is a folder that acts alone: weights and normaliser, and `agent.json`."""
 
 from __future__ import annotations
 
@@ -19,12 +15,9 @@ from agents.storage.formats import AGENT
 from agents.storage.metadata import check_metadata
 from agents.storage.tensor_folder import Layout, layout, load_folder, refused, save_folder
 
-LARGEST_SIDE = 10_000_000
-"""Numbers in an observation, or in an action."""
-_TENSOR = {
-    name: f"{'head' if name.startswith('action') else 'normaliser'}.{name}"
-    for name in Spaces._fields
-}
+LARGEST_SIDE = 10_000_000  # numbers in an observation, or in an action
+_HOLDERS = {"action_low": "head", "action_high": "head"}
+_TENSOR = {name: f"{_HOLDERS.get(name, 'normaliser')}.{name}" for name in Spaces._fields}
 """The tensors that hold what the model was built from, by their names in Spaces."""
 MARGIN = 64_000_000
 """Bytes that a model may take beyond its file, in tables and in the state of one environment."""
@@ -57,10 +50,8 @@ def load_checkpoint(folder: Path) -> tuple[DecisionModel, dict[str, Any]]:
 def _expected(metadata: dict[str, Any], found: Layout) -> Layout:
     """Return the layout of the model that the metadata describes, which is built without memory."""
     config = check_metadata(metadata)["model"]
-    shapes: list[tuple[int, ...]] = [
-        found[name][0] if name in found else ()
-        for name in (_TENSOR["obs_mean"], _TENSOR["action_low"])
-    ]
+    names = _TENSOR["obs_mean"], _TENSOR["action_low"]
+    shapes: list[tuple[int, ...]] = [found[name][0] if name in found else () for name in names]
     if any(len(shape) != 1 or not 0 < shape[0] <= LARGEST_SIDE for shape in shapes):
         raise ValueError("it has no sizes of observation and action")
     if config.num_layers > len(found):

@@ -10,10 +10,9 @@ from typing import NamedTuple
 
 
 class FolderFormat(NamedTuple):
-    """A kind of folder: what its files are called, and how they are read."""
+    """A kind of folder: what it is called in messages, its files, and how they are read."""
 
     what: str
-    """The name of such a folder in messages."""
     metadata: str
     """The file of JSON."""
     tensors: str
@@ -47,11 +46,7 @@ _MODEL = {
     "head.weight": "head.mean.weight",
     "head.bias": "head.mean.bias",
 }
-_PARTS = {
-    "model": "model",
-    "average.module": "average.module",
-    "optimizer": "optimizer.model",
-}
+_PARTS = {"model": "model", "average.module": "average.module", "optimizer": "optimizer.model"}
 _STATE = {
     **{f"{old}.{a}": f"{new}.{b}" for old, new in _PARTS.items() for a, b in _MODEL.items()},
     "optimizer.model": "optimizer.model",  # new names stay
@@ -59,9 +54,7 @@ _STATE = {
     "losses": "pending.loss",
     "norms": "pending.grad_norm",
 }
-AGENT = FolderFormat(
-    "checkpoint", "agent.json", "model.safetensors", 3, 1_000_000, renames={3: _MODEL}
-)
+AGENT = FolderFormat("checkpoint", "agent.json", "model.safetensors", 3, 1_000_000, {3: _MODEL})
 STATE = FolderFormat(
     "training state", "state.json", "state.safetensors", 3, 16_000_000, renames={3: _STATE}
 )

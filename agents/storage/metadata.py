@@ -19,14 +19,10 @@ METADATA: dict[str, Any] = {
     "obs_keys": list[str],
     "reference": tuple[float, float, str] | None,
 }
-"""What it holds: the model's configuration, and all that evaluate.py needs to know.
-
-`reference` has the returns of a random and of an expert policy, and where they come from.
-"""
+"""`reference` has the returns of a random and of an expert policy, and where they come from."""
 LATER: dict[str, Any] = {"env_kwargs": {}, "obs_keys": [], "reference": None}
 """What older checkpoints lack, and the values that hold for them."""
-LARGEST_WINDOW = 100_000
-"""Steps; a window takes memory for each environment."""
+LARGEST_WINDOW = 100_000  # steps; a window takes memory for each environment
 
 
 def check_metadata(values: dict[str, Any]) -> dict[str, Any]:

@@ -28,12 +28,10 @@ from envs.files import atomic_folder, old_name
 
 SUMS = "SHA256SUMS"
 """Written as sha256sum does: `sha256sum -c SHA256SUMS` checks a folder without this code."""
-_WITH_SUMS = 2
-"""The first version whose folders have checksums."""
+_WITH_SUMS = 2  # the first version whose folders have checksums
 LARGEST_HEADER = 1_000_000
 """Bytes of a safetensors header, for a thousand tensors about 100,000; safetensors takes 100 MB."""
-LARGEST_SHAPE = 2**48
-"""Numbers in a tensor; its sizes are multiplied, an empty one's too."""
+LARGEST_SHAPE = 2**48  # numbers in a tensor; its sizes are multiplied, an empty one's too
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -47,7 +45,6 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 """By their names in a safetensors header."""
-
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 """The shapes and dtypes of tensors by their names."""
 Expected = Callable[[dict[str, Any], Layout], Layout]
@@ -143,16 +140,12 @@ def read_json(path: Path, largest: int) -> dict[str, Any]:
 
 @contextmanager
 def refused(folder: Path, kind: FolderFormat) -> Iterator[None]:
-    """Context: errors that the contents of a folder cause become the UserError for a damaged one.
-
-    These are all but MemoryError and interrupts: what reads the contents is not written twice, once
-    to look for everything that can be wrong with them.
-    """
+    """Context: errors that a folder's contents cause become the UserError for a damaged one."""
     try:
         yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # any: nobody looks for all that can be wrong before reading it
         text = (str(error).splitlines() or [""])[0]
         if not isinstance(error, (OSError, SafetensorError, ValueError)):
             text = f"{type(error).__name__}: {text}"

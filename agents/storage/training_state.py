@@ -53,11 +53,7 @@ def capture(trainer: Trainer) -> tuple[dict[str, Tensor], Metadata]:
 
 
 def restore(trainer: Trainer, tensors: dict[str, Tensor], metadata: Metadata) -> None:
-    """Restore a trainer of the same run to the state that `capture` returned.
-
-    On another kind of device, dropout draws other random numbers from here on. Raises ValueError,
-    and other errors that `refused` catches, where the metadata or the tensors are impossible.
-    """
+    """Restore a trainer to what `capture` returned; raises what `refused` catches if impossible."""
     update, seconds = metadata["update"], metadata["seconds"]
     if not fits(update, int) or not 0 <= update <= trainer.config.updates:
         raise ValueError(f"update {update!r:.50} of {trainer.config.updates}")
@@ -143,8 +139,7 @@ class States:
         """Write a state, then remove those older than the last `keep` updates, and any later ones.
 
         A state is named after its update, with or without a suffix (-evaluated); of several states
-        of one update the last stays. A later state was damaged: otherwise the run would have been
-        resumed from it.
+        of one update the last stays. A later one was damaged: the run was not resumed from it.
         """
         save_folder(self.folder / name, tensors, metadata, STATE)
         names = self._names()
@@ -162,12 +157,11 @@ class States:
         tell: Callable[[str], object],
         check: Callable[[Metadata], object] = lambda metadata: None,
     ) -> Metadata | None:
-        """Restore a trainer from the newest sound state; return its metadata.
+        """Restore a trainer from the newest sound state; return its metadata, None without states.
 
-        Returns None where no state was saved yet. `check` raises an error where the run's own
-        metadata is impossible. `tell` gets a line about each damaged state. Raises UserError where
-        no state is sound, where `check` raises OtherData, and where a newer version of this code
-        wrote a state.
+        `check` raises where the run's own metadata is impossible. `tell` gets a line about each
+        damaged state. Raises UserError where all are damaged, where `check` raises OtherData, and
+        where a newer version of this code wrote a state.
         """
         names = self._names()
         for name in reversed(names):

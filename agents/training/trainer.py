@@ -22,8 +22,7 @@ from configs import OptimConfig
 from envs.data.sampler import Batch, PackedSampler, WindowSampler
 from envs.errors import UserError
 
-_SHOWN = 30
-"""Episodes that a message names."""
+_SHOWN = 30  # episodes that a message names
 
 
 class Diverged(UserError):
@@ -61,9 +60,8 @@ class Trainer:
         self.optimizer = optimiser.make(groups, config, device)
         self.average = None
         if config.ema:
-            self.average = AveragedModel(
-                objective.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)
-            )
+            function = get_ema_multi_avg_fn(config.ema)
+            self.average = AveragedModel(objective.model, multi_avg_fn=function)
         self.update = 0
         self.pending: dict[str, list[Tensor]] = {}
         """Metrics of the updates since the last call of `metrics`, by name."""
@@ -74,9 +72,8 @@ class Trainer:
         if config.compile == "on" or (config.compile == "auto" and device.type == "cuda"):
             # CUDA graphs: so small a model would spend its time launching kernels.
             mode = "reduce-overhead" if device.type == "cuda" else "default"
-            self._compiled = torch.compile(
-                self.objective.loss, mode=mode, fullgraph=True, dynamic=False
-            )
+            options: Any = {"mode": mode, "fullgraph": True, "dynamic": False}
+            self._compiled = torch.compile(self.objective.loss, **options)
 
     @property
     def model(self) -> DecisionModel:
@@ -110,10 +107,7 @@ class Trainer:
         return metrics
 
     def check(self) -> None:
-        """Raise Diverged where a loss or gradient since the last `metrics` is not finite.
-
-        Not after every update, as a GPU would have to be waited for.
-        """
+        """Raise Diverged where a loss or gradient since the last `metrics` is not finite."""
         if not self.pending:
             return
         watched = [torch.stack(self.pending[name]) for name in ("loss", "grad_norm")]

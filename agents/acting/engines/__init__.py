@@ -1,7 +1,6 @@
-"""Engines: what runs the model's step while it acts. One interface, one module for each.
+"""Engines: what runs the model's step while it acts, each a module that imports its own packages.
 
-Each module has `why_not(model, device)`, a reason why it cannot act here with this model, or None;
-and `make(model, device)`. Their packages are imported there and nowhere else.
+It has `make(model, device)`, and `why_not(model, device)`: why it cannot act here, or None.
 """
 
 from __future__ import annotations
@@ -19,10 +18,8 @@ from envs.errors import UserError
 
 Floats = NDArray[np.float32]
 
-_MODULES = ("numba", "onnx", "eager")
-"""Best first."""
-_AUTO = ("numba", "eager")
-"""What "auto" chooses from: those that start within seconds."""
+_MODULES = ("numba", "onnx", "eager")  # best first
+_AUTO = ("numba", "eager")  # those that start within seconds
 SAME_FOR_ANY_ROWS = ("numba",)
 """Those in which a row's actions are the same, to the last bit, whatever rows are beside it."""
 
@@ -34,18 +31,13 @@ class Engine(Protocol):
 
     def start(self, rows: int) -> None:
         """Begin with K = rows environments, every state empty."""
-        ...
 
     def step(self, inputs: Inputs[NDArray[Any]]) -> Floats:
-        """Return the model's actions (K, A), in a buffer that the next call may overwrite.
-
-        inputs: contiguous arrays (K, ...), as agents.model.inputs describes them.
-        """
+        """Return actions (K, A), which the next call may overwrite, for contiguous (K, ...)."""
         ...
 
     def keep(self, rows: NDArray[np.int64]) -> None:
-        """Go on with these rows (M,) alone, in this order."""
-        ...
+        """Continue with these rows (M,) alone, in this order."""
 
 
 def names() -> tuple[str, ...]:
@@ -77,10 +69,7 @@ def choose(model: DecisionModel, name: str = "auto", device: torch.device | str 
 
 
 def make(model: DecisionModel, name: str = "auto", device: torch.device | str = "cpu") -> Engine:
-    """Return the engine that `choose` chooses.
-
-    The model is put in eval mode and on the device, and may be copied.
-    """
+    """Return the engine that `choose` chooses; the model is put in eval mode and on the device."""
     device = torch.device(device)
     return _module(choose(model, name, device)).make(model.to(device).eval(), device)
 
@@ -90,7 +79,7 @@ def check_times(timestep: NDArray[np.int64], limit: int | None) -> None:
     if limit is not None and timestep.max(initial=0) >= limit:
         raise UserError(
             f"step {timestep.max()} of an episode is beyond the {limit} that the agent has an "
-            f"embedding for: train with a larger --model.timestep-embedding, or with 0"
+            "embedding for: train with a larger --model.timestep-embedding, or with 0"
         )
 
 

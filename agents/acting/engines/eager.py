@@ -26,10 +26,7 @@ class Eager:
     name = "eager"
 
     def __init__(
-        self,
-        model: DecisionModel,
-        device: torch.device,
-        sample: torch.Generator | None = None,
+        self, model: DecisionModel, device: torch.device, sample: torch.Generator | None = None
     ) -> None:
         """sample: draw actions from the head's distribution with this generator, on `device`."""
         self.model, self.device, self._sample = model, device, sample
@@ -86,19 +83,16 @@ class Window(Eager):
     @torch.inference_mode()
     def keep(self, rows: NDArray[np.int64]) -> None:
         """See `Engine.keep`."""
-        index = torch.as_tensor(rows, device=self.device)
         if self._history is not None:
+            index = torch.as_tensor(rows, device=self.device)
             self._history = self._history.map(lambda part: part[index])
 
     def _act(self, inputs: Inputs[Tensor]) -> Tensor:
         # The inputs of the last steps are carried; copies, for the caller has the arrays.
         newest = inputs.map(lambda part: part.unsqueeze(1).clone())
         if self._history is not None:
-            older: Any = self._history._asdict()
-            joined = {
-                n: torch.cat([older[n], x], 1) for n, x in newest._asdict().items() if x is not None
-            }
-            newest = newest._replace(**joined)
+            older = iter(part for part in self._history if part is not None)
+            newest = newest.map(lambda part: torch.cat([next(older), part], 1))
         self._history = newest.map(lambda part: part[:, -self.window :])
         # The window opens with an empty state; a reset inside hides what is left of older episodes.
         resets = self._history.resets.clone()

@@ -37,7 +37,6 @@ class Sizes(NamedTuple):
     state_size: int
     max_steps: int | None
     optional: Mapping[str, int] = MappingProxyType({})
-    """The widths of the optional inputs that it reads, by name."""
 
     @classmethod
     def of(cls, model: DecisionModel) -> Sizes:
@@ -48,10 +47,7 @@ class Sizes(NamedTuple):
 
 
 class Onnx:
-    """A session whose inputs and outputs stay in place: 13 % faster than handing them over.
-
-    The state alternates between two buffers.
-    """
+    """A session with inputs, outputs and two buffers of the state in place: 13 % faster so."""
 
     name = "onnx"
 
@@ -60,9 +56,8 @@ class Onnx:
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors
-        self._session = self._runtime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"]
-        )
+        providers = ["CPUExecutionProvider"]
+        self._session = self._runtime.InferenceSession(content, options, providers=providers)
         self._sizes = sizes
         self.start(0)
 

@@ -71,10 +71,7 @@ class Following(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def follow(env: gym.Env[Any, Any]) -> None:
-    """Use the camera that follows the robot, if MuJoCo has one, and draw a little faster.
-
-    gymnasium's own camera does not move, and a walker is out of sight in two seconds.
-    """
+    """Draw faster, and by the camera that follows the robot: gymnasium's own does not move."""
     for thing in _held(env):
         renderer = getattr(thing, "mujoco_renderer", None)
         if renderer is None:

@@ -36,7 +36,6 @@ class Video:
     run: str
     """The run whose agent played."""
     seed: int
-    """The seed that the environment was reset with."""
     total: float
     """The return, equal to that of the evaluation."""
     steps: int
@@ -55,10 +54,9 @@ def check(checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def film(line: Line) -> list[Video]:
-    """Film the best, the median and the worst episode of a line's largest target.
+    """Film the best, the median and the worst episode of a line's largest target, as recorded.
 
-    They are replayed from their recorded actions (see EvalSpec.record). Raises UserError if this
-    machine cannot draw or encode, or if the return of a replay is not that of the evaluation.
+    Raises UserError if this machine cannot draw or encode, or if a replay's return is another.
     """
     result, videos = line.top, []
     number = number_format(value for other in line.results for value in other.returns)
@@ -104,9 +102,7 @@ def _film(
     return Video(title, result.target, run, seed, total, len(actions), mp4, poster)
 
 
-def _replay(
-    env: gym.Env[Any, Any], seed: int, actions: Sequence[np.ndarray] | np.ndarray
-) -> Iterator[tuple[int, float]]:
+def _replay(env: gym.Env[Any, Any], seed: int, actions: np.ndarray) -> Iterator[tuple[int, float]]:
     """Replay the actions of an episode; yield the steps and the return so far, from 0 on."""
     total = 0.0
     env.reset(seed=seed)
@@ -128,16 +124,17 @@ def caption(image: np.ndarray, text: str) -> np.ndarray:
     height, width = (size - size % 2 for size in image.shape[:2])
     drawn = Image.fromarray(image[:height, :width])
     font = ImageFont.load_default(size=max(10, width // 30))
-    place = (width // 40, width // 50)
-    ImageDraw.Draw(drawn).text(
-        place, text, fill="white", font=font, stroke_width=2, stroke_fill="black"
-    )
+    look: Any = {"fill": "white", "font": font, "stroke_width": 2, "stroke_fill": "black"}
+    ImageDraw.Draw(drawn).text((width // 40, width // 50), text, **look)
     return np.asarray(drawn)
 
 
 def encode(images: Iterable[np.ndarray], fps: float) -> bytes:
     """Return pictures (H, W, 3), u8, of even size, as an MP4 that browsers play and can seek in."""
-    av = encoder()
+    try:
+        import av
+    except ImportError:
+        raise UserError("--video needs PyAV: pip install av") from None
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         rate = Fraction(fps).limit_denominator(1000)
@@ -151,12 +148,3 @@ def encode(images: Iterable[np.ndarray], fps: float) -> bytes:
         if stream is not None:
             container.mux(stream.encode())
     return file.getvalue()
-
-
-def encoder():
-    """Return PyAV; UserError with the install line if it is missing."""
-    try:
-        import av
-    except ImportError:
-        raise UserError("--video needs PyAV: pip install av") from None
-    return av

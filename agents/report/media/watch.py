@@ -21,29 +21,20 @@ from envs.errors import UserError
 from envs.rollout import Rollout, rollout
 from envs.worlds.make import EnvLike, make_env
 
-REFRESH = 20
-"""Pictures a second, in the terminal."""
-WIDTH = 24
-"""Characters of a bar."""
+REFRESH = 20  # pictures a second, in the terminal
+WIDTH = 24  # characters of a bar
 
 
 class View:
     """An actor that shows the actions of another in one environment, in real time."""
 
     def __init__(
-        self,
-        policy: Policy,
-        model: DecisionModel,
-        target: float,
-        live: Live,
-        title: str,
-        fps: float,
+        self, policy: Policy, model: DecisionModel, live: Live, title: str, fps: float
     ) -> None:
-        self.policy, self.live, self.title = policy, live, title
-        self.target, self.fps = target, fps
-        normaliser = model.normaliser
+        self.policy, self.live, self.title, self.fps = policy, live, title, fps
+        self.target = float(policy.targets[0])
+        normaliser, head = model.normaliser, model.head
         self.mean, self.std = normaliser.obs_mean.cpu().numpy(), normaliser.obs_std.cpu().numpy()
-        head = model.head
         self.low, self.high = head.action_low.cpu().numpy(), head.action_high.cpu().numpy()
         self.total, self.step, self.started = 0.0, 0, time.perf_counter()
 
@@ -88,11 +79,7 @@ def watch(
     console: Console | None = None,
     real_time: bool = True,
 ) -> Rollout:
-    """Play one episode for `target` and show it; return the rollout.
-
-    The episode is the first of `spec`, whose targets are not read. It is shown in a window as well
-    if there is a display and the environment can draw one.
-    """
+    """Play and show the first episode of `spec`, but for `target`; in a window, too, if any."""
     env = make_env(checkpoint.env)
     fps = float(env.metadata.get("render_fps") or 0.0) if real_time else 0.0
     windowed = has_display() and "human" in env.metadata.get("render_modes", [])
@@ -104,7 +91,7 @@ def watch(
         checkpoint.model, [target], window=spec.window, device=spec.device, engine=spec.engine
     )
     with Live(console=console, refresh_per_second=REFRESH, vertical_overflow="crop") as live:
-        view = View(policy, checkpoint.model, target, live, title, fps)
+        view = View(policy, checkpoint.model, live, title, fps)
         try:
             played = rollout(world, view, [spec.seed], num_envs=1)
         except UserError:

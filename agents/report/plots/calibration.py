@@ -18,11 +18,7 @@ def calibration(
     title: str,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Plot mean returns with 95 % intervals over the returns asked for; a faint dot an episode.
-
-    If the data's returns are known, their histogram is behind: over the same axis of returns, of a
-    height that no axis shows.
-    """
+    """Plot means, 95 % intervals and episodes over the returns asked, in front of the data's."""
     swept = [result for line in results.values() for result in line]
     values = [*(r.obtained for r in swept), np.array([r.target for r in swept])]
     if data_returns is not None:

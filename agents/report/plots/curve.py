@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from agents.loggers.history import LARGEST_NUMBER
 from agents.report.plots.theme import LIGHT, Theme, drawing, heading, legend_below, log_scale, style
 
-Metrics = Sequence[Mapping[str, Any]]
-"""The rows of a run's metrics.jsonl."""
+Metrics = Sequence[Mapping[str, Any]]  # the rows of a run's metrics.jsonl
 PREFIX = "eval/return_asked_"
 
 
@@ -47,11 +46,7 @@ def curves(
     title: str,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Plot several settings: the loss, and the return for the largest target of each.
-
-    runs: the metrics of each run of a setting, by the setting's name. A thin line is a run, the
-    thick one their mean.
-    """
+    """Plot loss and return for the largest target: a thin line a run, a thick one a setting."""
     with drawing(theme) as ink:
         figure, above, below = _panels(title)
         for place, (name, members) in enumerate(runs.items()):

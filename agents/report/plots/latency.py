@@ -13,10 +13,7 @@ PIECES = 40
 
 
 def latency(seconds: Mapping[str, np.ndarray], title: str, theme: Theme = LIGHT) -> Figure:
-    """Plot the median time of a step, and the middle 80 %, in up to 40 pieces of an episode.
-
-    seconds: (T,) the time of each step, by the name of the line.
-    """
+    """Plot median and middle 80 % of a step's time, `seconds` (T,) by line, in up to 40 pieces."""
     with drawing(theme):
         figure = Figure(figsize=(6.4, 3.7), layout="constrained")
         axes = figure.add_subplot()
@@ -38,10 +35,7 @@ def latency(seconds: Mapping[str, np.ndarray], title: str, theme: Theme = LIGHT)
 
 
 def pieces(seconds: np.ndarray) -> np.ndarray:
-    """Return (4, P): the middle step of each of up to 40 pieces, and its 10, 50, 90 % in µs.
-
-    seconds: (T,) the time of each step.
-    """
+    """Return (4, P) of (T,): the middle step of each of up to 40 pieces, its 10, 50, 90 % in µs."""
     parts = np.array_split(seconds * 1e6, min(PIECES, len(seconds)))
     lengths = np.array([len(part) for part in parts])
     spread = np.array([np.percentile(part, (10, 50, 90)) for part in parts]).T

@@ -22,10 +22,7 @@ def returns(
     title: str,
     theme: Theme = LIGHT,
 ) -> Figure:
-    """Plot the share of episodes over their return, a panel for each target.
-
-    If the data's returns are known, they are behind, as shares of its episodes, too.
-    """
+    """Plot shares of episodes over their returns, a panel a target, in front of the data's."""
     targets = sorted({result.target for line in results.values() for result in line})
     everything = [result.obtained for line in results.values() for result in line]
     everything.append(np.array(targets))

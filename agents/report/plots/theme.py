@@ -14,11 +14,8 @@ from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-Theme = dict[Any, Any]
-"""Settings of matplotlib (rcParams)."""
-
-LABEL = 90
-"""The most characters of a legend's label that fit into the width of a figure."""
+Theme = dict[Any, Any]  # settings of matplotlib (rcParams)
+LABEL = 90  # the most characters of a legend's label that fit into the width of a figure
 _MARKERS = "os^DvPX"
 _DASHES = ("-", "--", ":")
 
@@ -92,10 +89,7 @@ def heading(title: str) -> str:
 
 
 def legend_below(figure: Figure, panels: Iterable[Axes]) -> None:
-    """Put one legend of all panels below them; the figure grows by as much.
-
-    It has two columns if the labels are short enough; very long labels are wrapped.
-    """
+    """Put one legend of all panels below them, in two columns if it fits; the figure grows."""
     entries: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):

@@ -43,7 +43,6 @@ class Objective(nn.Module):
 
 
 OBJECTIVES: dict[str, type[Objective]] = {}
-"""All objectives by name."""
 
 
 def register(name: str) -> Callable[[type[Objective]], type[Objective]]:

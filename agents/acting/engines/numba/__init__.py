@@ -50,10 +50,9 @@ class Numba:
 
     def step(self, inputs: Inputs[NDArray[Any]]) -> Floats:
         """See `Engine.step`. Raises UserError beyond the time steps that the model has learned."""
-        if inputs.obs.shape != self._inputs[0].shape:
-            raise ValueError(
-                f"expected observations {self._inputs[0].shape}, not {inputs.obs.shape}"
-            )
+        expected = self._inputs[0].shape
+        if inputs.obs.shape != expected:
+            raise ValueError(f"expected observations {expected}, not {inputs.obs.shape}")
         check_times(inputs.timestep, self._program.times)
         # The kernel checks nothing, and sees addresses: copies of its own are right for certain.
         for own, given in zip(self._inputs, inputs, strict=False):

@@ -1,11 +1,9 @@
 # pyright: basic, reportCallIssue=false, reportGeneralTypeIssues=false
 """One step of an agent, compiled: a program of four operations, run over all rows.
 
-One kernel for every agent: `agents.acting.engines.numba.program` writes the operations of a model,
-and all sizes
-and places are read from there; so it compiles once on a machine, and numba keeps the result on
-disk. An environment has as many rows in the buffers of work as it has tokens, one after the other,
-and work holds `chunk` environments: where there are more, the program is run again.
+One kernel for every agent, compiled once on a machine: it reads all sizes and places from the
+operations that program.py writes. An environment has as many rows in the buffers of work as it has
+tokens, and work holds `chunk` environments: where there are more, the program is run again.
 """
 
 from __future__ import annotations
@@ -45,8 +43,7 @@ PRODUCT, NORM, ACTIVATE, RECUR = range(4)
 
 @functools.cache
 def kernel() -> Callable[..., None]:
-    """Return the function, to be called with sizes and addresses (see
-    `agents.acting.engines.numba`)."""
+    """Return the function, to be called with sizes and addresses."""
     files = [Path(__file__), Path(__file__).with_name("tile.py")]
     own = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     sources = launch.sources() ^ int(own[:8], 16)  # in the closure: see launch.sources

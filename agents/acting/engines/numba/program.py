@@ -1,5 +1,4 @@
-"""A model as the program that `agents.acting.engines.numba.kernel` runs, and its weights in the
-order of use."""
+"""A model as the program that the kernel beside it runs, and its weights in the order of use."""
 
 from __future__ import annotations
 
@@ -27,7 +26,6 @@ from minrnn.stack import Stack
 
 CHUNK = 36
 """Environments whose work is done together: their buffers stay in the cache, beside a layer."""
-
 _KNOWN = (
     *(DecisionModel, Normaliser, FusedTokens, InterleavedTokens, Embeddings, ReturnEmbedding),
     *(TanhHead, TanhGaussianHead, nn.ModuleDict),

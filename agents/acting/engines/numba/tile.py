@@ -16,8 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-LANES = 16
-"""Numbers in a vector: one line of the cache."""
+LANES = 16  # numbers in a vector: one line of the cache
 _WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
 VECTORS = 4 if _WIDE else 2
 """Vectors of columns in a block; the columns that are left over come in blocks of one."""

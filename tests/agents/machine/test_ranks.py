@@ -34,8 +34,9 @@ linux = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs /
 @pytest.mark.parametrize("kind", [PackedSampler, WindowSampler])
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_the_rows_of_all_ranks_are_the_batch(kind, ranks):
-    alone = kind(tiny_data(), 5, 9, seed=3, transitions=True)
-    shards = [kind(tiny_data(), 5, 9, seed=3, transitions=True) for _ in range(ranks)]
+    every = {"seed": 3, "transitions": True, "inputs": ("prev_reward",)}
+    alone = kind(tiny_data(), 5, 9, **every)
+    shards = [kind(tiny_data(), 5, 9, **every) for _ in range(ranks)]
     for rank, shard in enumerate(shards):
         shard.shard(rank, ranks)
     for _ in range(20):

@@ -183,7 +183,7 @@ def fit_bounds(policy: SACPolicy | MLPPolicy, low: Float32, high: Float32) -> Po
 
 
 def load_policy(path: Path) -> SACPolicy | MLPPolicy:
-    """Read a policy file (.npz) of either format without unpickling; UserError where it is none."""
+    """Read a policy file (.npz) of either format, without pickles; UserError where it is unfit."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}

@@ -134,7 +134,7 @@ def _env_fields(settings: Settings, env: gym.Env[Any, Any] | FastWalker) -> dict
 
 
 def check_actions(actions: NDArray[Any], shape: tuple[int, int]) -> int | None:
-    """Return the first row that is not finite; UserError for another shape (K, A), A = -1: any."""
+    """Return the first row that is not finite; UserError unless the shape is (K, A), or A is -1."""
     if actions.ndim != 2 or len(actions) != shape[0] or (shape[1] >= 0 and actions.shape != shape):
         raise UserError(f"the actor returned actions of shape {actions.shape}, not {shape}")
     finite = np.isfinite(actions)

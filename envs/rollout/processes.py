@@ -28,7 +28,7 @@ from envs.worlds.spec import EnvSpec
 _CONTEXT = get_context("spawn")
 _LISTEN = 0.05  # s between two looks for messages of the other processes
 _PATIENCE = 5.0  # s that a terminated process is given to end
-_STEPS = 50_000  # of MuJoCo, which take longer than the start of a process (docs/acting.md)
+_STEPS = 50_000  # MuJoCo steps that take longer than the start of a process (docs/acting.md)
 
 
 def choose_num_procs(steps: int) -> int:

@@ -87,7 +87,7 @@ def env_sizes(env: EnvLike) -> tuple[int, int]:
 
 
 def action_bounds(env: EnvLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the bounds (A,) of actions; UserError where there are none, or they are no vectors."""
+    """Return the bounds (A,) of actions; UserError where they have none, or are not vectors."""
     made = env() if callable(env) else make_raw(env)
     try:
         space = _vector(_name(env, made), "action", made.action_space)

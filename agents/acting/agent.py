@@ -85,14 +85,20 @@ class Agent:
             raise UserError("the agent reads flat observations: take them from agent.make_env()")
         given = np.asarray(obs, np.float64)
         rows = np.atleast_2d(given)
-        fresh = self._rows != len(rows)
-        if fresh:
-            self._rows = len(rows)
-            self._policy.start(self._rows)
         if rows.shape[1] != self.model.obs_dim:
             raise UserError(
                 f"an observation has {rows.shape[1]} numbers, the agent reads {self.model.obs_dim}"
             )
+        if self._rows not in (0, len(rows)):
+            raise UserError(
+                f"{len(rows)} observations after {self._rows}: call agent.reset() first"
+            )
+        for name, value in (("reward", reward), ("resets", resets)):
+            if value is not None and np.shape(value) not in ((), (len(rows),)):
+                raise UserError(f"{name} of shape {np.shape(value)} for {len(rows)} observations")
+        if fresh := not self._rows:
+            self._rows = len(rows)
+            self._policy.start(self._rows)
         starts = np.full(self._rows, fresh) | (False if resets is None else np.asarray(resets))
         self._reward_was_given |= reward is not None
         if not (self._reward_was_given or starts.all()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from agents.machine import device as runtime
@@ -66,11 +66,11 @@ class Ranks:
             mixed = np.random.SeedSequence([self._seed, update, self.rank, self.size])
             torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0]))
 
-    def sum(self, module: nn.Module, metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Replace a module's gradients by their sums over all ranks; return the metrics' sums."""
+    def sum(self, parameters: Iterable[Tensor], metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Replace the parameters' gradients by their sum over all ranks; return the metrics' sums."""
         if self.size == 1:
             return metrics
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         asked = self.stop is not None and self.stop.asked
         # One message for all: gradients, metrics, and whether to stop.
         values = [value.reshape(1) for value in metrics.values()]

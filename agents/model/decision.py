@@ -35,7 +35,7 @@ class DecisionModel(nn.Module):
         self.config = config
         self.obs_dim, self.action_dim = len(spaces.obs_mean), len(spaces.action_low)
         _check("head", [config.head], HEADS)
-        _check("input", config.inputs, OPTIONAL)
+        _check("inputs", config.inputs, OPTIONAL)
         self.normaliser = Normaliser(spaces)
         embed = Embeddings(
             self.obs_dim,
@@ -77,7 +77,7 @@ class DecisionModel(nn.Module):
 
 def _check(what: str, names: Iterable[str], known: Iterable[str]) -> None:
     if unknown := set(names) - set(known):
-        raise ValueError(f"no {what} {min(unknown)!r}; there is {', '.join(known)}")
+        raise ValueError(f"no --model.{what} {min(unknown)!r}; there is {', '.join(known)}")
 
 
 def stack_config(config: ModelConfig) -> minrnn.StackConfig:

@@ -97,8 +97,11 @@ def expected(trainer: Trainer) -> Callable[[Metadata, Layout], Layout]:
 
     def wanted(metadata: Metadata, found: Layout) -> Layout:
         # As many as there were updates since the last line of the log.
-        shape = found.get(f"{PENDING}loss", ((0,),))[0]
-        pending = {name: torch.empty(shape, device="meta") for name in found if _is_pending(name)}
+        pending = {
+            name: torch.empty(found[name][0][:1], device="meta")
+            for name in found
+            if name.startswith(PENDING)
+        }
         either = {**moments, "generator.cuda": cuda, **pending}
         there = {name: value for name, value in either.items() if name in found}
         return layout({**weights, "generator.cpu": cpu, **there})
@@ -190,12 +193,12 @@ def _update(name: str) -> str:
     return name.split("-")[0]
 
 
-def _is_pending(name: str) -> bool:
-    return name.startswith(PENDING) and name.removeprefix(PENDING).isidentifier()
-
-
 def _weights(trainer: Trainer) -> dict[str, Tensor]:
-    found = trainer.objective.state_dict()
+    # Of a tensor that several modules share, the first name is kept.
+    names: dict[tuple[Any, ...], str] = {}
+    for name, value in trainer.objective.state_dict().items():
+        names.setdefault((value.data_ptr() or name, value.shape, value.stride()), name)
+    found = {name: trainer.objective.state_dict()[name] for name in names.values()}
     if trainer.average is not None:
         average = trainer.average.state_dict()
         found |= {f"average.{name}": value for name, value in average.items()}

@@ -19,9 +19,11 @@ from agents.model.decision import DecisionModel
 from agents.training import optimiser
 from agents.training.objectives import Objective
 from configs import OptimConfig
-from envs.data.sampler import Batch, PackedSampler, WindowSampler
+from envs.data.sampler import Batch, Sampler
 from envs.errors import UserError
 
+RESERVED = {"loss", "grad_norm", "lr", "updates_per_second"}
+"""Names of metrics that the trainer has itself."""
 _SHOWN = 30  # episodes that a message names
 
 
@@ -45,7 +47,7 @@ class Trainer:
     def __init__(
         self,
         objective: Objective,
-        sampler: PackedSampler | WindowSampler,
+        sampler: Sampler,
         config: OptimConfig,
         device: torch.device,
         ranks: Ranks = ALONE,
@@ -58,6 +60,8 @@ class Trainer:
         self.sampler, self.config, self.device = sampler, config, device
         groups = objective.param_groups(config.weight_decay)
         self.optimizer = optimiser.make(groups, config, device)
+        grouped = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        self._parameters = [p for p in objective.parameters() if id(p) in grouped]
         self.average = None
         if config.ema:
             function = get_ema_multi_avg_fn(config.ema)
@@ -86,7 +90,7 @@ class Trainer:
         return self.model if self.average is None else cast(DecisionModel, self.average.module)
 
     def fit(self) -> Iterator[int]:
-        """Train to the end; yield the number of each update behind it. See also `metrics`."""
+        """Train to the end; yield the number of updates made, after each. See also `metrics`."""
         while self.update < self.config.updates:
             if not self.objective.training:
                 self.objective.train()
@@ -130,9 +134,9 @@ class Trainer:
         optimiser.set_lr(self.optimizer, self.config, self.update)
         batch = to_tensors(self.sampler.sample(), self.device)
         self.ranks.seed(self.update)
-        metrics = self.ranks.sum(self.objective, self._gradients(batch))
+        metrics = self.ranks.sum(self._parameters, self._gradients(batch))
         limit = self.config.clip or math.inf
-        metrics["grad_norm"] = nn.utils.clip_grad_norm_(self.objective.parameters(), limit)
+        metrics["grad_norm"] = nn.utils.clip_grad_norm_(self._parameters, limit)
         self.optimizer.step()
         self.objective.after_update()
         if self.average is not None:
@@ -163,18 +167,23 @@ class Trainer:
     def _backward(
         self, function: Callable[..., tuple[Tensor, dict[str, Tensor]]], batch: Batch[Tensor]
     ) -> dict[str, Tensor]:
-        self.optimizer.zero_grad(set_to_none=True)
+        self.objective.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.compiler.cudagraph_mark_step_begin()
         with self._autocast():
-            loss, metrics = function(batch)
-            metrics = {"loss": loss, **metrics}
+            loss, more = function(batch)
             if self.ranks.size > 1:
                 # Before and not after: what is rounded in between is then that of one process.
-                metrics = {name: value * self.sampler.share for name, value in metrics.items()}
-        metrics["loss"].backward()
-        # The next replay of a CUDA graph writes over them.
-        return {name: value.detach().clone() for name, value in metrics.items()}
+                loss = loss * self.sampler.share
+        loss.backward()
+        if taken := RESERVED & more.keys():
+            raise UserError(f"the trainer has a metric {min(taken)!r}: rename the objective's")
+        # Copies: the next replay of a CUDA graph writes over them.
+        metrics = {"loss": loss.detach().clone()}
+        for name, value in more.items():
+            value = torch.as_tensor(value, device=self.device).detach().float().clone()
+            metrics[name] = value * self.sampler.share if self.ranks.size > 1 else value
+        return metrics
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.config.precision == "bfloat16":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,8 +17,9 @@ from envs.errors import UserError
 class Objective(nn.Module):
     """A loss, with all that is learned for it: `model`, which acts, and networks of its own.
 
-    The trainer updates, averages, saves and shares among ranks whatever parameters and buffers
-    the objective has (targets, counts); options are keyword arguments after `model`.
+    The trainer updates and saves whatever parameters and buffers the objective has (targets,
+    counts); options are keyword arguments after `model`. Ranks share gradients and metrics, not
+    buffers: change those in `after_update`, from what is the same on all ranks.
     """
 
     transitions = False
@@ -30,6 +32,8 @@ class Objective(nn.Module):
     def loss(self, batch: Batch[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, a mean over the batch's real steps, and metrics (scalars) by name.
 
+        A metric may be missing in some updates; loss, grad_norm, lr and updates_per_second are the
+        trainer's own names.
         The batch's fields are tensors on the trainer's device. Compiled by torch.compile on a GPU.
         """
         raise NotImplementedError
@@ -58,8 +62,9 @@ def register(name: str) -> Callable[[type[Objective]], type[Objective]]:
 def make(name: str, model: DecisionModel, options: Mapping[str, Any]) -> Objective:
     """Return the objective of that name; UserError where there is none, or an option is wrong."""
     if name not in OBJECTIVES:
-        raise UserError(f"no objective {name!r}; there is {', '.join(OBJECTIVES)}")
+        raise UserError(f"no --optim.objective {name!r}; there is {', '.join(OBJECTIVES)}")
     try:
-        return OBJECTIVES[name](model, **options)
-    except (TypeError, ValueError) as error:
+        inspect.signature(OBJECTIVES[name]).bind(model, **options)
+    except TypeError as error:
         raise UserError(f"--optim.objective-options of {name}: {error}") from None
+    return OBJECTIVES[name](model, **options)

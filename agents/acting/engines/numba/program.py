@@ -36,9 +36,11 @@ _KNOWN = (
 
 def unknown(model: DecisionModel) -> str | None:
     """Say what there is in a model that the kernel does not know; None where it knows it all."""
+    if inputs := model.config.inputs:
+        return f"its kernel has no optional inputs, such as {inputs[0]}"
     for module in model.modules():
         if type(module) not in _KNOWN:
-            return f"its kernel knows minGRU and minLSTM, and no {type(module).__name__}"
+            return f"its kernel knows minGRU and minLSTM, and not {type(module).__name__}"
         if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
             return "its kernel would not see that a hook changes what a layer computes"
     if any(p.dtype != torch.float32 for p in model.parameters()):

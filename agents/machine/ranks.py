@@ -67,7 +67,7 @@ class Ranks:
             torch.manual_seed(int(mixed.generate_state(1, np.uint64)[0]))
 
     def sum(self, parameters: Iterable[Tensor], metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Replace the parameters' gradients by their sum over all ranks; return the metrics' sums."""
+        """Replace the parameters' gradients by their sums over all ranks; return the metrics'."""
         if self.size == 1:
             return metrics
         gradients = [p.grad for p in parameters if p.grad is not None]

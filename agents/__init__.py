@@ -1,7 +1,4 @@
-"""Return-conditioned recurrent agents. For scripts: `load`, which returns an `Agent`.
-
-Everything else is for the project's own code, and may move.
-"""
+"""Return-conditioned recurrent agents. For scripts: `load`; everything else may move."""
 
 from __future__ import annotations
 

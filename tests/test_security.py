@@ -23,7 +23,7 @@ import torch
 
 from agents.evaluation import checkpoints
 from agents.loggers.history import read_metrics
-from agents.report import protocol, write
+from agents.report import grouping, write
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
 from agents.storage.tensor_folder import SUMS
 from agents.storage.training_state import States, capture
@@ -403,7 +403,7 @@ def test_what_files_say_is_printed_and_not_obeyed() -> None:
         data="a\x1b[2Jb", env=EnvSpec("E-v0\n\x07", {"a": "\x1b]0;x\x07"}), targets=[1],
         episodes=1, seeds=[0], own=(0.0, 1.0, "b\u202ec"),
     )  # fmt: skip
-    lines = protocol.text({"last": entries}, {"last": "last"}).split("\n")
+    lines = grouping.text({"last": entries}, {"last": "last"}).split("\n")
     assert all(line.isprintable() for line in lines)
     assert sum(not line.startswith(" ") for line in lines) == len(entries)
 

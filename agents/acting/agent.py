@@ -37,11 +37,7 @@ def load(
 
     Example:
         agent = agents.load("runs/minrnn-hopper-medium-replay-v0/mingru-seed0")
-        env = agent.make_env()
-        obs, _ = env.reset()
-        action = agent.act(obs)
-        obs, reward, terminated, truncated, _ = env.step(action)
-        action = agent.act(obs, reward)  # and so on; agent.reset() before the next episode
+        action = agent.act(obs)  # then agent.act(obs, reward); agent.reset() between episodes
     """
     folder = Path(run)
     if not (folder / "agent.json").is_file():
@@ -90,9 +86,7 @@ class Agent:
                 f"an observation has {rows.shape[1]} numbers, the agent reads {self.model.obs_dim}"
             )
         if self._rows not in (0, len(rows)):
-            raise UserError(
-                f"{len(rows)} observations after {self._rows}: call agent.reset() first"
-            )
+            raise UserError(f"{len(rows)} observations after {self._rows}: reset() the agent first")
         for name, value in (("reward", reward), ("resets", resets)):
             if value is not None and np.shape(value) not in ((), (len(rows),)):
                 raise UserError(f"{name} of shape {np.shape(value)} for {len(rows)} observations")

@@ -43,7 +43,7 @@ class Evaluator:
         )
 
     def metadata(self) -> dict[str, Any]:
-        """Return what a checkpoint says of its environment (see agents.storage.metadata)."""
+        """Return the metadata of this run's checkpoints (see agents.storage.metadata)."""
         return {
             **self.data.env.to_json(),
             "data": self.data.name,
@@ -64,7 +64,7 @@ class Evaluator:
         try:
             results = self._evaluate(model, spec)
         except TooManyFailed as error:
-            say(f"note   not evaluated, and training goes on: {error}")
+            say(f"note   not evaluated; training continues: {error}")
             return {"failed": 1.0}, -math.inf
         metrics = {f"return_asked_{r.target:g}": r.mean for r in results}
         rates = {f"success_asked_{r.target:g}": r.success_rate for r in results}

@@ -67,8 +67,9 @@ def how_chosen(configs: Iterable[Mapping[str, Any]]) -> str:
         if options.get("quick_episodes") and options.get("targets"):
             stepper = options.get("stepper", "gymnasium")
             of = "" if stepper == "gymnasium" else f" of {stepper}'s"
-            episodes, top = options["quick_episodes"], float(max(options["targets"]))
-            found[f"chosen by {episodes} other episodes{of} asked for {top:.10g}"] = None
+            count, top = options["quick_episodes"], float(max(options["targets"]))
+            episodes = f"{count} other episode{'s' * (count != 1)}"
+            found[f"chosen by {episodes}{of} asked for {top:.10g}"] = None
     return " or ".join(found)
 
 

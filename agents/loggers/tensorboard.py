@@ -47,7 +47,7 @@ class TensorBoard(Logger):
         for summary in hparams(plain, dict(values)):
             self._writer._get_file_writer().add_summary(summary)
         for name, value in values.items():
-            self._writer.add_scalar(name, value)
+            self._writer.add_scalar(name, value, self._settings["optim.updates"])
 
     def position(self) -> dict[str, int]:
         """Return the lengths of the event files."""

@@ -16,7 +16,7 @@ ID = "wandb-id.txt"  # holds the run's id at W&B, so that a resumed run stays th
 
 
 class Wandb(Logger):
-    """A run at W&B. A row of metrics is a step, by its number: none is sent a second time."""
+    """A run at W&B. A row of metrics is a step, by its number, so that none is sent twice."""
 
     def __init__(self, start: Start) -> None:
         self.path, file = start.folder, start.folder / ID

@@ -63,7 +63,7 @@ class DecisionModel(nn.Module):
     def forward(
         self, inputs: Inputs[Tensor], state: minrnn.State | None = None
     ) -> tuple[Tensor, minrnn.State]:
-        """Return the actions (B, T, A) and the state behind the last step; see `features`."""
+        """Return the actions (B, T, A) and the state after the last step; see `features`."""
         y, new_state = self.features(inputs, state)
         return self.head.act(y), new_state
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from agents.report.grouping import entries
 from agents.report.media.video import Video
-from agents.report.protocol import entries
 from agents.report.rows import Report, names
 from agents.report.table import failed, interval, report_number
 

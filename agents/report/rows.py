@@ -9,7 +9,7 @@ import numpy as np
 
 from agents.evaluation.protocol import intervals
 from agents.evaluation.result import Result
-from agents.report import protocol
+from agents.report import grouping
 from envs.scoring import references
 
 Report = dict[str, Any]
@@ -17,7 +17,7 @@ Report = dict[str, Any]
 
 
 def as_json(
-    results: Mapping[str, Sequence[Result]], protocols: Mapping[str, protocol.Protocol]
+    results: Mapping[str, Sequence[Result]], protocols: Mapping[str, grouping.Protocol]
 ) -> Report:
     """Return the results by line, every single episode included, and the protocols, as JSON."""
     report: Report = {"protocols": {}, "results": {}}
@@ -31,7 +31,7 @@ def as_json(
 
 def names(report: Report) -> dict[str, str]:
     """Return the names of the lines for people, by the names that a report has for them."""
-    return protocol.names({line: report["protocols"][line]["data"] for line in report["results"]})
+    return grouping.names({line: report["protocols"][line]["data"] for line in report["results"]})
 
 
 def row(result: Result, reference: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from agents.report import protocol
+from agents.report import grouping
 from agents.report.rows import Report, names
 
 
@@ -43,13 +43,13 @@ def text(report: Report) -> str:
 
     named = [[shown[line], *cells(row)] for line, rows in results.items() for row in rows]
     heading, *lines = aligned([head, *named])
-    if len(heading) > protocol.WIDTH:
+    if len(heading) > grouping.WIDTH:
         heading, *rest = aligned([["", *head[1:]], *(["", *row[1:]] for row in named)])
         following, lines = iter(rest), []
         for line, rows in results.items():
             lines += [shown[line], *(next(following) for _ in rows)]
     lines += ["", *failed(report)] if fails else []
-    written = protocol.text(report["protocols"], shown)
+    written = grouping.text(report["protocols"], shown)
     return "\n".join([heading, "-" * len(heading), *lines, "", written])
 
 

@@ -16,7 +16,7 @@ from agents.evaluation.compare import Line
 from agents.loggers.base import Start
 from agents.loggers.history import read_metrics
 from agents.loggers.tensorboard import TensorBoard
-from agents.report import page, plots, protocol, rows
+from agents.report import grouping, page, plots, rows
 from agents.report.media.video import Video
 from agents.storage.tensor_folder import read_json
 from envs.errors import UserError
@@ -121,7 +121,7 @@ def figures(
         suffix = "" if len(names) == 1 else f"-{place + 1}"
         drawn |= {name + suffix: pair for name, pair in _of_data(about).items()}
     if seconds:
-        shown = protocol.names({line.name: line.members[0].metadata["data"] for line in lines})
+        shown = grouping.names({line.name: line.members[0].metadata["data"] for line in lines})
         taken = {shown.get(name, name): values for name, values in seconds.items()}
         caption = "Time of a step over the episode: one environment, its physics in between"
         drawn["latency"] = (caption, lambda theme: plots.latency(taken, "one environment", theme))

@@ -1,4 +1,4 @@
-"""How a run that ends early says what is left of it, and which command resumes it."""
+"""What a run that ends early reports: what was saved, and the command that resumes it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def report_interrupt(folder: Path | None, config: Config) -> Iterator[None]:
 
 @contextmanager
 def report_early_end(run: Run) -> Iterator[None]:
-    """Context: a run that ends early reports what is left of it, and how to resume it."""
+    """Context: a run that ends early reports what was saved, and how to resume it."""
     # Not above: `report_interrupt` must work while torch is imported, which takes a while.
     from agents.loggers.console import say
     from agents.training.trainer import Diverged

@@ -1,4 +1,4 @@
-"""Check what `agent.json` says of a checkpoint: it may come from anywhere, and is acted on."""
+"""Check the metadata of a checkpoint, `agent.json`, which may come from a stranger."""
 
 from __future__ import annotations
 

@@ -194,11 +194,9 @@ def _update(name: str) -> str:
 
 
 def _weights(trainer: Trainer) -> dict[str, Tensor]:
-    # Of a tensor that several modules share, the first name is kept.
-    names: dict[tuple[Any, ...], str] = {}
-    for name, value in trainer.objective.state_dict().items():
-        names.setdefault((value.data_ptr() or name, value.shape, value.stride()), name)
-    found = {name: trainer.objective.state_dict()[name] for name in names.values()}
+    # Of a tensor that several modules share, one name is kept.
+    items = trainer.objective.state_dict().items()
+    found = dict({(t.data_ptr() or n, t.shape, t.stride()): (n, t) for n, t in items}.values())
     if trainer.average is not None:
         average = trainer.average.state_dict()
         found |= {f"average.{name}": value for name, value in average.items()}

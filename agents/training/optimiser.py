@@ -68,10 +68,9 @@ def state_layout(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[st
     """Return what the optimiser keeps for a parameter once it was updated, as meta tensors."""
     probe = nn.Parameter(torch.zeros(2, 3))
     probe.grad = torch.zeros_like(probe)
-    options = inspect.signature(type(optimizer)).parameters.keys() - {"fused"}
-    twin = type(optimizer)(
-        [probe], **{name: v for name, v in optimizer.defaults.items() if name in options}
-    )
+    names = inspect.signature(type(optimizer)).parameters.keys() - {"fused"}
+    options = {name: value for name, value in optimizer.defaults.items() if name in names}
+    twin = type(optimizer)([probe], **options)
     twin.step()
     return {
         name: (parameter.detach() if value.shape == probe.shape else value).to("meta")

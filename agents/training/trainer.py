@@ -22,8 +22,7 @@ from configs import OptimConfig
 from envs.data.sampler import Batch, Sampler
 from envs.errors import UserError
 
-RESERVED = {"loss", "grad_norm", "lr", "updates_per_second"}
-"""Names of metrics that the trainer has itself."""
+RESERVED = {"loss", "grad_norm", "lr", "updates_per_second"}  # the trainer's own metrics
 _SHOWN = 30  # episodes that a message names
 
 

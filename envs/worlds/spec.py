@@ -51,5 +51,5 @@ class EnvSpec:
 
 
 def unlimited(bound: ArrayLike) -> NDArray[np.bool_]:
-    """Return where a bound of a space is none: infinite, or as large as floats get."""
+    """Return where a space has no bound: it is infinite, or as large as floats get."""
     return np.abs(np.asarray(bound, np.float64)) >= float(np.finfo(np.float32).max)

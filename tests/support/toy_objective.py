@@ -1,7 +1,7 @@
 """An objective with a second network and a target copy of it: python toy_objective.py [train.py's].
 
-Imitation, weighted by nothing, beside a value function learned by TD(0): what a critic needs of the
-trainer (transitions, parameters, targets, groups and metrics of its own), and no more.
+Imitation, beside a value function learned by TD(0): what a critic needs of the trainer, which is
+transitions, and parameters, targets, groups and metrics of its own.
 """
 
 import copy

@@ -32,8 +32,7 @@ class Objective(nn.Module):
     def loss(self, batch: Batch[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, a mean over the batch's real steps, and metrics (scalars) by name.
 
-        A metric may be missing in some updates; loss, grad_norm, lr and updates_per_second are the
-        trainer's own names.
+        A metric may be missing in some updates; trainer.RESERVED has the trainer's own names.
         The batch's fields are tensors on the trainer's device. Compiled by torch.compile on a GPU.
         """
         raise NotImplementedError

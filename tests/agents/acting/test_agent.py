@@ -80,7 +80,7 @@ def test_what_is_not_an_observation_of_the_agent_is_refused(run):
     with pytest.raises(UserError, match=r"4 numbers, the agent reads 3"):
         agent.act(np.ones(4))
     np.testing.assert_array_equal(agent.act(np.ones(3)), agents.load(run).act(np.ones(3)))
-    with pytest.raises(UserError, match=r"2 observations after 1: call agent.reset\(\)"):
+    with pytest.raises(UserError, match=r"2 observations after 1: reset\(\) the agent"):
         agent.act(np.ones((2, 3)))
     with pytest.raises(UserError, match=r"reward of shape \(2,\) for 1 observations"):
         agent.act(np.ones(3), [1.0, 2.0])

@@ -213,7 +213,7 @@ def test_training_ends_where_its_evaluations_on_the_way_fail(tmp_path, monkeypat
     monkeypatch.setattr(Brittle, "last", 500_000)  # those of the report are below
     flags = ["--preset", "smoke", "--env", "failing/later-v0", "--eval.targets", "3"]
     train.main([*flags, "--run-dir", str(tmp_path / "run")])
-    assert "note   not evaluated, and training goes on: " in capsys.readouterr().out
+    assert "note   not evaluated; training continues: " in capsys.readouterr().out
     results = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
     assert [row["failed"] for row in results["last"]] == [0]
     assert '"eval/failed": 1.0' in (tmp_path / "run" / "metrics.jsonl").read_text()

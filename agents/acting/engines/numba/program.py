@@ -102,7 +102,7 @@ class Program:
             final = cell is cells[-1]
             self._mix(block, cell, place)
             place += padded(cell.hidden)
-            # Behind the last cell, only the token whose output is read goes on.
+            # Behind the last cell, only the token whose output is read is needed.
             self._mlp(block, self._last if final else -1)
         self._norm(model.stack.norm, k.STREAM, k.NORMED, self._last)
         self._product([model.head.mean], k.NORMED, k.OUTPUT, self._last)

@@ -44,15 +44,24 @@ def imported(file: Path) -> set[str]:
     return names
 
 
+def imports_of(node: ast.AST) -> list[str]:
+    """Return what a statement imports, in full: modules, or names in them."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0:
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
 def between_rooms(folder: Path) -> dict[tuple[str, str], str]:
     """Return the pairs of rooms of which one imports the other, with a file that does so."""
     pairs = {}
     for file in sorted(folder.rglob("*.py")):
         room = file.relative_to(folder).parts[0].removesuffix(".py")
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if room != "__init__" and isinstance(node, ast.ImportFrom) and node.level == 0:
-                for alias in node.names:
-                    package, other, *_ = f"{node.module}.{alias.name}".split(".")
+            for name in imports_of(node) if room != "__init__" else ():
+                if name.count("."):
+                    package, other, *_ = name.split(".")
                     if package == folder.name and other != room:
                         pairs[room, other] = str(file)
     return pairs
@@ -66,6 +75,21 @@ def above(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
         if not more:
             return found
         found |= more
+
+
+def test_no_module_imports_itself_through_others(checkout):
+    files = {}
+    for file in (file for package in MAY_IMPORT for file in (checkout / package).rglob("*.py")):
+        parts = file.relative_to(checkout).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    pairs = set()
+    for module, file in files.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            for name in imports_of(node):
+                other = name if name in files else name.rsplit(".", 1)[0]
+                if other in files and other != module:
+                    pairs.add((module, other))
+    assert not [(a, b) for a, b in above(pairs) if a == b]
 
 
 @pytest.mark.parametrize("package", ROOMS)

@@ -9,15 +9,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from agents.machine.signals import Stopped
 from configs import Config, saved
 from envs.errors import UserError
 from envs.files import CannotWrite
-
-if TYPE_CHECKING:
-    from agents.runs.run import Run
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -63,8 +60,8 @@ def report_interrupt(folder: Path | None, config: Config) -> Iterator[None]:
 
 
 @contextmanager
-def report_early_end(run: Run) -> Iterator[None]:
-    """Context: a run that ends early reports what was saved, and how to resume it."""
+def report_early_end(run: Any) -> Iterator[None]:
+    """Context: a `Run` that ends early reports what was saved, and how to resume it."""
     # Not above: `report_interrupt` must work while torch is imported, which takes a while.
     from agents.loggers.console import say
     from agents.training.trainer import Diverged

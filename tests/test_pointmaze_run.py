@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("gymnasium_robotics")
 
 from envs.behaviour import pointmaze
-from envs.sources import local
+from envs.sources import local, minari
 
 DATA = "minrnn/pointmaze/umaze-v0"
 
@@ -22,7 +22,7 @@ def small(minari_folder):
     recipes = pointmaze.RECIPES["umaze"]
     pointmaze.RECIPES["umaze"] = replace(recipes, steps=3000)
     try:
-        local._make("test/pointmaze/umaze-v0", "pointmaze", "umaze", 0, progress=False)
+        minari.write("test/pointmaze/umaze-v0", **local._pointmaze("pointmaze", "umaze", 0, False))
     finally:
         pointmaze.RECIPES["umaze"] = recipes
     return "test/pointmaze/umaze-v0"

@@ -63,7 +63,7 @@ class Policy:
         if self._rows != len(obs):
             self.start(len(obs))
         action = self.engine.step(self._inputs.observe(obs, reward, resets, episode))
-        action = np.clip(action, self._low, self._high)
+        action = np.minimum(np.maximum(action, self._low), self._high)  # np.clip is slower
         self._inputs.acted(action)
         return action.copy()
 

@@ -55,8 +55,9 @@ class Numba:
             raise ValueError(f"expected observations {expected}, not {inputs.obs.shape}")
         check_times(inputs.timestep, self._program.times)
         # The kernel checks nothing, and sees addresses: copies of its own are right for certain.
-        for own, given in zip(self._inputs, inputs, strict=False):
-            own[...] = given  # type: ignore[call-overload]
+        obs, rtg, prev_action, timestep, resets = self._inputs
+        obs[...], rtg[...], prev_action[...] = inputs.obs, inputs.rtg, inputs.prev_action
+        timestep[...], resets[...] = inputs.timestep, inputs.resets
         self._call()
         return self._action
 

@@ -43,7 +43,9 @@ def load(
     if not (folder / "agent.json").is_file():
         folder = folder / checkpoint
     model, metadata = load_checkpoint(folder)
-    asked = max(metadata["targets"], default=0.0) if target is None else target
+    if target is None and not metadata["targets"]:
+        raise UserError(f"{folder} names no target return: give one, as in load(..., target=100)")
+    asked = max(metadata["targets"]) if target is None else target
     policy = Policy(model, [asked], device=device, engine=engine, window=window, sample=sample)
     return Agent(policy, model, metadata)
 

@@ -22,7 +22,7 @@ from envs.errors import UserError
 
 
 def why_not(model: DecisionModel, device: torch.device) -> str | None:
-    """Say what is missing. Whether a cell of one's own can be exported, only `make` finds out."""
+    """Say what is missing. Only `make` finds out whether a custom cell can be exported."""
     del model
     if device.type != "cpu":
         return f"it runs on a CPU, not on {device}"

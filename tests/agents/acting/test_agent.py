@@ -65,6 +65,13 @@ def test_a_target_of_ones_own_and_the_best_checkpoint(run):
     np.testing.assert_array_equal(low.act(obs), default)
 
 
+def test_a_checkpoint_without_targets_needs_one(tmp_path):
+    save_checkpoint(tmp_path / "last", tiny_model(3, 1), METADATA | {"targets": []})
+    with pytest.raises(UserError, match="names no target return"):
+        agents.load(tmp_path)
+    assert agents.load(tmp_path, target=5.0).act(np.ones(3)).shape == (1,)
+
+
 def test_missing_rewards_are_reported_once(run):
     agent = agents.load(run)
     with warnings.catch_warnings():

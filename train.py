@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agents.runs.run import Run
 
 DESCRIPTION = f"""Train a return-conditioned recurrent agent (minGRU, minLSTM) on offline data, then
-evaluate it over a sweep of target returns. With no arguments: Hopper, within five minutes.
+evaluate it over a sweep of target returns. With no arguments: Hopper, about three minutes.
 Names for --log: {", ".join(loggers.LOGGERS)}."""
 
 LOG_EVERY = 50

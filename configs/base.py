@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 Tokens = Literal["fused", "interleaved"]
 Memory = Literal["carry", "window"]
+Engine = Literal["auto", "numba", "onnx", "eager"]
 Stepper = Literal["gymnasium", "envpool"]
 Preset = Literal[
     "default", "smoke", "paper-mingru", "paper-minlstm",

@@ -104,7 +104,14 @@ def _reflow(kind: Any) -> None:
             if param.arg_name in base.__annotations__:
                 paragraphs = re.split(r"\n\s*\n", param.description or "")
                 text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-                hint = Annotated[hints[param.arg_name], tyro.conf.arg(help=text)]
-                base.__annotations__[param.arg_name] = hint
+                hint = hints[param.arg_name]
+                shown = "[NAME VALUE ...]" if str(hint).startswith("dict[") else None
+                more = tyro.conf.arg(help=text, metavar=shown, help_behavior_hint=_default)
+                base.__annotations__[param.arg_name] = Annotated[hint, more]
     for hint in filter(dataclasses.is_dataclass, get_type_hints(kind).values()):
         _reflow(hint)
+
+
+def _default(shown: str) -> str:
+    # The text of an option that is None or empty says what that means.
+    return "" if shown in ("None", "") else f"(default: {shown})"

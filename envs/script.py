@@ -28,6 +28,6 @@ def run_script(main: Callable[[], None]) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; everything saved before is kept\n")
+        sys.stderr.write("\ninterrupted; nothing that was saved before is lost\n")
         return 130
     return 0

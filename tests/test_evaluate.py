@@ -206,7 +206,7 @@ def test_a_run_has_to_be_named():
 def test_every_engine_can_be_named():
     named = get_args(get_type_hints(evaluate.Options)["engine"])
     assert named[0] == "auto"
-    assert set(named[1:]) == set(engines.names())
+    assert set(named[1:]) == set(engines.NAMES)
 
 
 def test_a_strangers_run_is_reported_whatever_its_log_and_its_last_report_hold(tmp_path, capsys):

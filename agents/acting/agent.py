@@ -17,6 +17,7 @@ from agents.storage.checkpoint import load_checkpoint
 from envs.errors import UserError
 from envs.worlds.make import make_env
 from envs.worlds.spec import EnvSpec
+from minrnn.registry import hint
 
 
 def load(
@@ -40,6 +41,8 @@ def load(
         action = agent.act(obs)  # then agent.act(obs, reward); agent.reset() between episodes
     """
     folder = Path(run)
+    if checkpoint not in ("last", "best"):
+        raise UserError(f"no checkpoint {checkpoint!r}{hint(checkpoint, ('last', 'best'))}")
     if not (folder / "agent.json").is_file():
         folder = folder / checkpoint
     model, metadata = load_checkpoint(folder)

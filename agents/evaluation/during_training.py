@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -71,7 +71,9 @@ class Evaluator:
         metrics |= {name: rate for name, rate in rates.items() if rate is not None}
         metrics |= {f"failed_asked_{r.target:g}": len(r.failures) for r in results if r.failures}
         top = max(results, key=lambda r: r.target)
-        return {**metrics, "calibration_error": self._relative_error(results)}, top.mean
+        best = abs(float(self.data.returns.max())) or 1.0
+        error = sum(abs(r.mean - r.target) for r in results) / len(results) / best
+        return {**metrics, "calibration_error": error}, top.mean
 
     def final(self, models: Mapping[str, DecisionModel]) -> dict[str, list[Result]]:
         """Play the episodes of the report with each model."""
@@ -87,8 +89,3 @@ class Evaluator:
         total = len(range(self.ranks.rank, len(spec.targets) * spec.episodes, self.ranks.size))
         with episode_bar("evaluate", total, hidden=not self.ranks.writer) as progress:
             return evaluate(model, self.data.env, spec, ranks=self.ranks, progress=progress)
-
-    def _relative_error(self, results: Sequence[Result]) -> float:
-        """Return the mean distance between asked and obtained, over the data's best return."""
-        best = abs(float(self.data.returns.max())) or 1.0
-        return sum(abs(r.mean - r.target) for r in results) / len(results) / best

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from configs.base import Memory, Stepper
-
-Engine = Literal["auto", "numba", "onnx", "eager"]
+from configs.base import Engine, Memory, Stepper
 
 
 @dataclass(frozen=True)

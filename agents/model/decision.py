@@ -12,6 +12,7 @@ from agents.model.inputs import OPTIONAL, Inputs
 from agents.model.normaliser import Normaliser, Spaces
 from agents.model.tokens import TOKENISERS, Embeddings
 from configs import ModelConfig
+from minrnn.registry import hint
 
 
 class DecisionModel(nn.Module):
@@ -76,8 +77,8 @@ class DecisionModel(nn.Module):
 
 
 def _check(what: str, names: Iterable[str], known: Iterable[str]) -> None:
-    if unknown := set(names) - set(known):
-        raise ValueError(f"no --model.{what} {min(unknown)!r}; there is {', '.join(known)}")
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"no --model.{what} {unknown[0]!r}{hint(unknown[0], tuple(known))}")
 
 
 def stack_config(config: ModelConfig) -> minrnn.StackConfig:

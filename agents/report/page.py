@@ -16,11 +16,6 @@ from agents.report.table import failed, interval, report_number
 
 Cell = tuple[str, str]  # its text, and smaller text beside it
 
-
-def _data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
@@ -28,7 +23,9 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     keep_trailing_newline=True,
 )
-_TEMPLATES.filters["data_uri"] = _data_uri
+_TEMPLATES.filters["data_uri"] = lambda content, kind: (
+    f"data:{kind};base64,{base64.b64encode(content).decode()}"
+)
 
 
 def page(

@@ -146,7 +146,7 @@ class States:
         """
         save_folder(self.folder / name, tensors, metadata, STATE)
         names = self._names()
-        last = {_update(other): other for other in names if other <= name}
+        last = {other.split("-")[0]: other for other in names if other <= name}
         kept = [*last.values()][-self.keep :]
         for other in names:
             if other not in kept:
@@ -187,10 +187,6 @@ class States:
             return []
         names = {path.name.removeprefix(OLD) for path in self.folder.iterdir()}
         return sorted(name for name in names if name[:1].isdigit())
-
-
-def _update(name: str) -> str:
-    return name.split("-")[0]
 
 
 def _weights(trainer: Trainer) -> dict[str, Tensor]:

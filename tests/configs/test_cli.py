@@ -12,9 +12,16 @@ import sys
 import pytest
 
 import evaluate
+import minrnn
 import train
+from agents.loggers.base import LOGGERS
+from agents.model.heads import HEADS
+from agents.model.inputs import OPTIONAL
+from agents.training.objectives import OBJECTIVES
+from configs import PRESETS
 
 SCRIPTS = {"train.py": train, "evaluate.py": evaluate}
+REGISTERED_BY_TESTS = {"mine", "plain-for-test", "toy_td"}
 EDGE = 4  # a box's borders, and the space beside each
 
 
@@ -57,3 +64,28 @@ def test_the_description_is_wrapped_to_the_terminal(script, columns, checkout):
     assert " ".join(shown).split() == SCRIPTS[script].DESCRIPTION.split()
     for line, following in itertools.pairwise(shown):
         assert len(f"{line} {following.split()[0]}") > columns - 2
+
+
+@pytest.mark.parametrize(
+    ("option", "names"),
+    [
+        ("--model.backbone", minrnn.available()),
+        ("--model.head", HEADS),
+        ("--model.inputs", OPTIONAL),
+        ("--optim.objective", OBJECTIVES),
+        ("--log", LOGGERS),
+        ("--preset", PRESETS),
+    ],
+)
+def test_the_help_of_an_option_lists_all_its_values(option, names, checkout):
+    text = help_text("train.py", 100, checkout)
+    shown = re.split(rf"\n│ {option}[ =]", text)[1].split("\n│ --")[0]
+    shown += text.split("\n\n")[1] if option == "--log" else ""
+    names = set(names) - REGISTERED_BY_TESTS
+    assert names
+    assert not names - set(re.findall(r"[\w-]+", shown))
+
+
+def test_an_option_without_a_value_shows_no_default(checkout):
+    for script in SCRIPTS:
+        assert not re.search(r"\(default:\s*(│\s*)*(None)?\)", help_text(script, 100, checkout))

@@ -6,48 +6,25 @@ It has `make(model, device)`, and `why_not(model, device)`: why it cannot act he
 from __future__ import annotations
 
 import importlib
-from typing import Any, Protocol
+from typing import Any, get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+import configs
+from agents.acting.engines.base import Engine
 from agents.model.decision import DecisionModel
-from agents.model.inputs import Inputs
 from envs.errors import UserError
+from minrnn.registry import hint
 
-Floats = NDArray[np.float32]
-
-_MODULES = ("numba", "onnx", "eager")  # best first
+NAMES: tuple[str, ...] = get_args(configs.Engine)[1:]  # best first
 _AUTO = ("numba", "eager")  # those that start within seconds
 SAME_FOR_ANY_ROWS = ("numba",)
 """Those in which a row's actions are the same, to the last bit, whatever rows are beside it."""
 
 
-class Engine(Protocol):
-    """Act in K environments at once, each with a state of its own, by the weights of `make`."""
-
-    name: str
-
-    def start(self, rows: int) -> None:
-        """Begin with K = rows environments, every state empty."""
-
-    def step(self, inputs: Inputs[NDArray[Any]]) -> Floats:
-        """Return actions (K, A), which the next call may overwrite, for contiguous (K, ...)."""
-        ...
-
-    def keep(self, rows: NDArray[np.int64]) -> None:
-        """Continue with these rows (M,) alone, in this order."""
-
-
-def names() -> tuple[str, ...]:
-    """Return the names of all engines, best first."""
-    return _MODULES
-
-
 def available(model: DecisionModel, device: torch.device | str = "cpu") -> tuple[str, ...]:
     """Return the names of the engines that work here for this model, best first."""
-    return tuple(name for name in _MODULES if why_not(name, model, device) is None)
+    return tuple(name for name in NAMES if why_not(name, model, device) is None)
 
 
 def why_not(name: str, model: DecisionModel, device: torch.device | str = "cpu") -> str | None:
@@ -74,16 +51,7 @@ def make(model: DecisionModel, name: str = "auto", device: torch.device | str = 
     return _module(choose(model, name, device)).make(model.to(device).eval(), device)
 
 
-def check_times(timestep: NDArray[np.int64], limit: int | None) -> None:
-    """Raise UserError where a time step is beyond the embeddings that a model has."""
-    if limit is not None and timestep.max(initial=0) >= limit:
-        raise UserError(
-            f"step {timestep.max()} of an episode is beyond the {limit} that the agent has an "
-            "embedding for: train with a larger --model.timestep-embedding, or with 0"
-        )
-
-
 def _module(name: str) -> Any:
-    if name not in _MODULES:
-        raise UserError(f"no engine {name!r}; there is auto, {', '.join(_MODULES)}")
+    if name not in NAMES:
+        raise UserError(f"no engine {name!r}{hint(name, ('auto', *NAMES))}")
     return importlib.import_module(f"agents.acting.engines.{name}")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import minrnn
-from agents.acting.engines import Floats
+from agents.acting.engines.base import Floats
 from agents.model.decision import DecisionModel
 from agents.model.inputs import Inputs
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.acting import export, step_graph
-from agents.acting.engines import Floats, check_times
+from agents.acting.engines.base import Floats, check_times
 from agents.acting.step_graph import OUTPUTS, STATE
 from agents.model.decision import DecisionModel
 from agents.model.inputs import Inputs

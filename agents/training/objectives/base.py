@@ -12,6 +12,7 @@ from agents.model.decision import DecisionModel
 from agents.training.optimiser import param_groups
 from envs.data.sampler import Batch
 from envs.errors import UserError
+from minrnn.registry import hint
 
 
 class Objective(nn.Module):
@@ -61,7 +62,7 @@ def register(name: str) -> Callable[[type[Objective]], type[Objective]]:
 def make(name: str, model: DecisionModel, options: Mapping[str, Any]) -> Objective:
     """Return the objective of that name; UserError where there is none, or an option is wrong."""
     if name not in OBJECTIVES:
-        raise UserError(f"no --optim.objective {name!r}; there is {', '.join(OBJECTIVES)}")
+        raise UserError(f"no --optim.objective {name!r}{hint(name, tuple(OBJECTIVES))}")
     try:
         inspect.signature(OBJECTIVES[name]).bind(model, **options)
     except TypeError as error:

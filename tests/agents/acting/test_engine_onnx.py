@@ -112,5 +112,5 @@ def test_a_device_or_package_that_is_missing_is_said(monkeypatch):
     assert onnx.why_not(model, torch.device("cuda")) == "it runs on a CPU, not on cuda"
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "install" in (onnx.why_not(model, CPU) or "")
-    assert "onnx" in engines.names()
+    assert "onnx" in engines.NAMES
     assert "onnx" not in engines.available(model)

@@ -24,7 +24,7 @@ from envs.worlds.spec import EnvSpec
 
 SHORT, LONG = 5, 500
 EPISODES, FIRST = 60, 3000
-OTHERS = [name for name in engines.names() if name not in ("numba", "eager")]
+OTHERS = [name for name in engines.NAMES if name not in ("numba", "eager")]
 
 
 class Uneven(gym.Env[np.ndarray, np.ndarray]):

@@ -109,7 +109,7 @@ def test_ctrl_c_ends_it_without_a_traceback(
 
     monkeypatch.setattr(sources, "load", interrupted)
     assert inspect.main([ID]) == 130
-    assert capsys.readouterr().err == "\ninterrupted; everything saved before is kept\n"
+    assert capsys.readouterr().err == "\ninterrupted; nothing that was saved before is lost\n"
 
 
 def test_a_histogram_of_equal_values_shows_the_value() -> None:

@@ -209,7 +209,7 @@ def test_ctrl_c_ends_them_all_without_a_word(tmp_path, checkout, actor, procs):
     start = time.monotonic()
     code, errors = finish(process)
     assert time.monotonic() - start < BEGINNING
-    assert (code, errors) == (130, "\ninterrupted; everything saved before is kept\n")
+    assert (code, errors) == (130, "\ninterrupted; nothing that was saved before is lost\n")
 
 
 @pytest.mark.parametrize("threads", [0, 2])

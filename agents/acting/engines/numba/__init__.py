@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.acting.engines import Floats, check_times
+from agents.acting.engines.base import Floats, check_times
 from agents.model.decision import DecisionModel
 from agents.model.inputs import Inputs
 

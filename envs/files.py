@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,7 +18,10 @@ from envs.errors import UserError
 
 WRITING, OLD = ".writing-", ".old-"
 """Prefixes of names: of what is being written or removed, and of what makes room for a new one."""
+WINDOWS = os.name == "nt"
 _ELSEWHERE = "choose another folder"
+_PATIENCE = 5.0  # s that Windows' programs are given to close what is to be renamed
+_CANNOT_SYNC = errno.EACCES, errno.EPERM, errno.EBADF, errno.EINVAL, errno.ENOTSUP
 
 
 class CannotWrite(UserError):
@@ -48,7 +53,10 @@ def atomic_folder(
             # safetensors and mkdtemp make them readable for their owner alone.
             path.chmod(0o755 if path.is_dir() else 0o644)
             _sync(path)
-        (replace_folder if replace else os.rename)(folder, target)
+        if replace:
+            replace_folder(folder, target)
+        else:
+            _patiently(os.rename, folder, target)
     except OSError as error:
         if replace or not written or not target.is_dir():
             raise CannotWrite(target, error, advice) from None
@@ -66,12 +74,12 @@ def replace_folder(new: Path, target: Path) -> None:
     old = old_name(target)
     _delete(old)
     if target.exists():
-        os.rename(target, old)
+        _patiently(os.rename, target, old)
     try:
-        os.rename(new, target)
+        _patiently(os.rename, new, target)
     except OSError:
         if old.exists():
-            os.rename(old, target)
+            _patiently(os.rename, old, target)
         raise
     _delete(old)
     _sync(target.parent)
@@ -95,7 +103,7 @@ def recover(folder: Path) -> None:
         if target.exists():
             remove_folder(old)
         else:
-            os.rename(old, target)
+            _patiently(os.rename, old, target)
 
 
 def old_name(target: Path) -> Path:
@@ -111,11 +119,33 @@ def _delete(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    """Let a file's bytes, or a folder's names, reach the disk.
+
+    Windows syncs only what is open for writing, and opens no folders; some network drives open
+    them, and do not sync them.
+    """
+    folder = path.is_dir()
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if not folder or error.errno not in _CANNOT_SYNC:
+            raise
+
+
+def _patiently(rename: Callable[[Path, Path], None], old: Path, new: Path) -> None:
+    """Rename; Windows refuses while others read the file, as virus scanners do with new ones."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return rename(old, new)
+        except PermissionError:
+            if not WINDOWS or time.monotonic() > until:
+                raise
+        time.sleep(0.02)
 
 
 def write_json(path: Path, values: object) -> None:
@@ -139,7 +169,7 @@ def write_file(path: Path, content: bytes) -> None:
 def replace_file(new: Path, target: Path) -> None:
     """Rename the file `new` to `target` after its bytes have reached the disk."""
     _sync(new)
-    os.replace(new, target)
+    _patiently(os.replace, new, target)
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def synced(paths: Iterable[Path]) -> dict[str, int]:
     """Sync files to the disk; return their lengths in bytes, by name."""
     lengths: dict[str, int] = {}
     for path in paths:
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # Windows syncs only what is open for writing
             os.fsync(file.fileno())
             lengths[path.name] = os.fstat(file.fileno()).st_size
     return lengths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,10 @@ class TensorBoard(Logger):
         kept = start.position or {}
         files = {path.name: path for path in self.path.glob(EVENTS)}
         for new in files.keys() - kept.keys():
-            files[new].unlink()
+            try:
+                files[new].unlink()
+            except PermissionError:  # Windows: a TensorBoard is reading it
+                os.truncate(files[new], 0)
         if [old for old in kept if old not in files or not cut(files[old], kept[old])]:
             say(f"note   {self.path} has lost events since the state was saved: it now has a gap")
         threading.excepthook = _quiet_about_the_disk

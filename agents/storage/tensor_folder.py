@@ -82,9 +82,9 @@ def save_folder(
         except SafetensorError as error:  # so it reports a full disk
             raise OSError(str(error)) from error
         text = json.dumps({"format": kind.version, **metadata}, indent=2) + "\n"
-        (aside / kind.metadata).write_text(text, encoding="utf-8")
+        (aside / kind.metadata).write_bytes(text.encode())
         sums = "".join(f"{_sha256(aside / n)}  {n}\n" for n in (kind.metadata, kind.tensors))
-        (aside / SUMS).write_text(sums, encoding="utf-8")
+        (aside / SUMS).write_bytes(sums.encode())
 
 
 def load_folder(

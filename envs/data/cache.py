@@ -24,7 +24,7 @@ import numpy as np
 
 from envs.data.trajectories import Trajectories
 from envs.errors import one_line
-from envs.files import atomic_folder
+from envs.files import WRITING, atomic_folder, remove_folder
 from envs.worlds.spec import EnvSpec
 
 VERSION = 3  # of the format and of the repairs; entries of other versions are not read
@@ -142,7 +142,7 @@ def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
     }
     fields["env"] = made.env.to_json()
     if broken:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
     # The entry of another process that was first is the same.
     with atomic_folder(folder, replace=False, aside=base / _PARTIAL) as partial:
         sizes: dict[str, int] = {}
@@ -160,7 +160,7 @@ def _drop_least_recent(base: Path, keep: Path) -> None:
     for folder in base.iterdir():
         with suppress(FileNotFoundError):  # another process may have deleted it
             used = folder.stat().st_mtime
-            if folder.name.startswith(_PARTIAL):
+            if folder.name.startswith((_PARTIAL, WRITING)):
                 if now - used > _ABANDONED:
                     shutil.rmtree(folder, ignore_errors=True)
             elif _NAME.fullmatch(folder.name):
@@ -170,7 +170,7 @@ def _drop_least_recent(base: Path, keep: Path) -> None:
     for _, size, folder in sorted(found, reverse=True):
         total += size
         if total > MAX_BYTES and folder != keep:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)  # on Windows one that is in use stays, whole
 
 
 @contextmanager

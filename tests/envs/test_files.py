@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import stat
 import threading
 from pathlib import Path
 
@@ -71,6 +73,25 @@ def test_a_block_that_fails_leaves_nothing(tmp_path: Path, error: Exception) -> 
         assert str(caught.value).endswith(
             "No space left; nothing was left half-written; free some space or go"
         )
+
+
+@pytest.mark.parametrize(("fails", "code"), [("open", errno.EACCES), ("fsync", errno.EINVAL)])
+def test_folders_that_cannot_be_synced_hold_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, code: int
+) -> None:
+    real = getattr(os, fails)
+
+    def refuse(what: Path | int, *rest: int) -> object:
+        folder = os.path.isdir(what) if fails == "open" else stat.S_ISDIR(os.fstat(what).st_mode)
+        if folder:
+            raise OSError(code, "refused")
+        return real(what, *rest)
+
+    monkeypatch.setattr(os, fails, refuse)
+    monkeypatch.setattr(shutil, "_use_fd_functions", False)
+    fill(tmp_path / "target", "old")
+    fill(tmp_path / "target", "new")
+    assert below(tmp_path) == {"target/data/file": "new"}
 
 
 def test_a_file_has_its_name_after_its_bytes(

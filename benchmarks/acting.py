@@ -239,7 +239,7 @@ def lateness(options: Options) -> dict[str, float]:
 def _memory() -> int:
     # Resident memory in KiB; where the system does not report it, its maximum so far.
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
         return pages * resource.getpagesize() // 1024
     except (OSError, ValueError):
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -90,7 +90,7 @@ def swept(folder: Path, runs: list[Path], flags: list[str]) -> dict[str, list[di
         done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
         if done.returncode:
             sys.exit(f"error: {' '.join(command)} ended with {done.returncode}")
-    return json.loads(report.read_text())["results"]
+    return json.loads(report.read_text(encoding="utf-8"))["results"]
 
 
 def of_backbone(lines: dict[str, list[dict[str, Any]]], name: str) -> list[dict[str, Any]]:

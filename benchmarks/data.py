@@ -156,7 +156,7 @@ def measure(name: str) -> dict[str, float]:
 def _memory(field: str) -> int:
     """Return a field of this process's memory in bytes, or 0 where there is no /proc."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
@@ -195,7 +195,7 @@ def loads(options: Options) -> list[dict[str, Any]]:
 
 def _in_process(name: str) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.data", "--load", name]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=False)
     if done.returncode:
         sys.exit(f"error: {' '.join(command)} ended with {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -44,7 +44,7 @@ def write_minari(root: Path, dataset_id: str, episodes: int, length: int) -> Non
         "env_spec": json.dumps(spec),
         "minari_version": "0.5.4",
     }
-    (folder / "metadata.json").write_text(json.dumps(about))
+    (folder / "metadata.json").write_text(json.dumps(about), encoding="utf-8")
     obs, action, reward = _episode(length)
     flags = np.zeros(length, np.bool_)
     with h5py.File(folder / "main_data.hdf5", "w", track_order=True) as file:

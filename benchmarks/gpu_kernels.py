@@ -204,7 +204,7 @@ def _tool(name: str, *arguments: str | Path) -> str:
     import triton
 
     program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run([program, *arguments], capture_output=True, encoding="utf-8", check=True)
     return done.stdout
 
 

@@ -33,7 +33,7 @@ from benchmarks import runs
 from benchmarks.grid_ray import Job, bring_to_end, connected
 from benchmarks.grid_table import FAILED, FINISHED, Key, Row, Table, figures, means
 from configs import cli, saved
-from envs.errors import UserError
+from envs.errors import UserError, remedy
 from envs.files import write_json
 from envs.script import run_script
 
@@ -164,7 +164,7 @@ def _read_flags(file: Path) -> list[str]:
         if not isinstance(begun, list) or not all(isinstance(flag, str) for flag in begun):
             raise ValueError("it is not a list of flags")
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} is damaged ({error}): remove it") from None
+        raise UserError(f"{file} is damaged ({error}): {remedy(error, 'remove it')}") from None
     return begun
 
 

@@ -151,7 +151,7 @@ def fulfil(
     )
     path = options.out / f"{task}-{rate(asdict(recipe), '-to-')}-{memory}-{seed}.json"
     if path.exists():
-        row = json.loads(path.read_text())
+        row = json.loads(path.read_text(encoding="utf-8"))
         if {key: row.get(key) for key in asked} == asked:
             return row
     if not options.run:
@@ -159,7 +159,7 @@ def fulfil(
     row = asked | train(task, recipe, memory, seed, options.episodes)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(row))
+    part.write_text(json.dumps(row), encoding="utf-8")
     part.replace(path)
     return row
 

@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
         plot(rows, options.figure)
     line = json.dumps({"benchmark": "memory_tasks", "runs": rows})
     if options.json is not None:
-        options.json.write_text(line + "\n")
+        options.json.write_text(line + "\n", encoding="utf-8")
     print(f"\n{line}", flush=True)
 
 
@@ -165,7 +165,7 @@ def load(path: Path, run: Run) -> dict[str, Any] | None:
     """Return the result of a finished run, or None; a run with another recipe is an error."""
     if not path.exists():
         return None
-    report = json.loads(path.read_text())
+    report = json.loads(path.read_text(encoding="utf-8"))
     if report["run"] != json.loads(json.dumps(asdict(run))):
         sys.exit(f"error: {path} was made with another recipe: give another --out, or remove it")
     return report["result"]

@@ -98,7 +98,7 @@ def fulfil(run: Run, path: Path, bar: bool) -> None:
     report = {"run": asdict(run), "result": train(run, bar)}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(report) + "\n")
+    unfinished.write_text(json.dumps(report) + "\n", encoding="utf-8")
     unfinished.replace(path)
 
 

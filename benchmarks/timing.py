@@ -165,7 +165,7 @@ def products(precision: str) -> dict[str, float]:
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -229,5 +229,5 @@ def finish(report: Mapping[str, Any], options: Measuring) -> None:
     """Print the report as one line of JSON, the last."""
     line = json.dumps(report)
     if options.json is not None:
-        options.json.write_text(line + "\n")
+        options.json.write_text(line + "\n", encoding="utf-8")
     print(f"\n{line}", flush=True)

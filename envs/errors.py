@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _LONGEST = 5000  # characters
+_OF_THE_MACHINE = (
+    *(errno.EACCES, errno.EPERM, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.EMFILE, errno.ENFILE),
+    *(errno.ESTALE, errno.ETIMEDOUT),
+)
+"""Errors of reading that say nothing about the file."""
 
 
 class UserError(Exception):
@@ -32,6 +38,19 @@ def one_line(text: str) -> str:
         c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode()
         for c in text
     )
+
+
+def remedy(error: BaseException, damaged: str) -> str:
+    """Return what to do about an error of reading a file.
+
+    damaged: the advice where the file itself is damaged. It may say that the file is to be deleted,
+    which is wrong for one that cannot be read at the moment or is in another encoding.
+    """
+    if isinstance(error, UnicodeError) or isinstance(error.__cause__, UnicodeError):
+        return "save its text in UTF-8"
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        return "make it readable, or try again when the disk is well"
+    return damaged
 
 
 @contextmanager

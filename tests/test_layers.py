@@ -164,3 +164,48 @@ def test_the_library_waits_for_no_compiler(checkout):
         "assert 'torch._dynamo' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=checkout, check=True)
+
+
+def test_every_text_file_has_its_encoding(checkout):
+    """The locale's differs between machines: Windows has another for each language."""
+    files = [file for name in (*OURS, "benchmarks") for file in (checkout / name).rglob("*.py")]
+    for file in (*files, checkout / "train.py", checkout / "evaluate.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                assert not in_the_locale(node), f"{file}:{node.lineno} names no encoding"
+
+
+def in_the_locale(call):
+    """Whether a call reads or writes text in the locale's encoding."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    options = {keyword.arg: keyword.value for keyword in call.keywords}
+    if "encoding" in options or getattr(getattr(call.func, "value", None), "id", "") == "av":
+        return False
+    if name in ("read_text", "write_text"):
+        return True
+    if name in ("run", "Popen", "check_output"):
+        return "text" in options
+    modes = [a.value for a in (*call.args, *options.values()) if isinstance(a, ast.Constant)]
+    modes = [mode for mode in modes if isinstance(mode, str) and re.fullmatch("[rwaxbt+]+", mode)]
+    plain = isinstance(call.func, ast.Name) or (not call.args and not options)
+    return name in ("open", "fdopen") and not any("b" in m for m in modes) and (modes or plain)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("path.read_text()", True),
+        ("path.write_text(x)", True),
+        ("path.write_text(x, encoding='utf-8')", False),
+        ("open(path)", True),
+        ("path.open()", True),
+        ("path.open('a')", True),
+        ("path.open('rb')", False),
+        ("open(path, mode='w', newline='')", True),
+        ("self.open(parent, name)", False),
+        ("run(command, text=True)", True),
+        ("measure(text=x)", False),
+    ],
+)
+def test_calls_without_an_encoding_are_found(code, expected):
+    assert bool(in_the_locale(ast.parse(code, mode="eval").body)) is expected

@@ -26,7 +26,7 @@ class Wandb(Logger):
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "minrnn"),
                 dir=start.folder,
-                id=file.read_text(),
+                id=file.read_text(encoding="utf-8"),
                 name=f"{start.folder.parent.name}/{start.folder.name}",
                 config=dict(start.settings),
                 resume="allow",

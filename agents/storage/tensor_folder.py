@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from agents.storage.formats import FolderFormat
-from envs.errors import UserError
+from envs.errors import UserError, remedy
 from envs.files import atomic_folder, old_name
 
 SUMS = "SHA256SUMS"
@@ -135,7 +135,8 @@ def read_json(path: Path, largest: int) -> dict[str, Any]:
     try:
         return _read_json(path, {}, largest)
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it") from None
+        what = "cannot be read" if isinstance(error, OSError) else "is damaged"
+        raise UserError(f"{path} {what} ({error}): {remedy(error, 'remove it')}") from None
 
 
 @contextmanager
@@ -199,7 +200,7 @@ def _read_json(path: Path, sums: Mapping[str, str], largest: int) -> dict[str, A
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is not JSON: {error}") from None
+        raise ValueError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path.name} is not a JSON object")
     return values

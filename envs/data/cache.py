@@ -96,7 +96,7 @@ def _size(made: Trajectories) -> int:
 
 def _load(folder: Path) -> Trajectories:
     """Return the data set of an entry; any exception means that the entry is damaged."""
-    about = json.loads((folder / "about.json").read_text())
+    about = json.loads((folder / "about.json").read_bytes())
     arrays: dict[str, Any] = {}
     for name in (name for name in _ARRAYS if name in about["sizes"]):
         path = folder / f"{name}.npy"
@@ -150,7 +150,8 @@ def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
             path = partial / f"{name}.npy"
             np.save(path, values)
             sizes[name] = path.stat().st_size
-        (partial / "about.json").write_text(json.dumps({"sizes": sizes, "fields": fields}))
+        text = json.dumps({"sizes": sizes, "fields": fields})
+        (partial / "about.json").write_bytes(text.encode())
     _drop_least_recent(base, keep=folder)
 
 

@@ -135,6 +135,6 @@ def _stored_token() -> str:
     home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface")
     path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return ""

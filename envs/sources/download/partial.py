@@ -67,7 +67,7 @@ class PartialFile:
             return None if found[2] == "*" else int(found[2])
         self.clear()
         with self._disk_errors():
-            self._about.write_text(json.dumps({"url": self.url, "version": version}))
+            self._about.write_bytes(json.dumps({"url": self.url, "version": version}).encode())
         self._version = version
         length = headers.get("Content-Length", "")
         return int(length) if length.isdecimal() else None
@@ -104,7 +104,7 @@ class PartialFile:
 
     def _stored(self) -> str:
         try:
-            about = json.loads(self._about.read_text())
+            about = json.loads(self._about.read_bytes())
         except (OSError, ValueError, RecursionError):
             return ""
         if not isinstance(about, dict):

@@ -14,7 +14,7 @@ import numpy as np
 from h5py import h5d, h5l  # type: ignore[attr-defined]  # compiled, without stubs
 from numpy.typing import NDArray
 
-from envs.errors import UserError
+from envs.errors import UserError, remedy
 from envs.sources.hdf5.probe import probe
 from envs.sources.hdf5.unpack import KNOWN, is_packed, read_packed
 
@@ -74,7 +74,7 @@ def hdf5_errors(path: Path) -> Iterator[None]:
         if "truncated file" in reason:
             size = path.stat().st_size
             raise UserError(f"{path} is cut off after {size:,} bytes; {_AGAIN}") from error
-        raise UserError(f"{path} cannot be read ({reason}); {_AGAIN}") from error
+        raise UserError(f"{path} cannot be read ({reason}); {remedy(error, _AGAIN)}") from error
 
 
 def has(group: h5py.Group, key: str) -> bool:

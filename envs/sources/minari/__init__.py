@@ -19,7 +19,7 @@ from gymnasium import spaces
 
 from envs.data.cache import cached
 from envs.data.trajectories import Trajectories
-from envs.errors import UserError
+from envs.errors import UserError, remedy
 from envs.sources.minari.arrow import FORMATS, read_arrow
 from envs.sources.minari.folder import check_new, exists, is_id, list_ids, root
 from envs.sources.minari.hdf5_file import read_hdf5
@@ -51,10 +51,17 @@ def read(dataset_id: str, *, cache: bool = True) -> Trajectories:
 def metadata(dataset_id: str) -> dict[str, Any]:
     """Return the metadata of a data set; UserError where it is missing or damaged."""
     with _read_errors(dataset_id):
-        about = json.loads((_data(dataset_id) / "metadata.json").read_text())
+        about = json.loads(_text(_data(dataset_id) / "metadata.json"))
         if not isinstance(about, dict):
             raise ValueError("metadata.json is not a JSON object")
         return cast(dict[str, Any], about)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not in UTF-8 ({error}); save it in that encoding") from error
 
 
 def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajectories:
@@ -140,7 +147,9 @@ def _read_errors(dataset_id: str) -> Iterator[None]:
         *(AssertionError, NotImplementedError),  # of gymnasium's spaces, and of Arrow
     ) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{dataset_id} cannot be read ({reason}); {again}") from error
+        raise UserError(
+            f"{dataset_id} cannot be read ({reason}); {remedy(error, again)}"
+        ) from error
 
 
 def _knows(name: str) -> bool:

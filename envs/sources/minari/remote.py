@@ -145,7 +145,7 @@ def _check(staging: Path, dataset_id: str, hub: Hub) -> None:
     """Raise UserError, and remove the folder, where it is not a valid data set."""
     data = staging / "data"
     try:
-        about = json.loads((data / "metadata.json").read_bytes())
+        about = json.loads((data / "metadata.json").read_bytes().decode(errors="replace"))
         total = int(about["total_episodes"])
         if about.get("data_format", "hdf5") == "hdf5":
             with open_hdf5(data / DATA_FILE) as file:

@@ -79,7 +79,7 @@ def write(
         data = folder / "data"
         data.mkdir()
         (data / DATA_FILE).write_bytes(image)
-        (data / "metadata.json").write_text(json.dumps(about))
+        (data / "metadata.json").write_bytes(json.dumps(about).encode())
         write_namespaces(target.parent)
     return target
 
@@ -162,5 +162,5 @@ def write_namespaces(folder: Path) -> None:
     while folder != root() and root() in folder.parents:
         path = folder / "namespace_metadata.json"
         if not path.exists():
-            path.write_text("{}")
+            path.write_bytes(b"{}")
         folder = folder.parent

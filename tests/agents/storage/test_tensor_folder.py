@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -194,8 +195,23 @@ def test_what_is_no_file_is_neither_waited_for_nor_read(
         load_folder(tmp_path / "a", AGENT, found_layout)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", "[" * 10_000, "9" * 10_000, "\xff", "{}" + " " * 100])
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 10_000, "9" * 10_000, "{}" + " " * 100])
 def test_json_that_is_wrong_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=r"a\.json is damaged \(.*remove it"):
         read_json(tmp_path / "a.json", 50 if "}" in text else 20_000)
+
+
+def test_a_file_that_may_be_sound_is_not_to_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.json").write_bytes(b'{"author": "\xe4"}')
+    with pytest.raises(UserError, match=r"is damaged \(.*byte 0xe4.*\): save its text in UTF-8$"):
+        read_json(tmp_path / "a.json", 100)
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UserError, match=r"cannot be read \(.*denied\): make it readable"):
+        read_json(tmp_path / "a.json", 100)

@@ -21,6 +21,7 @@ from envs.data.trajectories import Trajectories
 from envs.errors import UserError
 from envs.sources import minari
 from envs.worlds.spec import EnvSpec
+from tests.support import windows
 from tests.support.toys import ACTION, OBS, episodes, register
 
 ID = "toy/walk/random-v0"
@@ -219,6 +220,36 @@ def test_a_broken_data_set_names_the_folder_to_delete(damage: str, message: str)
         sources.load(ID)
     assert str(minari.root() / ID) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_names_that_are_not_ascii_are_read_in_any_locale(
+    minari_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write()
+    file = minari_folder / ID / "data" / "metadata.json"
+    about = {**json.loads(file.read_bytes()), "author": ["Žofie 名"]}
+    file.write_text(json.dumps(about, ensure_ascii=False), encoding="utf-8-sig")
+    windows.pretend(monkeypatch, minari_folder)  # whose locale has no 名
+    assert minari.metadata(ID)["author"] == ["Žofie 名"]
+    assert sources.load(ID).num_episodes == 3
+
+
+def test_a_set_that_may_be_sound_is_not_to_be_deleted(
+    minari_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write()
+    file = minari_folder / ID / "data" / "metadata.json"
+    about = {**json.loads(file.read_bytes()), "author": ["Žofie"]}
+    file.write_text(json.dumps(about, ensure_ascii=False), encoding="cp1252")
+    with pytest.raises(UserError, match=r"metadata\.json is not in UTF-8 .*byte 0x8e.*save it in"):
+        sources.load(ID)
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=r"cannot be read \(.*denied\); make it readable, or try"):
+        sources.load(ID)
 
 
 def test_nan_in_a_file_costs_the_episode_and_is_told() -> None:

@@ -79,8 +79,10 @@ class Agent:
 
         reward: what the previous action earned, a number or (K,); the return-to-go falls by it.
         Without it the return-to-go stays at the target, and a warning says so once.
-        resets: True, or (K,) of them, where an episode starts with this observation: with a vector
-        environment, the `terminated | truncated` of the step before.
+        resets: True, or (K,) of them, where an episode starts with this observation. A vector
+        environment of gymnasium returned `terminated | truncated` for it with this observation in
+        its mode SAME_STEP, but one step before in NEXT_STEP, its default.
+        Raises UserError for what does not fit or is not finite, which then changes nothing.
         """
         if isinstance(obs, dict | tuple):
             raise UserError("the agent reads flat observations: take them from agent.make_env()")
@@ -95,10 +97,24 @@ class Agent:
         for name, value in (("reward", reward), ("resets", resets)):
             if value is not None and np.shape(value) not in ((), (len(rows),)):
                 raise UserError(f"{name} of shape {np.shape(value)} for {len(rows)} observations")
-        if fresh := not self._rows:
+        marks = np.asarray(False if resets is None else resets)
+        if marks.dtype != np.bool_:
+            raise UserError(f"resets must be bool, not {marks.dtype}: pass resets.astype(bool)")
+        fresh = not self._rows
+        starts = np.full(len(rows), fresh) | marks
+        earned = np.broadcast_to(np.asarray(0.0 if reward is None else reward), len(rows))
+        for name, bad in (
+            ("observation", ~np.isfinite(rows).all(axis=1)),
+            ("reward", ~(np.isfinite(earned) | starts)),
+        ):
+            if bad.any():
+                raise UserError(
+                    f"the {name} of environment {bad.argmax()} is not finite: reset it, and start "
+                    "an episode there (resets)"
+                )
+        if fresh:
             self._rows = len(rows)
             self._policy.start(self._rows)
-        starts = np.full(self._rows, fresh) | (False if resets is None else np.asarray(resets))
         self._reward_was_given |= reward is not None
         if not (self._reward_was_given or starts.all()):
             self._reward_was_given = True
@@ -107,6 +123,6 @@ class Agent:
                 "of the previous step, as in agent.act(obs, reward)",
                 stacklevel=2,
             )
-        earned = np.broadcast_to(np.asarray(0.0 if reward is None else reward), self._rows)
+        earned = np.where(starts, 0.0, earned)
         action = self._policy(rows, earned, starts, np.zeros(self._rows, np.int64))
         return action[0] if given.ndim == 1 else action

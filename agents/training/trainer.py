@@ -91,8 +91,9 @@ class Trainer:
     def fit(self) -> Iterator[int]:
         """Train to the end; yield the number of updates made, after each. See also `metrics`."""
         while self.update < self.config.updates:
-            if not self.objective.training:
-                self.objective.train()
+            for module in (self.objective, self.model):  # a policy puts the model in eval mode
+                if not module.training:
+                    module.train()
             if not self.pending:
                 self.since = time.perf_counter()
             for name, value in self._update().items():

@@ -82,11 +82,12 @@ def _loop(running: Slots, actor: Actor, after_step: Callable[[], None] | None) -
         reward, resets = np.array(running.rewards), np.array(running.resets, np.bool_)
         if resets.any():
             index = np.array([slot.outcome.index for slot in slots])
-        actions = np.asarray(actor(obs, reward, resets, index))
-        bad = check_actions(actions, (len(slots), action_dim))
+        chosen = np.asarray(actor(obs, reward, resets, index))
+        bad = check_actions(chosen, (len(slots), action_dim))
         if bad is not None:
             outcome = slots[bad].outcome
             raise action_error(outcome.index, settings.seeds[outcome.index], outcome.length)
+        actions = chosen.copy()  # an environment may write into its action
         running.resets = [False] * len(slots)
         for k, slot in enumerate(slots):
             try:
@@ -103,7 +104,7 @@ def _loop(running: Slots, actor: Actor, after_step: Callable[[], None] | None) -
                 outcome.total += gain
                 outcome.length += 1
                 if record:
-                    slot.add(seen[k], actions[k], gain)
+                    slot.add(seen[k], chosen[k], gain)
             except UserError:
                 raise
             except Exception as error:

@@ -185,4 +185,5 @@ def _map(function: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _array(tensor: Any) -> Any:
-    return tensor.cpu().numpy() if isinstance(tensor, Tensor) else tensor
+    # A copy: an environment may write into its action, and the policy may keep the tensor.
+    return tensor.cpu().numpy().copy() if isinstance(tensor, Tensor) else tensor

@@ -220,3 +220,16 @@ def test_wrong_use_is_told():
         StatefulPolicy(act.policy, 2, envs)
     known = StatefulPolicy(act.policy, 2, envs, autoreset_mode="SameStep")
     assert known.autoreset_mode is AutoresetMode.SAME_STEP
+
+
+def test_what_an_environment_writes_into_its_actions_stays_there():
+    kept = []
+
+    def policy(obs, state, resets):
+        kept.append(torch.full((3, 1), 0.8))
+        return kept[-1], state
+
+    act = StatefulPolicy(policy, 2, make("NextStep"))
+    given = act(np.zeros((3, 4)))
+    given *= 0.5
+    assert (kept[0] == 0.8).all()

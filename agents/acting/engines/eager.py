@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import minrnn
-from agents.acting.engines.base import Floats
+from agents.acting.engines.base import Floats, check_times
 from agents.model.decision import DecisionModel
 from agents.model.inputs import Inputs
 
@@ -20,16 +21,42 @@ def why_not(model: DecisionModel, device: torch.device) -> str | None:
     del model, device
 
 
+class Noise:
+    """A random generator for each row, seeded for each episode: whatever rows are beside it."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.rows: list[torch.Generator] = []
+        self._seed, self._device, self._begun = seed, device, Counter[int]()
+
+    def start(self, rows: int) -> None:
+        """Begin with so many rows."""
+        self.rows = [torch.Generator(self._device) for _ in range(rows)]
+
+    def begin(self, resets: NDArray[np.bool_], episode: NDArray[np.int64]) -> None:
+        """Seed the rows where an episode starts; each time that it does is another one."""
+        for row in np.flatnonzero(resets):
+            index = int(episode[row])
+            entropy = self._seed % 2**64, index, self._begun[index]
+            self._begun[index] += 1
+            seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
+            self.rows[row].manual_seed(int(seed))
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Continue with these rows only."""
+        self.rows = [self.rows[row] for row in rows]
+
+
 class Eager:
     """One step of the model, its state carried."""
 
     name = "eager"
 
     def __init__(
-        self, model: DecisionModel, device: torch.device, sample: torch.Generator | None = None
+        self, model: DecisionModel, device: torch.device, noise: Noise | None = None
     ) -> None:
-        """sample: draw actions from the head's distribution with this generator, on `device`."""
-        self.model, self.device, self._sample = model, device, sample
+        """noise: draw actions from the head's distribution with its generators, on `device`."""
+        self.model, self.device, self._noise = model, device, noise
+        self._limit = model.config.timestep_embedding or None
         self._state: minrnn.State | None = None
 
     def start(self, rows: int) -> None:
@@ -39,7 +66,8 @@ class Eager:
 
     @torch.inference_mode()
     def step(self, inputs: Inputs[NDArray[Any]]) -> Floats:
-        """See `Engine.step`."""
+        """See `Engine.step`. Raises UserError beyond the time steps that the model has learned."""
+        check_times(inputs.timestep, self._limit)
         tensors = inputs.map(lambda part: torch.from_numpy(part).to(self.device))
         return self._act(tensors).cpu().numpy()
 
@@ -56,7 +84,10 @@ class Eager:
 
     def _action(self, y: Tensor) -> Tensor:
         head = self.model.head
-        return head.act(y) if self._sample is None else head.sample(y, self._sample)
+        if self._noise is None:
+            return head.act(y)
+        rows = zip(y.split(1), self._noise.rows, strict=True)
+        return torch.cat([head.sample(row, generator) for row, generator in rows])
 
 
 class Window(Eager):
@@ -69,9 +100,9 @@ class Window(Eager):
         model: DecisionModel,
         device: torch.device,
         window: int,
-        sample: torch.Generator | None = None,
+        noise: Noise | None = None,
     ) -> None:
-        super().__init__(model, device, sample)
+        super().__init__(model, device, noise)
         self.window = window
         self._history: Inputs[Tensor] | None = None
 

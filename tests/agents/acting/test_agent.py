@@ -2,6 +2,7 @@
 
 import warnings
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -93,7 +94,49 @@ def test_what_is_not_an_observation_of_the_agent_is_refused(run):
         agent.act(np.ones(3), [1.0, 2.0])
     with pytest.raises(UserError, match=r"agent.make_env\(\)"):
         agent.act({"observation": np.ones(3)})
+    with pytest.raises(UserError, match=r"resets must be bool, not int64: .*astype\(bool\)"):
+        agent.act(np.ones((1, 3)), np.zeros(1), np.array([1]))
     with pytest.raises(UserError, match="no checkpoint in"):
         agents.load(run / "nothing")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = agents.nothing
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused_and_leaves_no_trace(run, bad):
+    agent, other = agents.load(run), agents.load(run)
+    for each in (agent, other):
+        each.act(np.ones((2, 3)))
+    with pytest.raises(UserError, match="the observation of environment 1 is not finite"):
+        agent.act(np.array([[1.0, 2, 3], [1, bad, 3]]), np.zeros(2))
+    with pytest.raises(UserError, match="the reward of environment 0 is not finite"):
+        agent.act(np.ones((2, 3)), [bad, 0.0])
+    given = np.ones((2, 3)), np.array([bad, 1.0]), np.array([True, False])
+    reward = np.where(given[2], 0.0, given[1])  # what came before an episode's start is not read
+    np.testing.assert_array_equal(agent.act(*given), other.act(given[0], reward, given[2]))
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_resets_of_a_vector_environment_are_those_that_act_describes(run, mode):
+    spec = gymnasium.spec("Pendulum-v1")
+    spec.max_episode_steps = 4
+    envs = gymnasium.make_vec(
+        spec, num_envs=2, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode}
+    )
+    agent = agents.load(run, engine="numba")
+    obs, _ = envs.reset(seed=0)
+    action, over, starts, reward = agent.act(obs), np.zeros(2, bool), np.ones(2, bool), np.zeros(2)
+    fresh: list[agents.Agent] = []
+    for _ in range(12):
+        if starts.all():  # both at once: the episodes are of one length
+            fresh = [agents.load(run, engine="numba") for _ in range(2)]
+            alone = [one.act(obs[k]) for k, one in enumerate(fresh)]
+        else:
+            alone = [one.act(obs[k], reward[k]) for k, one in enumerate(fresh)]
+        np.testing.assert_array_equal(action, alone)
+        before = over
+        obs, reward, terminated, truncated, _ = envs.step(action)
+        over = terminated | truncated
+        starts = over if mode == "SameStep" else before
+        action = agent.act(obs, reward, starts)
+    envs.close()

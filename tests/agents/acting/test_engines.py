@@ -197,9 +197,13 @@ def test_an_engine_that_there_is_not_is_refused():
         engines.make(model(), "steam")
 
 
-def test_an_episode_longer_than_the_time_embedding_is_one_line():
-    pytest.importorskip("numba")
-    policy = Policy(model(timestep_embedding=3), [1.0], engine="numba")
+@pytest.mark.parametrize("engine", [*HERE, "window"])
+def test_an_episode_longer_than_the_time_embedding_is_one_line(engine):
+    made = model(timestep_embedding=3)
+    if engine not in (*engines.available(made), "window"):
+        pytest.skip(f"no {engine} here")
+    how = {"window": 2} if engine == "window" else {"engine": engine}
+    policy = Policy(made, [1.0], **how)
     for t in range(3):
         policy(np.zeros((1, OBS)), np.zeros(1), np.array([t == 0]), np.zeros(1, int))
     with pytest.raises(UserError, match=r"step 3 .* beyond the 3 .*timestep-embedding"):

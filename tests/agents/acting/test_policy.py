@@ -1,9 +1,13 @@
 """The policy keeps state and return-to-go of each row right, whatever the queue does."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
+from agents.acting import engines
 from agents.acting.policy import Policy
 from agents.model.inputs import Inputs
 from envs.rollout import rollout
@@ -91,3 +95,52 @@ def test_with_numba_episodes_in_mujoco_are_the_same_for_any_number_of_environmen
         np.testing.assert_array_equal(played[0].returns, other.returns)
         np.testing.assert_array_equal(played[0].lengths, other.lengths)
     assert len(set(played[0].returns)) == 20
+
+
+@pytest.mark.parametrize("engine", ["eager", "numba", "onnx"])
+def test_a_policy_follows_the_weights_of_its_model_from_the_next_episode_on(engine):
+    model = tiny_model(OBS, dropout=0.5)
+    if engine not in engines.available(model):
+        pytest.skip(f"no {engine} here")
+    obs, none, zero = np.ones((1, OBS)), np.zeros(1), np.zeros(1, int)
+    yes, no = np.ones(1, bool), np.zeros(1, bool)
+    used = Policy(model, [5.0], engine=engine)
+    first = used(obs, none, yes, zero)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    model.train()  # as in a loop that trains on
+    fresh = Policy(copy.deepcopy(model), [5.0], engine=engine)
+    for resets in (yes, no):
+        np.testing.assert_array_equal(used(obs, none, resets, zero), fresh(obs, none, resets, zero))
+    assert not np.array_equal(used(obs, none, yes, zero), first)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_the_draws_of_an_episode_are_the_same_whatever_rows_and_processes_share_it(window):
+    model = tiny_model(OBS, head="tanh_gaussian")
+    obs, index = np.ones((3, OBS)), np.arange(3)
+    many = Policy(model, [5.0] * 3, window=window, sample=1)
+    acted = []
+    for t in range(4):
+        if t == 2:
+            many.keep(np.array([0, 2]))
+            obs, index = obs[:2], np.array([0, 2])
+        rows = len(obs)
+        acted.append(many(obs, np.zeros(rows), np.full(rows, t == 0), index))
+    for episode, row in ((0, 0), (2, -1)):
+        # As another process has it, which runs this episode alone.
+        alone = pickle.loads(pickle.dumps(Policy(model, [5.0] * 3, window=window, sample=1)))
+        for t in range(4):
+            single = alone(obs[:1], np.zeros(1), np.array([t == 0]), np.array([episode]))
+            np.testing.assert_allclose(single[0], acted[t][row], rtol=1e-5, atol=1e-6)
+    assert len({round(float(actions[0, 0]), 5) for actions in acted}) == 4
+    assert len({round(float(action), 5) for action in acted[0][:, 0]}) == 3
+
+
+def test_an_episode_that_starts_again_has_other_draws():
+    policy = Policy(tiny_model(OBS, head="tanh_gaussian"), [5.0], sample=1)
+    obs, yes = np.ones((2, OBS)), np.ones(2, bool)
+    # agents.load's agent has one index for all rows, and for all episodes.
+    drawn = [policy(obs, np.zeros(2), yes, np.zeros(2, int))[:, 0] for _ in range(3)]
+    assert len(set(np.concatenate(drawn).tolist())) == 6

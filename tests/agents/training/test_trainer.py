@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.acting.policy import Policy
 from agents.training.objectives import ReturnConditioned
 from agents.training.optimiser import schedule
 from agents.training.trainer import Diverged, Trainer
@@ -189,3 +190,18 @@ def test_the_schedule_warms_up_and_ends_at_zero():
     assert rates[100] == pytest.approx(0)
     constant = OptimConfig(updates=100, warmup=10, schedule="constant")
     assert [schedule(constant, u) for u in (0, 9, 10, 99)] == [0.1, 1, 1, 1]
+
+
+def test_dropout_is_on_in_every_update_though_the_model_acts_in_between():
+    def weights(acts):
+        torch.manual_seed(0)
+        model = tiny_model(dropout=0.5).train()
+        objective, sampler = ReturnConditioned(model), WindowSampler(tiny_data(), 4, 8, seed=0)
+        trainer = Trainer(objective, sampler, OptimConfig(updates=6, warmup=1), CPU)
+        for _ in trainer.fit():
+            if acts:
+                start, zero = np.ones(1, bool), np.zeros(1, int)
+                Policy(model, [1.0])(np.ones((1, 4)), np.zeros(1), start, zero)
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    torch.testing.assert_close(weights(acts=True), weights(acts=False), rtol=0, atol=0)

@@ -156,3 +156,16 @@ def test_a_fingerprint_is_what_it_was_without_them() -> None:
     source = data([3, 1, 5])
     assert fingerprint(source) == fingerprint(replace(source, final_obs=None))
     assert fingerprint(source)["sha256"].startswith("85f64c467f36a93d")
+
+
+def test_a_repeated_last_observation_is_not_the_next_one() -> None:
+    made = with_ends(episodes([3, 4, 5]), [False, True, False])
+    for episode in made:
+        episode.obs[-1] = episode.obs[-2]
+    with pytest.raises(UserError, match=r"n/n-v0 repeats the last observation of each episode"):
+        PackedSampler(laid(made), 2, 4, transitions=True)
+    made[0].obs[-1] += 1.0  # one episode ends where it stood still
+    PackedSampler(laid(made), 2, 4, transitions=True)
+    for episode in made:  # observations that hardly ever change
+        episode.obs[:] = episode.obs[0]
+    PackedSampler(laid(made), 2, 4, transitions=True)

@@ -198,3 +198,21 @@ def test_arguments_and_keys_make_the_environment_and_stay_with_the_data() -> Non
     data = result.trajectories
     assert data is not None
     assert (data.obs_dim, data.env) == (3, spec)
+
+
+class Halving(Walk):
+    """A walk that writes into the action that it is given."""
+
+    def step(self, action):
+        action *= 0.5
+        return super().step(action)
+
+
+def test_what_an_environment_writes_into_its_action_stays_there() -> None:
+    kept = np.full((2, ACTION), 0.8)
+    result = rollout(Halving, lambda obs, *_: kept[: len(obs)], range(4), num_envs=2, record=True)
+    assert (kept == 0.8).all()
+    assert result.episodes is not None
+    assert all((episode.action == 0.8).all() for episode in result.episodes)
+    halved = rollout(Walk, lambda obs, *_: kept[: len(obs)] / 2, range(4), num_envs=2)
+    np.testing.assert_array_equal(result.returns, halved.returns)

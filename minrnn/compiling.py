@@ -1,12 +1,13 @@
-"""Marks on functions for torch.compile that do not import it: torch._dynamo takes seconds."""
+"""What concerns tracing and torch.compile, without importing it: torch._dynamo takes seconds."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -30,3 +31,19 @@ def constant(function: Function) -> Function:
 @functools.cache
 def _disabled(function: Callable[..., Any]) -> Callable[..., Any]:
     return cast(Any, torch.compiler).disable(function)
+
+
+def traced(tensors: Sequence[Tensor | None]) -> bool:
+    """Return whether tensors may have no data (tracing): torch's dispatcher handles these."""
+    if torch.compiler.is_compiling():
+        return True
+    inside = cast(Any, torch._C)  # pyright: ignore[reportPrivateUsage]
+    return (
+        inside._len_torch_dispatch_stack() > 0
+        or inside._functorch.peek_interpreter_stack() is not None
+        or inside._is_tracing()
+        or any(type(x) not in _PLAIN or x.is_meta for x in tensors if x is not None)
+    )
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)

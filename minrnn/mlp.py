@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from minrnn.derivatives import gradients, transformed
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -34,8 +36,8 @@ class MLP(nn.Sequential):
 
 
 def _fusible(mlp: MLP, x: Tensor) -> bool:
-    # In training on sequences (steps may be differentiated twice, or by vmap), in float32, if no
-    # layer was replaced, is listened to, or holds anything but plain numbers.
+    # In training on sequences, in float32, if no layer was replaced, is listened to, or holds
+    # anything but plain numbers.
     inside: Any = torch._C
     return (
         torch.is_grad_enabled()
@@ -49,7 +51,7 @@ def _fusible(mlp: MLP, x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()  # a compiler fuses it by itself
         and not inside._len_torch_dispatch_stack()
-        and inside._functorch.peek_interpreter_stack() is None
+        and not transformed()
         and not inside._is_tracing()
         and not nn.modules.module._has_any_global_hook()
     )
@@ -90,23 +92,27 @@ class _ReluMLP(torch.autograd.Function):
         assert _FUSED is not None
         rows = x.reshape(-1, x.shape[-1])
         hidden = _FUSED(rows, w1, b1, "none", [], "").relu_()  # oneDNN's own ReLU turns NaN into 0
-        ctx.save_for_backward(rows, w1, w2, hidden)
-        ctx.shape = x.shape
+        ctx.save_for_backward(rows, w1, w2, hidden, x, b1, b2)
         return _FUSED(hidden, w2, b2, "none", [], "").view(*x.shape[:-1], len(w2))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        rows, w1, w2, hidden = ctx.saved_tensors
+        rows, w1, w2, hidden, x, b1, b2 = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradients are to be differentiated
+            return tuple(gradients(_reference, (x, w1, b1, w2, b2), grad_outputs))
         grad = grad_outputs[0].reshape(len(rows), len(w2))
         inner = grad @ w2
         # In place: the tensor is new, and nothing else refers to it.
         torch.ops.aten.threshold_backward.grad_input(inner, hidden, 0, grad_input=inner)
         needed = ctx.needs_input_grad
         return (
-            (inner @ w1).view(ctx.shape) if needed[0] else None,
+            (inner @ w1).view(x.shape) if needed[0] else None,
             inner.t() @ rows if needed[1] else None,
             inner.sum(0) if needed[2] else None,
             grad.t() @ hidden if needed[3] else None,
             grad.sum(0) if needed[4] else None,
         )
+
+
+def _reference(x: Tensor, w1: Tensor, b1: Any, w2: Tensor, b2: Any) -> tuple[Tensor]:
+    return (F.linear(F.linear(x, w1, b1).relu(), w2, b2),)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minrnn.checks import check_inputs, check_state
+from minrnn.derivatives import gradients, transformed
 from minrnn.interface import SequenceMixer, State, state_dtype
 from minrnn.registry import register
 
@@ -147,7 +148,7 @@ class Attention(SequenceMixer):
             mask = torch.where(mask, bias, -torch.inf)
         # The queries of a group, side by side, as if they were those of several steps.
         q = q.view(x.shape[0], self.num_kv_heads, self.num_heads // self.num_kv_heads, self.width)
-        y = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), mask)
+        y = attend(q, k.transpose(1, 2), v.transpose(1, 2), mask)
         y = cast(Tensor, self.out(y.reshape(x.shape[0], self.dim).to(x.dtype)))
         line = line[:, 1:] if self.window > 1 else torch.zeros_like(memory)
         return y, (line, (count + 1).clamp(max=self.window - 1))
@@ -233,7 +234,7 @@ class Attention(SequenceMixer):
         if self.bias is not None:
             bias = self.bias[:, ages.clamp(0, self.window - 1)].to(q.dtype)
             mask = torch.where(mask, bias, -torch.inf)
-        y = F.scaled_dot_product_attention(q, k, v, mask)
+        y = attend(q, k, v, mask)
         y = y.transpose(1, 2).reshape(rows, size, self.dim)
         return y.masked_fill(struck.unsqueeze(-1), torch.nan)
 
@@ -251,6 +252,45 @@ class Attention(SequenceMixer):
         super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
         self.turns = self._turns()
         return self
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Do as F.scaled_dot_product_attention, whose kernels have one derivative, with all of them."""
+    if transformed():
+        return _attend(q, k, v, mask)[0]
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or mask.requires_grad:
+        return F.scaled_dot_product_attention(q, k, v, mask)
+    return cast(Any, _Attend).apply(q, k, v, mask)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor]:
+    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    seen = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return (seen.softmax(-1) @ v,)
+
+
+class _Attend(torch.autograd.Function):
+    """Keeps torch's graph of its kernel, which frees what it saved after the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v, mask)
+        ctx.graph = _graph(q, k, v, mask)
+        return ctx.graph[1].detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # the gradients are to be differentiated
+            return tuple(gradients(_attend, ctx.saved_tensors, grad_outputs))
+        graph, ctx.graph = ctx.graph, None
+        leaves, y = graph or _graph(*ctx.saved_tensors)
+        return *torch.autograd.grad(y, leaves, grad_outputs), None
+
+
+def _graph(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
+    q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+    with torch.enable_grad():
+        return [q, k, v], F.scaled_dot_product_attention(q, k, v, mask)
 
 
 def _turn(x: Tensor, turns: Tensor) -> Tensor:

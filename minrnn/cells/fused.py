@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from minrnn.checks import check_inputs, check_state
 from minrnn.compiling import uncompiled
+from minrnn.derivatives import transformed
 from minrnn.interface import SequenceMixer, State, state_dtype
 
 
@@ -39,6 +40,8 @@ class FusedCell(SequenceMixer):
     ) -> tuple[Tensor, State]:
         """Read (B, T, dim); see `SequenceMixer.forward`."""
         check_inputs(x, resets, self.dim)
+        if transformed():
+            return self._steps(x, state, resets)
         if x.shape[1] == 1:  # a step needs no kernel for sequences
             y, new = self.step(x[:, 0], state, None if resets is None else resets[:, 0])
             return y.unsqueeze(1), new
@@ -99,6 +102,15 @@ class FusedCell(SequenceMixer):
         if self.initial is None:
             return [leaf.masked_fill(mask, 0.0) for leaf in leaves]
         return [torch.where(mask, f, p) for f, p in zip(self.initial, leaves, strict=True)]
+
+    def _steps(self, x: Tensor, state: State | None, resets: Tensor | None) -> tuple[Tensor, State]:
+        # As forward: torch's kernels have no vmap and no forward mode, single steps have both.
+        outputs: list[Tensor] = []
+        state = self.initial_state(x.shape[0], x.device) if state is None else state
+        for t in range(x.shape[1]):
+            y, state = self.step(x[:, t], state, None if resets is None else resets[:, t])
+            outputs.append(y)
+        return torch.stack(outputs, 1), state
 
     @uncompiled  # shapes depend on where episodes start, which no graph can hold.
     def _run(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minrnn.cells.fused import FusedCell
+from minrnn.derivatives import transformed
 from minrnn.registry import register
 
 
@@ -38,4 +40,11 @@ class GRU(FusedCell):
         super().__init__(dim, expansion, learn_initial_state)
 
     def _cell(self, x: Tensor, previous: list[Tensor]) -> list[Tensor]:
-        return [torch.gru_cell(x, previous[0], *self._weights())]
+        if not transformed():
+            return [torch.gru_cell(x, previous[0], *self._weights())]
+        # The same in operations that have a vmap.
+        w_x, w_h, b_x, b_h = self._weights()
+        own, past = F.linear(x, w_x, b_x), F.linear(previous[0], w_h, b_h)
+        r, z = (own + past).chunk(3, -1)[:2]
+        n = torch.addcmul(own.chunk(3, -1)[2], r.sigmoid(), past.chunk(3, -1)[2]).tanh()
+        return [torch.lerp(n, previous[0], z.sigmoid())]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minrnn.cells.fused import FusedCell
+from minrnn.derivatives import transformed
 from minrnn.registry import register
 
 
@@ -45,4 +47,11 @@ class LSTM(FusedCell):
             self._weights()[2][self.hidden : 2 * self.hidden] += forget_bias
 
     def _cell(self, x: Tensor, previous: list[Tensor]) -> list[Tensor]:
-        return list(torch.lstm_cell(x, previous, *self._weights()))
+        if not transformed():
+            return list(torch.lstm_cell(x, previous, *self._weights()))
+        # The same in operations that have a vmap.
+        h, c = previous
+        w_x, w_h, b_x, b_h = self._weights()
+        i, f, g, o = (F.linear(x, w_x, b_x) + F.linear(h, w_h, b_h)).chunk(4, -1)
+        c = torch.addcmul(f.sigmoid() * c, i.sigmoid(), g.tanh())
+        return [o.sigmoid() * c.tanh(), c]

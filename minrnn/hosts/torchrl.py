@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minrnn.derivatives import transformed
 from minrnn.hosts import needs, stack_config
 from minrnn.stack import Stack, StackConfig
 
@@ -157,6 +158,16 @@ class StackModule(TensorDictModuleBase):
         kept, resets = is_init & stored, is_init & ~stored
         # After `step_mdp` is_init is false everywhere; a step after `done` begins another piece.
         kept[:, 1:] |= done[:, :-1] & stored[:, 1:]
+        if transformed():  # as in a loss's vmap, where nothing may depend on values
+            outputs: list[Tensor] = []
+            packed = state[:, 0]
+            for t in range(x.shape[1]):
+                if t:
+                    packed = torch.where(kept[:, t, None], state[:, t], packed)
+                y, new = self.stack.step(x[:, t], self.stack.unpack(packed), resets[:, t])
+                packed = self.stack.pack(new)
+                outputs.append(y)
+            return torch.stack(outputs, 1), packed
         if not kept[:, 1:].any():
             y, new = self.stack(x, self.stack.unpack(state[:, 0]), resets)
             return y, self.stack.pack(new)

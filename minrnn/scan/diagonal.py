@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from minrnn.derivatives import transformed
 from minrnn.scan import diagonal_eager
 from minrnn.scan.kernel_op import KernelOp
 
@@ -35,10 +38,37 @@ def diagonal_scan(
     <= 0. weight: (D, N, 2). h0: (B, D, N, 2) or None for zero. resets: (B, T) bool. All float32 or
     float64, and alike.
     """
-    if not _op.available(u.device):
+    if not _op.available(u.device) and not transformed():
         return diagonal_eager.diagonal_scan(u, decay, rate, angle, weight, h0, resets)
     y, last = _op(u, decay, weight, h0, resets)
     return y, last
+
+
+def reference(
+    u: Tensor, decay: Tensor, weight: Tensor, h0: Tensor | None, resets: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Do the same in O(B T D N log T) memory: after each pass a state has twice as many inputs."""
+    a = decay.expand(*u.shape, *decay.shape[1:])
+    h = F.pad(u[..., None, None].expand(*u.shape, decay.shape[1], 1), (0, 1))
+    if resets is not None:
+        a = a.masked_fill(resets[..., None, None, None], 0.0)
+    if h0 is not None:
+        first = h[:, 0] + _times(a[:, 0], h0)
+        h = torch.cat([first.unsqueeze(1), h[:, 1:]], 1)
+    reach = 1
+    while reach < u.shape[1]:
+        carried = _times(a[:, reach:], h[:, :-reach])
+        h = torch.cat([h[:, :reach], h[:, reach:] + carried], 1)
+        a = torch.cat([a[:, :reach], _times(a[:, reach:], a[:, :-reach])], 1)
+        reach *= 2
+    y = (h[..., 0] * weight[..., 0] - h[..., 1] * weight[..., 1]).sum(-1)
+    return y, h[:, -1]
+
+
+def _times(x: Tensor, y: Tensor) -> Tensor:
+    # The product of complex numbers (..., 2).
+    (a, b), (c, d) = x.unbind(-1), y.unbind(-1)
+    return torch.stack([a * c - b * d, a * d + b * c], -1)
 
 
 def _shapes(u: Tensor, decay: Tensor, *_: Tensor | None) -> Sequence[Sequence[int]]:
@@ -48,5 +78,12 @@ def _shapes(u: Tensor, decay: Tensor, *_: Tensor | None) -> Sequence[Sequence[in
 
 
 _op = KernelOp(
-    "diagonal_scan", "diagonal", "u decay weight h0?", "y last", "points", shapes=_shapes, lean=True
+    "diagonal_scan",
+    "diagonal",
+    "u decay weight h0?",
+    "y last",
+    "points",
+    shapes=_shapes,
+    reference=reference,
+    lean=True,
 )

@@ -7,6 +7,7 @@ hand-made gradients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -63,6 +64,16 @@ def minlstm_gates(
         i = -f
     decay = torch.tanh(0.5 * f) if signed else torch.sigmoid(f)
     return decay, torch.sigmoid(i) * candidate(c, kind)
+
+
+def coefficients(gates: str, kind: str, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return a and b of the scan with these gates and candidate; see `minrnn.scan.ops`."""
+    if gates == "linear":
+        a, b = _widened(*inputs)
+        return a, b
+    if gates == "mingru":
+        return mingru_gates(*inputs, kind=kind)
+    return minlstm_gates(*inputs, kind=kind, normalize=gates == "minlstm")
 
 
 def _widened(*pre_activations: Tensor) -> list[Tensor]:

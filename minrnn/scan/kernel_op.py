@@ -19,11 +19,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from minrnn.compiling import constant
+from minrnn.compiling import constant, traced
+from minrnn.derivatives import gradients, transformed
 from minrnn.scan.backends import cpu_kernels
-from minrnn.scan.ops import traced
 
 
 class KernelOp:
@@ -31,10 +30,11 @@ class KernelOp:
 
     name: of the op in torch.ops.minrnn. module: of the kernels. inputs, outputs, kept: the names
     of the tensors, with spaces between; "?" ends an optional one. shapes: takes the inputs and
-    resets, returns the shapes of outputs and kept, all of the first input's dtype. saved: names of
-    what `backward` gets, if not inputs, resets, kept; the first are of the inputs' shapes, or None
-    with them. lean: `forward` takes another argument, whether a backward pass may follow: what is
-    kept need not be made where none does.
+    resets, returns the shapes of outputs and kept, all of the first input's dtype. reference: does
+    the same in plain torch, without branches on values, so that it can be differentiated in any way
+    (see `minrnn.derivatives`). saved: names of what `backward` gets, if not inputs, resets, kept;
+    the first are of the inputs' shapes, or None with them. lean: `forward` takes another argument,
+    whether a backward pass may follow: what is kept need not be made where none does.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class KernelOp:
         kept: str = "",
         *,
         shapes: Callable[..., Sequence[Sequence[int]]],
+        reference: Callable[..., Sequence[Tensor]],
         saved: str = "",
         lean: bool = False,
     ) -> None:
@@ -54,6 +55,7 @@ class KernelOp:
         names = [x.removesuffix("?") for x in (*given, *made)]
         wanted = saved.split() or [*names[: len(given)], *kept.split()]
         self._module, self._shapes, self._lean = module, shapes, lean
+        self._reference = reference
         self._inputs, self.outputs = len(given) - 1, len(outputs.split())
         self._pick = itemgetter(*(names.index(x) for x in wanted))
         self._op = _define(name, self._run, given, ", ".join("Tensor" for _ in made))
@@ -71,6 +73,8 @@ class KernelOp:
 
     def __call__(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """Return the outputs. tensors: the inputs, and resets."""
+        if transformed():
+            return tuple(self._reference(*tensors))
         if traced(tensors):
             return _several(self._op(*tensors))[: self.outputs]
         return cast(Any, _Eager.apply)(self, *tensors)
@@ -80,14 +84,22 @@ class KernelOp:
         kernels = cast(Any, cpu_kernels(self._module))
         return kernels.forward(*tensors, keep) if self._lean else kernels.forward(*tensors)
 
-    def backward(self, *given: Any) -> Sequence[Tensor | None]:
+    def save(self, ctx: Any, tensors: tuple[Any, ...], results: tuple[Any, ...]) -> None:
+        """Save in ctx what the backward pass needs, and the tensors for those after it."""
+        ctx.save_for_backward(*tensors, *self._pick(tensors + results))
+        ctx.set_materialize_grads(False)
+
+    def backward(self, ctx: Any, grads: Sequence[Any], run: Callable[..., Any]) -> Sequence[Any]:
+        """Return the gradients of the inputs and None for resets; run: the backward pass."""
+        count = self._inputs + 1
+        tensors, saved = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+        if torch.is_grad_enabled():  # the gradients are to be differentiated
+            return gradients(self._reference, tensors, grads)
+        return *run(*grads, *saved), None
+
+    def kernel_backward(self, *given: Any) -> Sequence[Tensor | None]:
         """Return the gradients of the inputs."""
         return cast(Any, cpu_kernels(self._module)).backward(*given)
-
-    def save(self, ctx: Any, tensors: tuple[Any, ...], results: tuple[Any, ...]) -> None:
-        """Save in ctx what the backward pass needs."""
-        ctx.save_for_backward(*self._pick(tensors + results))
-        ctx.set_materialize_grads(False)
 
     # The rest is the custom op, which returns the kept tensors as well.
 
@@ -101,12 +113,15 @@ class KernelOp:
         self.save(ctx, inputs, _several(output))
 
     def _backward(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        saved = ctx.saved_tensors
-        found = iter(self._op_backward(*grads[: self.outputs], *saved))
-        return *(None if x is None else next(found) for x in saved[: self._inputs]), None
+        def run(*given: Any) -> list[Tensor | None]:
+            found = iter(self._op_backward(*given))
+            alike = given[self.outputs : self.outputs + self._inputs]
+            return [None if x is None else next(found) for x in alike]
+
+        return tuple(self.backward(ctx, grads[: self.outputs], run))
 
     def _run_backward(self, *given: Any) -> list[Tensor]:
-        return [x for x in self.backward(*given) if x is not None]
+        return [x for x in self.kernel_backward(*given) if x is not None]
 
     def _fake_backward(self, *given: Any) -> list[Tensor]:
         alike = given[self.outputs : self.outputs + self._inputs]
@@ -131,9 +146,8 @@ class _Eager(torch.autograd.Function):
         return results[: op.outputs]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
-        return None, *ctx.op.backward(*grad_outputs, *ctx.saved_tensors), None
+        return None, *ctx.op.backward(ctx, grad_outputs, ctx.op.kernel_backward)
 
 
 @constant  # so that a compiler does not trace the import of numba

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from minrnn.derivatives import transformed, value_of
+
 
 def running_max(
     f: Tensor | None, i: Tensor, m0: Tensor | None = None, resets: Tensor | None = None
@@ -34,9 +36,11 @@ def running_max(
             if resets is not None:
                 last = torch.where(resets, i[:, 0], last)
         return last.detach().unsqueeze(1), last
-    with torch.no_grad():
+    with torch.no_grad():  # forward mode may see through it, which changes no output
         first = None if resets is None else _first(resets)
         m = _scan(f, i, m0, resets, first)
+    if transformed():
+        return m, value_of(m[:, -1], _last(f, i, m0, resets, first))
     if not torch.is_grad_enabled():
         return m, m[:, -1].clone()
     graded = _last(f, i, m0, resets, first)
@@ -47,18 +51,20 @@ def _scan(
     f: Tensor | None, i: Tensor, m0: Tensor | None, resets: Tensor | None, first: Tensor | None
 ) -> Tensor:
     # Doubling: after each pass a step has seen the `reach` steps up to it. first: (B, T).
-    m = i.clone(memory_format=torch.contiguous_format)
+    m = i
     if m0 is not None:
-        carried = torch.maximum(m0 if f is None else m0 + _at(f, 0), m[:, 0])
-        m[:, 0] = carried if resets is None else torch.where(resets[:, :1], m[:, 0], carried)
+        start = torch.maximum(m0 if f is None else m0 + _at(f, 0), m[:, 0])
+        start = start if resets is None else torch.where(resets[:, :1], m[:, 0], start)
+        m = torch.cat([start.unsqueeze(1), m[:, 1:]], 1)
     length, reach, sums = i.shape[1], 1, f
     steps = torch.arange(length, device=i.device)
     while reach < length:
-        other = m[:, :-reach].clone()
+        other = m[:, :-reach]
         if sums is not None:
-            other += sums if sums.dim() == 1 else sums[:, reach:]
+            other = other + (sums if sums.dim() == 1 else sums[:, reach:])
         if first is not None:
-            other.masked_fill_((steps[:-reach] < first[:, reach:]).unsqueeze(-1), -torch.inf)
+            unseen = (steps[:-reach] < first[:, reach:]).unsqueeze(-1)
+            other = other.masked_fill(unseen, -torch.inf)
         m = torch.cat([m[:, :reach], torch.maximum(m[:, reach:], other)], 1)
         if sums is not None and sums.dim() == 1:
             sums = 2 * sums

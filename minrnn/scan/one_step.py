@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minrnn.interface import state_dtype
-from minrnn.scan.gates import mingru_gates, minlstm_gates
+from minrnn.scan.gates import coefficients
 
 
 def wanted(inputs: Sequence[Tensor]) -> bool:
@@ -26,12 +25,7 @@ def forward(
     init: Tensor | None,
 ) -> Tensor:
     """Compute h (B, 1, D) from inputs (B, 1, D); see `minrnn.scan.ops` for the arguments."""
-    if gates == "linear":
-        a, b = (x.to(state_dtype(x.dtype)) for x in inputs)
-    elif gates == "mingru":
-        a, b = mingru_gates(*inputs, kind=candidate)
-    else:
-        a, b = minlstm_gates(*inputs, kind=candidate, normalize=gates == "minlstm")
+    a, b = coefficients(gates, candidate, inputs)
     if h0 is None:
         return b
     before = a * h0[:, None]

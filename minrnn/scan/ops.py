@@ -21,10 +21,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from minrnn.compiling import traced
+from minrnn.derivatives import gradients, transformed
 from minrnn.interface import state_dtype
-from minrnn.scan import one_step
+from minrnn.scan import linear, one_step
 from minrnn.scan.backends import load
 
 # Name of the gates: the names of the inputs.
@@ -46,6 +47,8 @@ def run(
     init: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return h (B, T, D) and a copy of its last step (B, D), with gradients."""
+    if transformed():
+        return linear.run(backend, gates, candidate, inputs, h0, resets, init)
     if traced((*inputs, h0, resets, init)):
         if one_step.wanted(inputs):
             h = one_step.forward(gates, candidate, inputs, h0, resets, init)
@@ -55,22 +58,6 @@ def run(
     # The op does the same, and costs 85 microseconds more to call.
     apply = cast(Any, _Scan.apply)
     return apply(backend, gates, candidate, h0, resets, init, *inputs)
-
-
-def traced(tensors: Sequence[Tensor | None]) -> bool:
-    """Return whether tensors may have no data (tracing): torch's dispatcher handles these."""
-    if torch.compiler.is_compiling():
-        return True
-    inside = cast(Any, torch._C)  # pyright: ignore[reportPrivateUsage]
-    return (
-        inside._len_torch_dispatch_stack() > 0
-        or inside._functorch.peek_interpreter_stack() is not None
-        or inside._is_tracing()
-        or any(type(x) not in _PLAIN or x.is_meta for x in tensors if x is not None)
-    )
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class _Scan(torch.autograd.Function):
@@ -92,14 +79,33 @@ class _Scan(torch.autograd.Function):
         return h, h[:, -1].clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
         h, h0, resets, init, *inputs = ctx.saved_tensors
         backend, gates, candidate = ctx.options
+        if torch.is_grad_enabled():  # the gradients are to be differentiated
+            found = _again(grad_outputs, inputs, h0, resets, init, gates, candidate, backend)
+            return None, None, None, found[-3], None, found[-1], *found[:-3]
         grads, grad_h0, grad_init = load(backend, h.device).backward(
             gates, candidate, *grad_outputs, inputs, h, h0, resets, init
         )
         return None, None, None, grad_h0, None, grad_init, *grads
+
+
+def _again(
+    grads: Sequence[Tensor | None],
+    inputs: Sequence[Tensor],
+    h0: Tensor | None,
+    resets: Tensor | None,
+    init: Tensor | None,
+    gates: str,
+    candidate: str,
+    backend: str,
+) -> list[Tensor | None]:
+    # The gradients of inputs, h0, resets and init, differentiable.
+    def reference(*given: Any) -> tuple[Tensor, Tensor]:
+        return linear.run(backend, gates, candidate, given[:-3], *given[-3:])
+
+    return gradients(reference, (*inputs, h0, resets, init), grads)
 
 
 @torch.library.custom_op("minrnn::scan", mutates_args=())
@@ -180,6 +186,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
     h, h0, resets, init, *inputs = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        found = _again((grad_h, grad_last), inputs, h0, resets, init, *ctx.options)
+        return found[:-3], found[-3], None, found[-1], None, None, None
     grads = torch.ops.minrnn.scan_backward(
         grad_h, grad_last, inputs, h, h0, resets, init, *ctx.options
     )

@@ -54,8 +54,8 @@ def reference(
     entering = (dt * u).unsqueeze(-1) * b.unsqueeze(2)
     first = None if h0 is None else h0.flatten(1)
     h, last = scan(decay.flatten(2), entering.flatten(2), first, resets)
-    y = (h.view_as(decay) * c.unsqueeze(2)).sum(-1)
-    return y, last.view(len(u), *a.shape)
+    y = (h.reshape(decay.shape) * c.unsqueeze(2)).sum(-1)
+    return y, last.reshape(len(u), *a.shape)
 
 
 def _shapes(u: Tensor, dt: Tensor, a: Tensor, *_: Tensor | None) -> Sequence[Sequence[int]]:
@@ -65,5 +65,12 @@ def _shapes(u: Tensor, dt: Tensor, a: Tensor, *_: Tensor | None) -> Sequence[Seq
 
 
 _op = KernelOp(
-    "selective_scan", "selective", "u dt a b c h0?", "y last", "points", shapes=_shapes, lean=True
+    "selective_scan",
+    "selective",
+    "u dt a b c h0?",
+    "y last",
+    "points",
+    shapes=_shapes,
+    reference=reference,
+    lean=True,
 )

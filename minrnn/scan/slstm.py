@@ -69,5 +69,6 @@ _op = KernelOp(
     "y last",
     "rest raw",
     shapes=_shapes,
+    reference=slstm_loop,
     saved="raw r start resets y rest",
 )

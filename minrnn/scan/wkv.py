@@ -88,5 +88,6 @@ _op = KernelOp(
     "o last",
     "states",
     shapes=_shapes,
+    reference=wkv_of_scans,
     saved="k v w u start resets o states",
 )

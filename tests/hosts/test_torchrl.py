@@ -192,12 +192,13 @@ def laid_out(data, layout):
     )
 
 
+@pytest.mark.parametrize("vmap", [False, True])
 @pytest.mark.parametrize("backbone", ["mingru", "attention", "slstm"])
-def test_gae_bootstraps_from_the_right_states(backbone):
+def test_gae_bootstraps_from_the_right_states(backbone, vmap):
     agent = Agent(backbone=backbone)
     _, data = batches(agent, 2, 63)
     value, after = by_hand(agent, data)
-    advantages(agent, data)
+    advantages(agent, data, deactivate_vmap=not vmap)
     torch.testing.assert_close(data["state_value"], value, rtol=0, atol=1e-5)
     torch.testing.assert_close(data["next", "state_value"], after, rtol=0, atol=1e-5)
     other = data.select("observation", "recurrent_state", "is_init", "next").clone()
@@ -399,9 +400,10 @@ class Steerer:
         return Collector(env, policy, frames_per_batch=frames)
 
 
+@pytest.mark.parametrize("vmap", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("layout", ["rows", "slices"])
-def test_sac_learns_what_stepping_says(layout, shared):
+def test_sac_learns_what_stepping_says(layout, shared, vmap):
     agent = Steerer("minlstm", shared)
     _, data = batches(agent, 2, 63)
     data["y"], data["y_next"] = stepped(agent.core, data)
@@ -412,7 +414,7 @@ def test_sac_learns_what_stepping_says(layout, shared):
         agent.critics,
         action_spec=Bounded(-1, 1, (1,)),
         loss_function="l2",
-        deactivate_vmap=True,
+        deactivate_vmap=not vmap,
     )
     loss_module.make_value_estimator(gamma=0.9)
     found = loss_module(data)
@@ -429,8 +431,9 @@ def test_sac_learns_what_stepping_says(layout, shared):
     torch.testing.assert_close(found["loss_actor"], expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("vmap", [False, True])
 @pytest.mark.parametrize("layout", ["rows", "slices"])
-def test_td3_learns_what_stepping_says(layout):
+def test_td3_learns_what_stepping_says(layout, vmap):
     agent = Steerer("minlstm", shared=True)
     _, data = batches(agent, 2, 63)
     data["y"], data["y_next"] = stepped(agent.core, data)
@@ -441,7 +444,7 @@ def test_td3_learns_what_stepping_says(layout):
         bounds=(-1, 1),
         policy_noise=0.0,
         loss_function="l2",
-        deactivate_vmap=True,
+        deactivate_vmap=not vmap,
     )
     loss_module.make_value_estimator(gamma=0.9)
     found = loss_module(data)

@@ -124,6 +124,15 @@ class DataConfig:
     env_id: str | None = None
     """The environment of a data set that is your own file, such as Hopper-v4 or my_package:My-v0.
     Other data sets name theirs. Needed unless --eval.episodes is 0."""
+    env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Arguments of the environment, before those that the data set names, as in --data.env-kwargs
+    include_cfrc_ext_in_observation False max_episode_steps 100."""
+    reset_options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """What env.reset(options=...) gets at the start of every episode, as NAME VALUE pairs."""
+    obs_keys: tuple[str, ...] = ()
+    """The parts of a Dict observation that the agent reads, in their order, as in --data.obs-keys
+    observation desired_goal; for a file, those that its columns are. Default: all, sorted by
+    name."""
     weights: tuple[float, ...] | None = None
     """With several data sets: how much of the training each of them gets, in any unit. By default
     every step counts the same."""

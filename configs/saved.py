@@ -12,6 +12,7 @@ from configs.base import Config, to_dict
 from configs.schema import typed
 
 FILE = "config.json"
+_WHOLE = ("cell", "objective_options", "env_kwargs", "reset_options")
 LARGEST_FILE = 1_000_000
 """Bytes of a configuration; a real one has three thousand."""
 FREE = (
@@ -49,7 +50,7 @@ def read(folder: Path) -> Config:
 
 def settings(config: Config) -> dict[str, Any]:
     """Return the options that change the results and their values, by names such as data.length."""
-    values = flat(to_dict(config), whole=("cell", "objective_options"))
+    values = flat(to_dict(config), whole=_WHOLE)
     return {name: value for name, value in values.items() if not name.startswith(FREE)}
 
 

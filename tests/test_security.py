@@ -418,6 +418,7 @@ def test_the_words_of_a_configuration_are_those_that_security_md_speaks_of() -> 
 
     assert set(words(Config)) == {
         *("env", "data.env_id", "device"),
+        *("data.env_kwargs", "data.reset_options", "data.obs_keys"),  # for that environment
         *("run_dir", "resume"),  # the folder that is given takes their place
         *("model.backbone", "model.cell"),  # names from the registry, and options of theirs
         *("model.head", "model.inputs", "log"),  # names from lists

@@ -24,7 +24,10 @@ from envs.files import write_file
 FORMAT = 1
 KEY = "minrnn"
 PT2_METADATA = "minrnn.json"
-METADATA = ("env_id", "env_kwargs", "obs_keys", "data", "targets", "update")
+METADATA = (
+    *("env_id", "env_kwargs", "obs_keys", "env_wrappers", "reset_options"),
+    *("data", "targets", "update"),
+)
 """What is taken from a checkpoint's metadata."""
 OPSET = 18
 """The exporter's own: it converts to all others. ONNX Runtime 1.14 (2023) and later read it."""

@@ -26,6 +26,11 @@ from envs.worlds.spec import EnvSpec
 DATA_FILE = "data.json"
 """The returns of all episodes that a run was trained on; beside its config.json."""
 LARGEST = 64_000_000  # bytes of config.json and of data.json; a million returns take 20 MB
+_OF_ENV: dict[str, Any] = {
+    "env_kwargs": dict[str, Any],
+    "reset_options": dict[str, Any],
+    "obs_keys": list[str],
+}
 _NOT_A_SETTING = {
     *("seed", "run_dir", "resume", "resume_if_there", "device", "threads", "deterministic"),
     *("preset", "log", "data.cache", "data.download", "optim.compile"),
@@ -125,7 +130,10 @@ def data_returns(checkpoint: Checkpoint) -> np.ndarray | None:
         weights, env_id = data.get("weights"), data.get("env_id")
         if ":" in str(env_id):
             return None  # it names a module, and a file must not choose what is imported
-        more = {"env_id": env_id, "weights": weights, "download": False, "progress": False}
+        given = {name: data[name] for name in _OF_ENV if name in data}
+        if not all(fits(value, _OF_ENV[name]) for name, value in given.items()):
+            return None
+        more = {**given, "env_id": env_id, "weights": weights, "download": False, "progress": False}
         return sources.load(name, **more).returns
     except UserError:
         return None

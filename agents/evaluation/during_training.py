@@ -50,6 +50,7 @@ class Evaluator:
             "targets": list(self.spec.targets),
             "window": self.spec.window,
             "reference": self.data.reference,
+            "notes": list(self.data.notes),
         }
 
     def quick(self, model: DecisionModel) -> tuple[dict[str, float], float]:

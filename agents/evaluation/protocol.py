@@ -27,6 +27,7 @@ def line_protocol(
         checkpoint=checkpoint,
         own=metadata["reference"],
         memory=describe_memory(spec.window),
+        **({"data_notes": "; ".join(notes)} if (notes := metadata.get("notes")) else {}),
         **more,
     )
 

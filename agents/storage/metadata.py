@@ -17,10 +17,21 @@ METADATA: dict[str, Any] = {
     "window": int | None,
     "env_kwargs": dict[str, Any],
     "obs_keys": list[str],
+    "env_wrappers": list[tuple[str, dict[str, Any]]],
+    "reset_options": dict[str, Any],
     "reference": tuple[float, float, str] | None,
+    "notes": list[str],
 }
-"""`reference` has the returns of a random and of an expert policy, and where they come from."""
-LATER: dict[str, Any] = {"env_kwargs": {}, "obs_keys": [], "reference": None}
+"""`notes` are those of the data set: repairs, and how the evaluation differs from the recording.
+`reference` has the returns of a random and of an expert policy, and where they come from."""
+LATER: dict[str, Any] = {
+    "env_kwargs": {},
+    "obs_keys": [],
+    "env_wrappers": [],
+    "reset_options": {},
+    "reference": None,
+    "notes": [],
+}
 """What older checkpoints lack, and the values that hold for them."""
 LARGEST_WINDOW = 100_000  # steps; a window takes memory for each environment
 

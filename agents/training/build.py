@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 import configs
@@ -28,9 +30,12 @@ def load_data(config: Config) -> Trajectories:
         download=config.data.download,
         cache=config.data.cache,
         evaluate=config.eval.episodes > 0,
+        env_kwargs=config.data.env_kwargs,
+        reset_options=config.data.reset_options,
+        obs_keys=config.data.obs_keys,
     )
     if config.eval.episodes:
-        sources.check_env(data)
+        data = dataclasses.replace(data, notes=(*data.notes, *sources.check_env(data)))
         if config.eval.stepper == "envpool":
             envpool.check_supported(data.env)
     return data

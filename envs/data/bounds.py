@@ -9,6 +9,7 @@ from envs.worlds.spec import unlimited
 
 Float32 = NDArray[np.float32]
 
+NO_BOUNDS = "the environment's actions have no bounds: those of the data are used"
 ROWS = 1 << 16  # processed at a time, so that temporary arrays stay small beside the data
 
 

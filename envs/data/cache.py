@@ -25,9 +25,10 @@ import numpy as np
 from envs.data.trajectories import Trajectories
 from envs.errors import one_line
 from envs.files import WRITING, atomic_folder, remove_folder
+from envs.worlds.interface import Interface
 from envs.worlds.spec import EnvSpec
 
-VERSION = 3  # of the format and of the repairs; entries of other versions are not read
+VERSION = 4  # of the format and of the repairs; entries of other versions are not read
 MIN_BYTES = 16_000_000  # smaller data sets are not cached: they load fast enough
 MAX_BYTES = 20_000_000_000  # of all entries; the least recently used are deleted first
 _LARGE = ("obs", "action", "reward", "final_obs")
@@ -106,6 +107,7 @@ def _load(folder: Path) -> Trajectories:
     fields = about["fields"]
     fields["notes"] = tuple(fields["notes"])
     fields["env"] = EnvSpec.from_json(fields["env"])
+    fields["recorded"] = tuple(Interface.from_json(each) for each in fields["recorded"])
     if fields.get("reference") is not None:
         low, high, source = fields["reference"]
         fields["reference"] = float(low), float(high), one_line(source)
@@ -122,8 +124,11 @@ def _check(made: Trajectories) -> None:
         wanted = _TYPES.get(name, np.float32)
         if values.dtype != wanted or not values.flags.c_contiguous:
             raise ValueError(f"{name} is of type {values.dtype}")
-    texts = (made.env_id, made.name, *made.env.obs_keys, *made.notes)
-    if not isinstance(made.env.kwargs, dict) or any(one_line(text) != text for text in texts):
+    wrappers = [name for name, _ in made.env.wrappers]
+    texts = (made.env_id, made.name, *made.env.obs_keys, *wrappers, *made.notes)
+    tables = (made.env.kwargs, made.env.reset_options, *(more for _, more in made.env.wrappers))
+    printable = all(one_line(text) == text for text in texts)
+    if not (printable and all(isinstance(table, dict) for table in tables)):
         raise ValueError("about.json does not have the fields that were written")
     made.validate(numbers=False)
 
@@ -138,9 +143,10 @@ def _store(made: Trajectories, folder: Path, *, broken: bool) -> None:
     fields: dict[str, Any] = {
         field.name: getattr(made, field.name)
         for field in dataclasses.fields(made)
-        if field.name not in (*_ARRAYS, "weights", "env")
+        if field.name not in (*_ARRAYS, "weights", "env", "recorded")
     }
     fields["env"] = made.env.to_json()
+    fields["recorded"] = [each.to_json() for each in made.recorded]
     if broken:
         remove_folder(folder)
     # The entry of another process that was first is the same.

@@ -55,6 +55,7 @@ def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) ->
         weights=shares,
         reference=references.pop() if len(references) == 1 else None,
         notes=tuple(dict.fromkeys(note for each in sets for note in each.notes)),
+        recorded=tuple(dict.fromkeys(one for each in sets for one in each.recorded)),
         final_obs=np.empty((len(starts) - 1, sets[0].obs_dim), np.float32) if complete else None,
     )
     episode = 0

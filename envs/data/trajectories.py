@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from envs.data.bounds import ROWS, Float32, bounds
 from envs.errors import UserError
+from envs.worlds.interface import Interface
 from envs.worlds.spec import EnvSpec
 
 
@@ -73,6 +74,8 @@ class Trajectories:
     final_obs: Float32 | None = None
     """(E, O) the observation after each episode's last step, which may be NaN or infinite; None
     where the source does not have it for every episode."""
+    recorded: tuple[Interface, ...] = ()
+    """The spaces that each of the data sets was recorded with, where it states them."""
 
     @classmethod
     def from_episodes(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from envs import sources
+from envs.errors import UserError
 from envs.inspect import histogram
 from envs.inspect.summary import describe
 from envs.script import run_script
@@ -29,6 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         dest="env_id",
         help="environment of your own file, such as Hopper-v4",
     )
+    for flag, metavar, of in (
+        ("env-kwargs", "NAME VALUE", "arguments of the environment"),
+        ("reset-options", "NAME VALUE", "options of its resets"),
+        ("obs-keys", "KEY", "the parts of a Dict observation that are read"),
+    ):
+        parser.add_argument(f"--{flag}", f"--data.{flag}", nargs="*", metavar=metavar, help=of)
     parser.add_argument("--plot", type=Path, help="path of the PNG; default: NAME.png here")
     parser.add_argument("--no-plot", action="store_true", help="write no PNG")
     parser.add_argument(
@@ -48,10 +57,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_script(lambda: _inspect(args))
 
 
+def _pairs(given: Sequence[str] | None, flag: str) -> dict[str, Any]:
+    """Return NAME VALUE pairs as a table: numbers, True and False are read as such."""
+    texts = list(given or ())
+    if len(texts) % 2:
+        raise UserError(f"--{flag} takes names and values in turn, not {' '.join(texts)}")
+    found: dict[str, Any] = {}
+    for name, text in zip(texts[::2], texts[1::2], strict=True):
+        found[name] = {"True": True, "False": False}.get(text, text)
+        for kind in (float, int):
+            with contextlib.suppress(ValueError):
+                found[name] = kind(text)
+    return found
+
+
 def _inspect(args: argparse.Namespace) -> None:
     data = sources.load(
         args.id,
         env_id=args.env_id,
+        env_kwargs=_pairs(args.env_kwargs, "env-kwargs"),
+        reset_options=_pairs(args.reset_options, "reset-options"),
+        obs_keys=args.obs_keys or (),
         download=args.download,
         cache=args.cache,
         progress=not args.json,
@@ -70,9 +96,10 @@ def _inspect(args: argparse.Namespace) -> None:
 def report(about: dict[str, Any]) -> str:
     """Return the result of `describe` as lines for the terminal."""
     keys = ", ".join(about["obs_keys"])
+    made = replace(EnvSpec.from_json(about), obs_keys=())
     reference, constant = about["reference"], about["constant_observations"]
     rows = [
-        ("environment", str(EnvSpec(about["env_id"] or "none", about["env_kwargs"]))),
+        ("environment", str(made) or "none"),
         ("episodes", f"{about['episodes']:,}, of which {about['terminated']:,} were terminated"),
         ("steps", f"{about['steps']:,}"),
         ("length", _quantiles(about["lengths"], ",.0f")),

@@ -21,10 +21,9 @@ def describe(data: Trajectories) -> dict[str, Any]:
     """Return a summary of a data set, fit for JSON."""
     returns = data.returns
     try:
-        sources.check_env(data)
-        defect = None
+        notes, defect = sources.check_env(data), None
     except UserError as error:
-        defect = str(error)
+        notes, defect = (), str(error)
     top = float(np.sort(returns)[-max(1, round(0.1 * len(returns))) :].mean())
     found = references.reference(data.env, data.reference)
     low, high, source = found or (0.0, 1.0, "")
@@ -55,7 +54,7 @@ def describe(data: Trajectories) -> dict[str, Any]:
         },
         "no_score": no_score,
         "constant_observations": np.flatnonzero(np.ptp(data.obs, axis=0) == 0).tolist(),
-        "repairs": list(data.notes),
+        "repairs": [*data.notes, *notes],
         "defect": defect,
     }
 

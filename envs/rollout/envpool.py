@@ -175,6 +175,8 @@ def _relative(found: Any, expected: Any) -> float:
 
 def _make(spec: EnvSpec, seeds: Sequence[int], num_threads: int) -> Any:
     env_id = spec.env_id
+    if spec.wrappers or spec.reset_options:
+        raise _refusal(f"envpool's {env_id} has neither wrappers nor options of a reset")
     if spec.obs_keys:
         raise _refusal(f"envpool has no {env_id} whose observations are put together from parts")
     try:

@@ -39,7 +39,9 @@ def score_protocol(
     """
     low, high, source = reference(env, own) or (None, None, None)
     spec = EnvSpec.of(env)
-    arguments = {"env_kwargs": dict(spec.kwargs)} if spec.kwargs else {}
+    made = spec.to_json()
+    names = ("env_kwargs", "obs_keys", "env_wrappers", "reset_options")
+    arguments = {name: made[name] for name in names if made.get(name)}
     return {
         "data": data,
         "env_id": spec.env_id,

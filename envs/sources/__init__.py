@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from envs.data.combine import combine
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError
 from envs.sources import d4rl, file, local, minari
+from envs.sources.compare import check_env
 from envs.sources.names import closest
 from envs.sources.source import Options, Source
-from envs.worlds.make import env_sizes
 
 __all__ = ["check_env", "load", "near_matches"]
 
@@ -29,6 +31,9 @@ def load(
     cache: bool = True,
     progress: bool = True,
     evaluate: bool = False,
+    env_kwargs: Mapping[str, Any] | None = None,
+    reset_options: Mapping[str, Any] | None = None,
+    obs_keys: Sequence[str] = (),
 ) -> Trajectories:
     """Load a data set, or several, separated by commas.
 
@@ -40,9 +45,15 @@ def load(
     seed: of the rollouts of the project's own data sets; others do not depend on it.
     cache: whether to keep a copy of large sets, which later starts map into memory.
     evaluate: whether an environment is needed: a file without one is refused before it is read.
+    env_kwargs: arguments of the environment, before those that the data set names.
+    reset_options: the `options` of every reset. obs_keys: see EnvSpec; all of them are fit for
+    JSON.
     Raises UserError for an unknown id (with near matches) and for data that cannot be used.
     """
-    options = Options(env_id, seed, download, cache, progress, evaluate)
+    options = Options(
+        *(env_id, seed, download, cache, progress, evaluate),
+        *(env_kwargs or {}, reset_options or {}, tuple(obs_keys)),
+    )
     names = [name] if file.exists(name) else [part.strip() for part in name.split(",")]
     if not all(names):
         raise UserError(f"{name!r} names an empty data set; separate names by single commas")
@@ -54,7 +65,8 @@ def load(
 def _load(name: str, options: Options) -> Trajectories:
     for source in SOURCES:
         if source.knows(name):
-            return source.load(name, options)
+            found = source.load(name, options)
+            return replace(found, env=options.env(found.env))
     near, folder = near_matches(name), file.exists(name, Path.is_dir)
     if folder and (file.is_path(name) or not near):
         raise UserError(f"{name} is a folder; name a file in it, or the id of a data set")
@@ -70,21 +82,3 @@ def _load(name: str, options: Options) -> Trajectories:
 def near_matches(name: str, count: int = 3) -> list[str]:
     """Return the known ids most like this name, best first."""
     return closest(name, {each for source in SOURCES for each in source.names()}, count)
-
-
-def check_env(trajectories: Trajectories) -> None:
-    """Raise UserError where the data's sizes are not those of its environment."""
-    name, env_id = trajectories.name, trajectories.env_id
-    if not env_id:
-        why = trajectories.notes[0] if trajectories.notes else "write it again with an env_id"
-        raise UserError(
-            f"{name} names no environment to evaluate in ({why}); --eval.episodes 0 trains on it "
-            f"without"
-        )
-    obs_dim, action_dim = env_sizes(trajectories.env)
-    if (trajectories.obs_dim, trajectories.action_dim) != (obs_dim, action_dim):
-        raise UserError(
-            f"{name} has observations of size {trajectories.obs_dim} and actions of size "
-            f"{trajectories.action_dim}, {env_id} has {obs_dim} and {action_dim}; "
-            f"the data is of another environment or version"
-        )

@@ -10,6 +10,7 @@ from envs.errors import UserError
 from envs.sources import d4rl
 from envs.sources.hdf5 import check_signature
 from envs.sources.source import Options, Source
+from envs.worlds.spec import EnvSpec
 
 _ENDINGS = (".hdf5", ".h5", ".npz")
 
@@ -45,7 +46,10 @@ def _load(name: str, options: Options) -> Trajectories:
             f"{path} does not say which environment it is of; add it, as in --data.env-id "
             f"Hopper-v4, or train without evaluation: --eval.episodes 0"
         )
-    return d4rl.read_file(path, name=str(path), env=options.env_id, cache=options.cache)
+    env = None
+    if options.env_id:
+        env = options.env(EnvSpec(options.env_id, obs_keys=options.obs_keys))
+    return d4rl.read_file(path, name=str(path), env=env, cache=options.cache)
 
 
 SOURCE = Source("a file", is_file, _load)

@@ -24,11 +24,19 @@ LOCAL_DATA = {
 _RECIPE = "minrnn_recipe"  # metadata: the digest of the recipe, which shows a stale data set
 
 
-def load(name: str, *, seed: int = 0, progress: bool = True, cache: bool = True) -> Trajectories:
+def load(
+    name: str,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+    cache: bool = True,
+    obs_keys: tuple[str, ...] = (),
+) -> Trajectories:
     """Read one of the project's own data sets; roll it out first if it is not on the disk.
 
     A seed other than 0 gives another data set, such as minrnn/hopper/medium-seed1-v0.
-    cache: as in `minari.read`. Of two processes at once, one makes the set and the other waits.
+    cache, obs_keys: as in `minari.read`. Of two processes at once, one makes the set and the other
+    waits.
     """
     if name not in LOCAL_DATA:
         raise UserError(f"{name} is not one of {', '.join(LOCAL_DATA)}")
@@ -52,7 +60,7 @@ def load(name: str, *, seed: int = 0, progress: bool = True, cache: bool = True)
             f"{dataset_id} on this disk was made by another version of the project; delete "
             f"{minari.root() / dataset_id} and it is made again"
         )
-    return minari.read(dataset_id, cache=cache)
+    return minari.read(dataset_id, cache=cache, obs_keys=obs_keys)
 
 
 def _mix(family: str, level: str, seed: int, progress: bool) -> dict[str, Any]:
@@ -92,7 +100,11 @@ SOURCE = Source(
     f"one of {', '.join(sorted({each.rsplit('/', 1)[0] for each in LOCAL_DATA}))} (and /...)",
     LOCAL_DATA.__contains__,
     lambda name, options: load(
-        name, seed=options.seed, progress=options.progress, cache=options.cache
+        name,
+        seed=options.seed,
+        progress=options.progress,
+        cache=options.cache,
+        obs_keys=options.obs_keys,
     ),
     lambda: LOCAL_DATA,
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError
+from envs.worlds.spec import EnvSpec
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,9 @@ class Options:
     cache: bool = True
     progress: bool = True
     evaluate: bool = False
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    reset_options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    obs_keys: tuple[str, ...] = ()
 
     def check_download(self, name: str, path: Path) -> None:
         """Raise UserError where a data set, which belongs at `path`, must not be downloaded."""
@@ -27,6 +32,14 @@ class Options:
             raise UserError(
                 f"{name} is not on this disk ({path}), and --data.no-download forbids it"
             )
+
+    def env(self, found: EnvSpec) -> EnvSpec:
+        """Return the environment of a data set with the arguments and options that were given."""
+        return replace(
+            found,
+            kwargs={**found.kwargs, **self.env_kwargs},
+            reset_options={**found.reset_options, **self.reset_options},
+        )
 
 
 @dataclass(frozen=True)

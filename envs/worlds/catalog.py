@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from envs.worlds.spec import EnvSpec
+from envs.worlds.wrappers import KEEP_RETURNS
 
 _D4RL = "D4RL infos.py"
 _LOCOMOTION = "D4RL infos.py; measured on D4RL's -v2 data sets, gym 0.2x MuJoCo environments"
@@ -41,6 +42,11 @@ def _among(*allowed: Any) -> Callable[[Any], bool]:
     return lambda value: value in allowed
 
 
+def _of_steps(limit: int) -> dict[str, Callable[[Any], bool]]:
+    """Return what an environment needs to have this time limit, which is the registered one."""
+    return {"max_episode_steps": _among(limit, None)}
+
+
 def _four(tasks: Any) -> bool:
     return isinstance(tasks, list | tuple) and len(set(map(str, tasks))) == 4
 
@@ -56,18 +62,28 @@ def _maze2d(maze: str, minimum: float, maximum: float, horizon: int, default: in
 
 
 REFERENCES = (
-    Reference("hopper", -20.272305, 3234.3, 1000, r"Hopper-v\d+", _LOCOMOTION),
-    Reference("halfcheetah", -280.178953, 12135.0, 1000, r"HalfCheetah-v\d+", _LOCOMOTION),
-    Reference("walker2d", 1.629008, 4592.3, 1000, r"Walker2d-v\d+", _LOCOMOTION),
-    Reference("ant", -325.6, 3879.7, 1000, r"Ant-v\d+", _LOCOMOTION),
+    *(
+        Reference(family, low, high, 1000, rf"{name}-v\d+", _LOCOMOTION, _of_steps(1000))
+        for family, name, low, high in (
+            ("hopper", "Hopper", -20.272305, 3234.3),
+            ("halfcheetah", "HalfCheetah", -280.178953, 12135.0),
+            ("walker2d", "Walker2d", 1.629008, 4592.3),
+            ("ant", "Ant", -325.6, 3879.7),
+        )
+    ),
     # Of 100 steps, each of which can be rewarded; AdroitHandPen-v1 has 200.
     Reference(
         *("pen", 96.262799, 3076.8331017826877, 100, r"AdroitHandPen-v\d+", _D4RL),
         {"max_episode_steps": _among(100)},
     ),
-    Reference("door", -56.512833, 2880.5693087298737, 200, r"AdroitHandDoor-v\d+", _D4RL),
-    Reference("hammer", -274.856578, 12794.134825156867, 200, r"AdroitHandHammer-v\d+", _D4RL),
-    Reference("relocate", -6.425911, 4233.877797728884, 200, r"AdroitHandRelocate-v\d+", _D4RL),
+    *(
+        Reference(name.lower(), low, high, 200, rf"AdroitHand{name}-v\d+", _D4RL, _of_steps(200))
+        for name, low, high in (
+            ("Door", -56.512833, 2880.5693087298737),
+            ("Hammer", -274.856578, 12794.134825156867),
+            ("Relocate", -6.425911, 4233.877797728884),
+        )
+    ),
     _maze2d("Open", 0.01, 20.66, 150, 300),
     _maze2d("UMaze", 23.85, 161.86, 300, 300),
     _maze2d("Medium", 13.13, 277.39, 600, 600),
@@ -99,6 +115,8 @@ def lookup(env: EnvSpec | str) -> Reference | None:
     The version does not matter: Hopper-v2 to -v5 share D4RL's constants, by convention.
     """
     spec = EnvSpec.of(env)
+    if spec.reset_options or not all(name in KEEP_RETURNS for name, _ in spec.wrappers):
+        return None
     given = {**_DEFAULTS, **spec.kwargs}
     for row in REFERENCES:
         usable = all(fits(given.get(name)) for name, fits in row.needs.items())

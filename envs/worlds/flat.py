@@ -33,6 +33,10 @@ class Part:
         """The path as one text, as in `keys`."""
         return "/".join(map(str, self.path))
 
+    def __str__(self) -> str:
+        one_hot = isinstance(self.space, spaces.Discrete)
+        return f"{self.name} ({'one of ' * one_hot}{self.width})".lstrip()
+
     def pick(self, obs: Any) -> Any:
         """Return this part of an observation."""
         for step in self.path:
@@ -98,18 +102,21 @@ def _part(path: tuple[str | int, ...], space: gym.Space[Any], where: str) -> Par
     name = "/".join(map(str, path))
     raise UserError(
         f"{where} has {name or 'observations'} of the kind {'image' if image else space}; only "
-        f"numbers are supported: leave that part out with obs_keys, or choose another"
+        f"numbers are supported: name the other parts with --data.obs-keys, or choose another"
     )
 
 
 def flatten(
     env: gym.Env[Any, Any], keys: Sequence[str], name: str | None = None
 ) -> gym.Env[Any, Any]:
-    """Return an environment whose Dict and Tuple observations, or `keys` of them, are flat vectors.
+    """Return an environment whose observations, or `keys` of their parts, are flat vectors.
 
+    Dicts, Tuples and arrays of several dimensions, such as stacks of frames, are made flat.
     name: for messages. Where it cannot be made flat, it is closed, and UserError raised.
     """
-    if not keys and not isinstance(env.observation_space, spaces.Dict | spaces.Tuple):
+    space = env.observation_space
+    deep = isinstance(space, spaces.Box) and len(space.shape) != 1
+    if not (keys or deep or isinstance(space, spaces.Dict | spaces.Tuple)):
         return env
     try:
         return FlatObservation(env, keys, name or type(env.unwrapped).__name__)
@@ -142,7 +149,7 @@ class FlatObservation(gym.ObservationWrapper[NDArray[np.float64], Any, Any]):
         super().__init__(env)
         self.parts = parts(env.observation_space, keys, where=where)
         self._plain = all(isinstance(part.space, spaces.Box) for part in self.parts)
-        low, high = (np.concatenate([_bound(p, side) for p in self.parts]) for side in (0, 1))
+        low, high = bounds(self.parts, 0), bounds(self.parts, 1)
         self.observation_space = spaces.Box(low, high, dtype=np.float64)
 
     def observation(self, observation: Any) -> NDArray[np.float64]:
@@ -152,6 +159,11 @@ class FlatObservation(gym.ObservationWrapper[NDArray[np.float64], Any, Any]):
         else:
             flat = [part.encode(np.asarray([part.pick(observation)]))[0] for part in self.parts]
         return np.concatenate(flat, dtype=np.float64)
+
+
+def bounds(obs: Sequence[Part], side: int) -> NDArray[np.float64]:
+    """Return the lower (side 0) or upper bounds (side 1) of flat observations (O,)."""
+    return np.concatenate([_bound(part, side) for part in obs])
 
 
 def _bound(part: Part, side: int) -> NDArray[np.float64]:

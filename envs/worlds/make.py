@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from envs.errors import UserError, interruptible
 from envs.worlds.flat import flatten
 from envs.worlds.spec import EnvSpec, unlimited
+from envs.worlds.wrappers import ResetOptions, WholeActions, wrap
 
 EnvLike = str | EnvSpec | Callable[[], gym.Env[Any, Any]]
 """An environment id, its specification, or a function that makes an environment."""
@@ -27,7 +28,7 @@ _ROBOTICS = ("Adroit", "AntMaze", "PointMaze", "FrankaKitchen", "Fetch", "HandMa
 
 
 def make_env(env: EnvLike) -> gym.Env[Any, Any]:
-    """Make one environment; Dict and Tuple observations become flat vectors (envs.worlds.flat).
+    """Make one environment; observations become flat vectors (envs.worlds.flat).
 
     Raises UserError for an id that is not registered, whose packages are not installed, or that
     does not take the arguments; and for observations that cannot be made flat.
@@ -41,6 +42,7 @@ def make_env(env: EnvLike) -> gym.Env[Any, Any]:
 def make_raw(env: EnvSpec | str) -> gym.Env[Any, Any]:
     """Make one environment with its observations as they are.
 
+    Actions for a space of whole numbers are rounded.
     gymnasium's checker is left out: it takes time at every step. Raises UserError as make_env does.
     """
     spec = EnvSpec.of(env)
@@ -51,7 +53,7 @@ def make_raw(env: EnvSpec | str) -> gym.Env[Any, Any]:
         with interruptible(), _quiet_deprecations(), warnings.catch_warnings():
             # The data decides the version; the latest is no better to compare with.
             warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
-            return gym.make(env, **{"disable_env_checker": True, **arguments})
+            made = gym.make(env, **{"disable_env_checker": True, **arguments})
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise UserError(
             f"{env} needs a package that is not installed ({_first_line(error)}); "
@@ -73,25 +75,48 @@ def make_raw(env: EnvSpec | str) -> gym.Env[Any, Any]:
         raise UserError(
             f"{env} cannot be made with {arguments} ({_first_line(error)}); correct the arguments"
         ) from error
+    if spec.wrappers:
+        made = wrap(made, spec.wrappers, env)
+    space = made.action_space
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.integer):
+        made = WholeActions(made)
+    return ResetOptions(made, spec.reset_options) if spec.reset_options else made
 
 
 def env_sizes(env: EnvLike) -> tuple[int, int]:
     """Return the sizes (O, A) of an environment; UserError where its spaces are not vectors."""
+    made, _ = make_vector_env(env)
+    made.close()
+    obs, action = made.observation_space, made.action_space
+    assert obs.shape is not None
+    assert action.shape is not None
+    return obs.shape[0], action.shape[0]
+
+
+def make_vector_env(env: EnvLike) -> tuple[gym.Env[Any, Any], str]:
+    """Return an environment and its name; UserError where its spaces are not vectors."""
     made = make_env(env)
+    name = _name(env, made)
     try:
-        name = _name(env, made)
-        obs = _vector(name, "observation", made.observation_space)
-        return obs.shape[0], _vector(name, "action", made.action_space).shape[0]
-    finally:
+        _vector(name, "observation", made.observation_space)
+        _vector(name, "action", made.action_space)
+    except BaseException:
         made.close()
+        raise
+    return made, name
 
 
-def action_bounds(env: EnvLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the bounds (A,) of actions; UserError where they have none, or are not vectors."""
+def action_bounds(
+    env: EnvLike, *, finite: bool = True
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the bounds (A,) of actions; UserError where they are not vectors.
+
+    finite: whether an action without bounds is an error, too.
+    """
     made = env() if callable(env) else make_raw(env)
     try:
         space = _vector(_name(env, made), "action", made.action_space)
-        if unlimited(space.low).any() or unlimited(space.high).any():
+        if finite and (unlimited(space.low) | unlimited(space.high)).any():
             raise UserError(
                 f"{_name(env, made)} has actions without bounds ({space}), but policies are scaled "
                 f"to bounds; register it with a bounded action space or choose another environment"

@@ -6,16 +6,17 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from envs.data.bounds import Float32
+from envs.data.bounds import NO_BOUNDS, Float32
 from envs.data.cache import cached
 from envs.data.trajectories import Trajectories
+from envs.errors import UserError
 from envs.sources.d4rl.layout import check, read
 from envs.sources.d4rl.table import ENTRIES, Layout
 from envs.sources.download.http import fetch
 from envs.sources.hdf5 import check_signature
 from envs.sources.source import Options, Source
 from envs.worlds.make import action_bounds, time_limit
-from envs.worlds.spec import EnvSpec
+from envs.worlds.spec import EnvSpec, unlimited
 
 _NAMELESS = (
     "--data.env-id does not say which environment it is of: actions have the bounds of the data, "
@@ -49,15 +50,17 @@ def read_file(
 
     It has observations (N, O), actions (N, A), rewards (N,) or (N, 1) and terminals (N,), and may
     have timeouts (N,) and next_observations (N, O). The environment gives the bounds of actions and
-    the time limit; without an environment, the data gives the bounds, and a note says so.
+    the time limit; where it has no bounds, and without an environment, the data gives the bounds,
+    and a note says so.
     Raises UserError where the file cannot be used.
     """
     if not env:
         layout = Layout(name=name, limit=None, open_bounds=True, remark=_NAMELESS)
         return _cached(path, layout, None, cache)
     spec = EnvSpec.of(env)
-    low_high, limit = action_bounds(spec), time_limit(spec)
-    layout = Layout(name=name, env=spec, limit=limit, horizon=limit)
+    low_high, limit = action_bounds(spec, finite=False), time_limit(spec)
+    remark = NO_BOUNDS if unlimited(low_high).any() else ""
+    layout = Layout(name=name, env=spec, limit=limit, horizon=limit, remark=remark)
     return _cached(path, layout, low_high, cache)
 
 
@@ -71,6 +74,8 @@ def _cached(
 
 
 def _load(name: str, options: Options) -> Trajectories:
+    if options.obs_keys:
+        raise UserError(f"--data.obs-keys is for observations of many parts; {name} has none")
     options.check_download(name, file_of(name))
     return load(name, progress=options.progress, cache=options.cache)
 

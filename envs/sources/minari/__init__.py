@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from gymnasium import spaces
 
+from envs.data.bounds import NO_BOUNDS
 from envs.data.cache import cached
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError, remedy
@@ -28,22 +29,26 @@ from envs.sources.minari.stored_space import read_space
 from envs.sources.minari.writer import DATA_FILE, FINAL_OBS, write
 from envs.sources.source import Options, Source
 from envs.worlds.flat import Part, parts
+from envs.worlds.interface import Interface
+from envs.worlds.spec import unlimited
 
 __all__ = ["check_new", "exists", "is_id", "list_ids", "metadata", "read", "root", "write"]
 
 
-def read(dataset_id: str, *, cache: bool = True) -> Trajectories:
+def read(dataset_id: str, *, cache: bool = True, obs_keys: tuple[str, ...] = ()) -> Trajectories:
     """Read a data set; its notes name the repairs (see docs/data.md).
 
     Dict and Tuple observations become vectors in the order of envs.worlds.flat. An action space
     without bounds gets the least and greatest actions of the data.
-    cache: whether large sets are kept in envs.data.cache.
+    cache: whether large sets are kept in envs.data.cache. obs_keys: the parts of a Dict observation
+    that are read, and their order; () is all.
     Raises UserError where the data set is missing, incomplete, damaged or not numeric.
     """
     about = metadata(dataset_id)
     with _read_errors(dataset_id):
         files = sorted(path for path in _data(dataset_id).rglob("*") if path.is_file())
         env = environment(about)  # which depends on what is installed: part of the cache's key
+        env = replace(env, spec=replace(env.spec, obs_keys=obs_keys))
         options = {"minari": dataset_id, "env": asdict(env)}
         return cached(files, options, lambda: _read(dataset_id, about, env), enabled=cache)
 
@@ -67,7 +72,7 @@ def _text(path: Path) -> str:
 def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajectories:
     total = int(about["total_episodes"])
     data_format = str(about.get("data_format", "hdf5"))
-    obs = _obs_parts(about, dataset_id)
+    obs = _obs_parts(about, dataset_id, env.spec.obs_keys)
     action, box = _action(about, dataset_id)
     folder = _data(dataset_id)
     if data_format == "hdf5":
@@ -83,15 +88,17 @@ def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajector
     # Data sets of older versions lack the entry; of those, only converted ones may have copies.
     if not about.get(FINAL_OBS, "envs/sources/arrays.py" not in str(about.get("code_permalink"))):
         made.final_obs = None
+    open_bounds = (unlimited(box.low) | unlimited(box.high)).any()
     found = made.finish(
         terminated=terminated,
         env=env.spec,
         action_low=box.low,
         action_high=box.high,
         horizon=env.horizon,
-        notes=env.notes,
+        notes=(*env.notes, *([NO_BOUNDS] if open_bounds else [])),
     )
-    return replace(found, reference=_reference(about))
+    recorded = Interface.of(obs, box)
+    return replace(found, reference=_reference(about), recorded=(recorded,))
 
 
 def _reference(about: dict[str, Any]) -> tuple[float, float, str] | None:
@@ -104,14 +111,14 @@ def _reference(about: dict[str, Any]) -> tuple[float, float, str] | None:
     return float(low), float(high), "the data set's own (ref_min_score, ref_max_score)"
 
 
-def _obs_parts(about: dict[str, Any], dataset_id: str) -> tuple[Part, ...]:
+def _obs_parts(about: dict[str, Any], dataset_id: str, keys: tuple[str, ...]) -> tuple[Part, ...]:
     space = read_space(about.get("observation_space"), "observation_space")
     if isinstance(space, spaces.Discrete):
         raise UserError(
             f"{dataset_id} has observations of the kind {space}; only numbers are supported, "
             f"choose another data set"
         )
-    return parts(space, where=dataset_id)
+    return parts(space, keys, where=dataset_id)
 
 
 def _action(about: dict[str, Any], dataset_id: str) -> tuple[Part, spaces.Box]:
@@ -163,7 +170,7 @@ def _load(name: str, options: Options) -> Trajectories:
         from envs.sources.minari import remote  # slow to import, and rarely needed
 
         remote.download(name, progress=options.progress)
-    return read(name, cache=options.cache)
+    return read(name, cache=options.cache, obs_keys=options.obs_keys)
 
 
 SOURCE = Source("a Minari id", _knows, _load, list_ids)

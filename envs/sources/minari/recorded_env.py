@@ -11,6 +11,7 @@ from gymnasium.envs import registration
 
 from envs.worlds.make import registered
 from envs.worlds.spec import EnvSpec
+from envs.worlds.wrappers import MADE_AGAIN, felt
 
 _ENDLESS = 100  # a time limit of more than so many times the registered one is for recording
 
@@ -23,7 +24,7 @@ class Environment:
     horizon: int | None = None
     """The time limit that the data was recorded with, where it is known."""
     notes: tuple[str, ...] = ()
-    """What cannot be made the same, in words."""
+    """What is not as it was in the recording, in words."""
 
 
 def environment(about: dict[str, Any]) -> Environment:
@@ -50,16 +51,20 @@ def environment(about: dict[str, Any]) -> Environment:
         else:
             kwargs["max_episode_steps"] = limit
     stored = spec.get("additional_wrappers") or []
-    wrappers = [(str(wrapper["name"]), wrapper.get("kwargs") or {}) for wrapper in stored]
-    if plain is not None and wrappers:
-        known = [(w.name, _json(w.kwargs) or {}) for w in plain.additional_wrappers]
-        if wrappers != known:
-            names = ", ".join(name for name, _ in wrappers)
-            notes.append(
-                f"recorded in {env_id} with the wrappers {names}; "
-                f"evaluation has none of them, so the same returns may mean something else"
-            )
-    return Environment(EnvSpec(env_id, kwargs), _steps(recorded), tuple(notes))
+    wrappers = felt((str(each["name"]), each.get("kwargs")) for each in stored)
+    registered_ones = () if plain is None else plain.additional_wrappers
+    if wrappers == felt((each.name, each.kwargs) for each in registered_ones):
+        wrappers = ()
+    found = EnvSpec(env_id, kwargs, wrappers=wrappers)
+    if wrappers and all(name in MADE_AGAIN for name, _ in wrappers):
+        notes.append(f"recorded through wrappers, which evaluation has, too: {found}")
+    if not spec:
+        notes.append(
+            "its metadata have no env_spec, which Minari leaves out where a wrapper was given "
+            "functions or arrays (TransformReward, RescaleAction with an array): record it again "
+            "without such a wrapper"
+        )
+    return Environment(found, _steps(recorded), tuple(notes))
 
 
 def _table(text: str | None, name: str) -> dict[str, Any]:

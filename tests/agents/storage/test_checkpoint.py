@@ -24,6 +24,7 @@ from tests.tools.fuzz_mutations import write_sums
 
 METADATA = {"env_id": "Toy-v0", "data": "toy/toy-v0", "targets": [1.0], "update": 3, "window": None}
 METADATA |= {"env_kwargs": {"speed": 2}, "obs_keys": ["a"], "reference": (1.0, 2.0, "its own")}
+METADATA |= {"env_wrappers": [("ClipAction", {})], "reset_options": {"goal": 1}, "notes": ["cut"]}
 
 
 @pytest.mark.parametrize("tokens", ["fused", "interleaved"])
@@ -166,7 +167,7 @@ def test_a_checkpoint_of_format_1_has_no_checksums_and_is_read(tmp_path):
     folder.mkdir()
     save_file(model.state_dict(), folder / "model.safetensors")
     agent = {"format": 1, "model": dataclasses.asdict(model.config), **METADATA}
-    for later in ("env_kwargs", "obs_keys", "reference"):
+    for later in ("env_kwargs", "obs_keys", "reference", "env_wrappers", "reset_options", "notes"):
         del agent[later]
     (folder / "agent.json").write_text(json.dumps(agent))
     loaded, metadata = load_checkpoint(folder)

@@ -24,12 +24,16 @@ GOOD: dict[str, Any] = {
     "window": 20,
     "env_kwargs": {"speed": {"x": [1]}},
     "obs_keys": ["a"],
+    "env_wrappers": [["ClipAction", {}]],
+    "reset_options": {"goal": 1.5},
     "reference": [1, 2.0, "its own"],
+    "notes": ["one line"],
 }
 
 
 def test_what_train_writes_is_taken_as_it_is() -> None:
     same = {"model": ModelConfig(), "reference": (1, 2.0, "its own")}
+    same |= {"env_wrappers": [("ClipAction", {})]}
     assert check_metadata(GOOD) == GOOD | same
     assert check_metadata(GOOD | {"more": 1}) == GOOD | same
     model = {"forget_bias": None, "cell": {"window": 8, "positions": "none"}}
@@ -38,6 +42,7 @@ def test_what_train_writes_is_taken_as_it_is() -> None:
 
 def test_what_older_checkpoints_lack_is_filled_in_and_the_rest_has_to_be_there() -> None:
     later = {"env_kwargs": {}, "obs_keys": [], "reference": None}
+    later |= {"env_wrappers": [], "reset_options": {}, "notes": []}
     for name in GOOD:
         others = {key: value for key, value in GOOD.items() if key != name}
         if name in later:
@@ -60,6 +65,9 @@ def test_what_older_checkpoints_lack_is_filled_in_and_the_rest_has_to_be_there()
         ("window", [0, -1, True, 1.5, "20", LARGEST_WINDOW + 1]),
         ("env_kwargs", [None, [], "x"]),
         ("obs_keys", [None, "ab", [1]]),
+        ("env_wrappers", [None, "ab", [1], ["ClipAction"], [["ClipAction"]], [["ClipAction", 1]]]),
+        ("reset_options", [None, [], "x"]),
+        ("notes", [None, "ab", [1]]),
         (
             "reference",
             [

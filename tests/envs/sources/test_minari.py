@@ -381,11 +381,20 @@ def test_arguments_of_the_environment_that_change_something_are_kept(
     assert found.env.kwargs == kwargs
 
 
-def test_wrappers_cannot_be_had_and_are_named() -> None:
+def test_a_wrapper_that_cannot_be_made_again_is_refused_for_evaluation_alone() -> None:
     write()
     change_spec(additional_wrappers=[{"name": "Flip", "entry_point": "x:Flip", "kwargs": None}])
-    (note,) = sources.load(ID).notes
-    assert note.startswith("recorded in ToyWalk-v0 with the wrappers Flip; evaluation has none")
+    found = sources.load(ID)
+    assert found.num_episodes == 3
+    with pytest.raises(UserError, match=r"through the wrapper Flip, .* --eval\.episodes 0"):
+        sources.check_env(found)
+
+
+def test_a_data_set_without_an_environment_says_why() -> None:
+    write()
+    change(env_spec=None)
+    with pytest.raises(UserError, match="no env_spec, which Minari leaves out where a wrapper"):
+        sources.check_env(sources.load(ID))
 
 
 def test_the_environment_to_evaluate_in_comes_before_that_of_the_recording() -> None:

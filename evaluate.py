@@ -17,7 +17,7 @@ import tyro
 from agents.evaluation.spec import Plan
 from configs import cli
 from envs.errors import UserError
-from envs.files import write_file
+from envs.files import CannotWrite, write_file
 from envs.script import run_script
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the options, and do what they ask for."""
     options = cli.command_line(Options, arguments, DESCRIPTION)
     check(options)
-    run(options)
+    try:
+        run(options)
+    except CannotWrite as error:
+        raise UserError(f"{error.what}; free some space or name another folder: --out") from None
 
 
 def run(options: Options) -> None:
@@ -119,11 +122,14 @@ def export_paths(found: list[Checkpoint], out: Path | None) -> dict[Path, Checkp
     """Return the path of each checkpoint's exported files, without the suffix of their format."""
     several = len({checkpoint.run for checkpoint in found}) > 1
     paths: dict[Path, Checkpoint] = {}
+    same: dict[str, Checkpoint] = {}  # macOS and Windows take names for equal that differ in case
     for checkpoint in found:
         folder = out or checkpoint.run
         if out is not None and several:
             folder /= checkpoint.run.name
-        if (other := paths.setdefault(folder / checkpoint.name, checkpoint)) is not checkpoint:
+        path = folder / checkpoint.name
+        paths[path] = checkpoint
+        if (other := same.setdefault(str(path).casefold(), checkpoint)) is not checkpoint:
             raise UserError(
                 f"{other.run} and {checkpoint.run} would both be written to {folder}: export one "
                 f"at a time"

@@ -139,8 +139,8 @@ class DataConfig:
     download: bool = True
     """Download a data set that is not on this disk. With --data.no-download that is an error."""
     cache: bool = True
-    """Keep a copy of large data sets in $MINRNN_CACHE or ~/.cache/minrnn, so that later runs start
-    quickly and with little memory."""
+    """Keep a copy of large data sets in $MINRNN_CACHE or the folder for caches (on Linux
+    ~/.cache/minrnn), so that later runs start quickly and with little memory."""
     return_scale: float | None = None
     """The number that returns-to-go are divided by. Default: the largest absolute return in the
     data."""

@@ -24,6 +24,17 @@ _PATIENCE = 5.0  # s that Windows' programs are given to close what is to be ren
 _CANNOT_SYNC = errno.EACCES, errno.EPERM, errno.EBADF, errno.EINVAL, errno.ENOTSUP
 
 
+def home(variable: str) -> Path:
+    """Return the user's home folder; UserError that names `variable` where there is none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        name = "USERPROFILE" if WINDOWS else "HOME"
+        raise UserError(
+            f"this user has no home folder; set {variable} to a folder, or {name} to one for all"
+        ) from None
+
+
 class CannotWrite(UserError):
     """The disk is full or fails; nothing was left half-written."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -217,3 +218,26 @@ def test_a_strangers_run_is_reported_whatever_its_log_and_its_last_report_hold(t
     call(folder, "--episodes", 1, "--checkpoint", "last", "--targets", 10)
     assert "metrics.jsonl: 3 damaged lines left out" in capsys.readouterr().out
     assert (folder / "figures" / "curve.png").is_file()
+
+
+@pytest.mark.parametrize("flags", [(), ("--export", "pt2")])
+def test_a_folder_that_cannot_be_written_leads_to_out(run, tmp_path, monkeypatch, flags):
+    write = Path.write_bytes
+
+    def read_only(path, content):
+        if run in path.parents:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", read_only)
+    with pytest.raises(UserError, match=r"cannot write .*Read-only file system.*: --out$"):
+        call(run, "--episodes", 1, *flags)
+    call(run, "--episodes", 1, "--out", tmp_path / "out", *flags)
+    assert len(list((tmp_path / "out").iterdir())) >= 2
+
+
+def test_exports_whose_names_differ_in_case_alone_are_refused(tmp_path):
+    # macOS and Windows would write the second over the first.
+    a, b = write_run(tmp_path / "a" / "Run"), write_run(tmp_path / "b" / "run")
+    with pytest.raises(UserError, match="would both be written"):
+        call(a, b, "--export", "pt2", "--out", tmp_path / "out")

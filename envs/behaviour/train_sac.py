@@ -101,8 +101,7 @@ def main() -> int:
     parser.add_argument("steps", type=int, nargs="?", default=600_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
-    args = parser.parse_args()
-    return run_script(lambda: train(args.env_id, args.steps, args.seed, args.out))
+    return run_script(lambda: train(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":

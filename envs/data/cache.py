@@ -1,7 +1,7 @@
 """A cache of loaded data sets: flat .npy files, memory-mapped, so that a second start is instant.
 
-It is in $MINRNN_CACHE or ~/.cache/minrnn and may be deleted at any time. A problem with it is a
-warning, and the data is read from its source.
+It is in $MINRNN_CACHE or in the platform's folder for caches, on Linux ~/.cache/minrnn. It may be
+deleted at any time. A problem with it is a warning, and the data is read from its source.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 
 from envs.data.trajectories import Trajectories
-from envs.errors import one_line
-from envs.files import WRITING, atomic_folder, remove_folder
+from envs.errors import UserError, one_line
+from envs.files import WRITING, atomic_folder, home, remove_folder
 from envs.worlds.interface import Interface
 from envs.worlds.spec import EnvSpec
 
@@ -40,8 +41,15 @@ _ABANDONED = 24 * 3600.0  # seconds after which a partial folder must be of a ki
 
 
 def root() -> Path:
-    """Return the cache's folder: $MINRNN_CACHE or ~/.cache/minrnn."""
-    return Path(os.environ.get("MINRNN_CACHE") or Path.home() / ".cache" / "minrnn")
+    """Return the cache's folder: $MINRNN_CACHE, or minrnn in the platform's folder for caches.
+
+    That is ~/.cache (or $XDG_CACHE_HOME), ~/Library/Caches or %LOCALAPPDATA%.
+    """
+    if named := os.environ.get("MINRNN_CACHE"):
+        return Path(named)
+    if not os.environ.get("XDG_CACHE_HOME"):
+        home("MINRNN_CACHE")  # there may be none
+    return platformdirs.user_cache_path("minrnn", appauthor=False)
 
 
 def cached(
@@ -185,8 +193,9 @@ def _warn(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the source of the data is still there
+        where = f" in {root()}" if not isinstance(error, UserError) else ""
         warnings.warn(
-            f"the cache in {root()} {what} ({' '.join(str(error).split())}); reading the data from "
+            f"the cache{where} {what} ({' '.join(str(error).split())}); reading the data from "
             f"its source. MINRNN_CACHE names another folder",
             UserWarning,
             stacklevel=4,

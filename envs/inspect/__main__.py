@@ -53,8 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="keep no cached copy of a large data set",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
-    args = parser.parse_args(argv)
-    return run_script(lambda: _inspect(args))
+    return run_script(lambda: _inspect(parser.parse_args(argv)))
 
 
 def _pairs(given: Sequence[str] | None, flag: str) -> dict[str, Any]:

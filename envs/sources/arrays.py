@@ -158,9 +158,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Convert a .npz file into a Minari data set.")
     parser.add_argument("file", type=Path, help="observations, actions, rewards, end to end")
     parser.add_argument("--env-id", required=True, help="such as AdroitHandDoor-v1")
-    parser.add_argument("--id", required=True, help="the new data set's id: NAME/SPACE-v0")
-    args = parser.parse_args(argv)
-    return run_script(lambda: _convert(args.file, args.env_id, args.id))
+    parser.add_argument(
+        "--id",
+        dest="dataset_id",
+        metavar="ID",
+        required=True,
+        help="the new data set's id: NAME/SPACE-v0",
+    )
+    return run_script(lambda: _convert(**vars(parser.parse_args(argv))))
 
 
 def _convert(file: Path, env_id: str, dataset_id: str) -> None:

@@ -34,7 +34,10 @@ def is_path(name: str) -> bool:
 
 
 def _load(name: str, options: Options) -> Trajectories:
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(f"{name}: there is no such home folder; write the whole path") from None
     if path.suffix == ".npz" and path.exists():
         raise UserError(
             f"{path} has to become a data set first: python -m envs.sources.arrays {path} "

@@ -93,8 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--pattern", default="*.npz", help="pattern of the files in the folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-envs", type=int, default=16)
-    args = parser.parse_args(argv)
-    return run_script(lambda: _generate(args))
+    return run_script(lambda: _generate(parser.parse_args(argv)))
 
 
 def _generate(args: argparse.Namespace) -> None:

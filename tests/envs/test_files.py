@@ -12,9 +12,13 @@ from pathlib import Path
 import filelock
 import pytest
 
-from envs import files
+from envs import files, sources
+from envs.data import cache
 from envs.errors import UserError
 from envs.files import CannotWrite, atomic_folder, locked, replace_file
+from envs.inspect import __main__ as inspect
+from envs.sources.download import hub
+from tests.support.toys import data
 
 
 def below(folder: Path) -> dict[str, str]:
@@ -141,3 +145,55 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_advice(tmp_path: Path
     lock = locked(tmp_path / "file" / "lock", advice="move")
     with pytest.raises(UserError, match=r"cannot write in .*file \(.*\); move"), lock:
         pass
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a home folder, as in many containers."""
+
+    def unknown(_: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "MINRNN_CACHE", "MINARI_DATASETS_PATH", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("command", "variable"),
+    [
+        ("toy/none-v0", "MINARI_DATASETS_PATH"),
+        ("minrnn/hopper/medium-v0", "MINARI_DATASETS_PATH"),
+        ("none", "MINARI_DATASETS_PATH"),
+        ("hopper-medium-v2", "D4RL_DATASET_DIR"),
+    ],
+)
+def test_without_a_home_the_variable_to_set_is_named(
+    monkeypatch: pytest.MonkeyPatch, homeless: None, command: str, variable: str, capsys
+) -> None:
+    if variable != "MINARI_DATASETS_PATH":
+        monkeypatch.setenv("MINARI_DATASETS_PATH", "sets")
+    assert inspect.main([command]) == 2
+    told = f"this user has no home folder; set {variable} to a folder, or HOME to one for all"
+    assert capsys.readouterr().err == f"\nerror: {told}\n"
+    monkeypatch.setattr(files, "WINDOWS", True)
+    with pytest.raises(UserError, match=f"set {variable} .* USERPROFILE"):
+        files.home(variable)
+
+
+def test_without_a_home_a_path_in_it_is_refused(homeless: None) -> None:
+    with pytest.raises(UserError, match=r"^~/own.hdf5: there is no such home folder"):
+        sources.load("~/own.hdf5")
+    assert hub.Hub("https://hub", "toy").headers() == {}
+
+
+def test_without_a_home_large_sets_are_read_without_a_cache(
+    monkeypatch: pytest.MonkeyPatch, homeless: None, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cache, "MIN_BYTES", 0)
+    (tmp_path / "source").touch()
+    with pytest.warns(UserWarning, match="the cache cannot be read .*no home folder; set MINRNN_"):
+        made = cache.cached([tmp_path / "source"], {}, lambda: data([5]))
+    assert made.num_steps == 5
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cache.root() == tmp_path / "cache" / "minrnn"

@@ -10,6 +10,7 @@ from envs.data.bounds import NO_BOUNDS, Float32
 from envs.data.cache import cached
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError
+from envs.files import home
 from envs.sources.d4rl.layout import check, read
 from envs.sources.d4rl.table import ENTRIES, Layout
 from envs.sources.download.http import fetch
@@ -26,7 +27,8 @@ _NAMELESS = (
 
 def root() -> Path:
     """Return the folder that d4rl downloads to, also used here."""
-    return Path(os.environ.get("D4RL_DATASET_DIR") or Path.home() / ".d4rl" / "datasets")
+    named = os.environ.get("D4RL_DATASET_DIR")
+    return Path(named or home("D4RL_DATASET_DIR") / ".d4rl" / "datasets")
 
 
 def file_of(name: str) -> Path:

@@ -131,10 +131,10 @@ class Hub:
 
 def _stored_token() -> str:
     """Return the token that `hf auth login` stored, "" if there is none."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface")
-    path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
     try:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        home = Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface")
+        path = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
         return path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home folder
         return ""

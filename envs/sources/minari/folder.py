@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from envs.errors import UserError
+from envs.files import home
 
 OTHER_ROOT = "point MINARI_DATASETS_PATH to a folder that can be written"
 _ID = re.compile(r"^([-_\w][-_\w/]*[-_\w]+/)?[-_\w]+?-v\d+$")
@@ -14,7 +15,8 @@ _ID = re.compile(r"^([-_\w][-_\w/]*[-_\w]+/)?[-_\w]+?-v\d+$")
 
 def root() -> Path:
     """Return Minari's folder: $MINARI_DATASETS_PATH or ~/.minari/datasets."""
-    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+    named = os.environ.get("MINARI_DATASETS_PATH")
+    return Path(named or home("MINARI_DATASETS_PATH") / ".minari" / "datasets")
 
 
 def hidden(kind: str, dataset_id: str) -> Path:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -339,3 +340,27 @@ def test_a_minari_set_is_read_again_where_another_environment_is_installed(
     monkeypatch.delitem(gymnasium.registry, env_id)  # as where its package is missing
     assert sources.load("toy/b-v0").env.kwargs == {"horizon": 30}
     assert len(entries()) == 2
+
+
+@pytest.mark.parametrize(
+    ("platform", "folder"),
+    [
+        ("unix.Unix", ".cache/minrnn"),
+        ("macos.MacOS", "Library/Caches/minrnn"),
+        ("windows.Windows", "AppData/Local/minrnn/Cache"),
+    ],
+)
+def test_it_is_where_the_platform_has_caches(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str, folder: str
+) -> None:
+    module, name = platform.split(".")
+    kind = getattr(importlib.import_module(f"platformdirs.{module}"), name)
+    monkeypatch.setattr("platformdirs.PlatformDirs", kind)
+    monkeypatch.delenv("MINRNN_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", f"{tmp_path}/AppData/Local")
+    monkeypatch.setattr(
+        "platformdirs.windows.get_win_folder", lambda _: f"{tmp_path}/AppData/Local"
+    )
+    assert str(cache.root()).replace("\\", "/") == f"{tmp_path}/{folder}"

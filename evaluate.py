@@ -92,7 +92,7 @@ def run(options: Options) -> None:
         named = plan.targets or plan.quantiles
         for target in spec.targets if named else [max(spec.targets)]:
             played = watch.watch(found[0], target, spec)
-            say(f"asked {target:g}, got {played.returns[0]:.1f} in {played.lengths[0]} steps")
+            say(f"asked {target:.10g}, got {played.returns[0]:.1f} in {played.lengths[0]} steps")
         return
 
     folder = report_folder(found, options.out)

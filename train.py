@@ -148,7 +148,7 @@ def report(run: Run, evaluator: Evaluator) -> str:
     top = float(run.data.returns.max())
     run.log.figure("curve", plots.curve(read_metrics(folder), top, title))
     protocols = {name: evaluator.protocol(name, update) for name, update in updates.items()}
-    returns = {f"{k}/return_asked_{r.target:g}": r.mean for k, v in final.items() for r in v}
+    returns = {f"{k}/return_asked_{r.target:.10g}": r.mean for k, v in final.items() for r in v}
     run.log.scores(returns)
     results = rows.as_json(final, protocols)
     write_json(folder / RESULTS, results)
@@ -156,7 +156,7 @@ def report(run: Run, evaluator: Evaluator) -> str:
         f"{table.text(results)}\n\n"
         f"{folder}: checkpoints last/{' best/' if best else ''}, calibration.png, curve.png, "
         "results.json\n"
-        f"python evaluate.py {folder} --targets {max(evaluator.spec.targets):g}"
+        f"python evaluate.py {folder} --targets {max(evaluator.spec.targets):.10g}"
     )
 
 

@@ -13,6 +13,7 @@ from agents.acting import engines
 from agents.acting.engines.eager import Eager, Noise, Window
 from agents.model.decision import DecisionModel
 from agents.model.inputs import EpisodeInputs
+from envs.errors import UserError
 
 Array = np.ndarray
 
@@ -62,8 +63,16 @@ class Policy:
         return self._inputs.targets
 
     def __call__(self, obs: Array, reward: Array, resets: Array, episode: Array) -> Array:
-        """Return the actions (K, A) for obs (K, O); arguments as of EpisodeInputs.observe."""
+        """Return the actions (K, A) for obs (K, O); arguments as of EpisodeInputs.observe.
+
+        Raises UserError where episodes are under way that this policy, or a copy, did not begin.
+        """
         if self._rows != len(obs):
+            if not resets.all():
+                raise UserError(
+                    f"{len(obs)} episodes are under way, of which this policy has {self._rows}: a "
+                    "copy has none, begin new ones (resets)"
+                )
             self.start(len(obs))
         self._follow(resets)
         if self._noise is not None:
@@ -87,7 +96,7 @@ class Policy:
         model, _, device, _ = self._made_of
         if model.training:
             model.eval()
-        if isinstance(self.engine, Eager) or not (resets[0] and resets.all()):
+        if isinstance(self.engine, Eager) or not (resets[:1].any() and resets.all()):
             return
         if (now := _versions(model)) != self._weights:
             self.engine, self._weights = engines.make(model, self.engine.name, device), now

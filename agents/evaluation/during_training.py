@@ -67,10 +67,10 @@ class Evaluator:
         except TooManyFailed as error:
             say(f"note   not evaluated; training continues: {error}")
             return {"failed": 1.0}, -math.inf
-        metrics = {f"return_asked_{r.target:g}": r.mean for r in results}
-        rates = {f"success_asked_{r.target:g}": r.success_rate for r in results}
+        metrics = {f"return_asked_{r.target:.10g}": r.mean for r in results}
+        rates = {f"success_asked_{r.target:.10g}": r.success_rate for r in results}
         metrics |= {name: rate for name, rate in rates.items() if rate is not None}
-        metrics |= {f"failed_asked_{r.target:g}": len(r.failures) for r in results if r.failures}
+        metrics |= {f"failed_asked_{r.target:.10g}": len(r.failures) for r in results if r.failures}
         top = max(results, key=lambda r: r.target)
         best = abs(float(self.data.returns.max())) or 1.0
         error = sum(abs(r.mean - r.target) for r in results) / len(results) / best

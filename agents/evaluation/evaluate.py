@@ -76,7 +76,7 @@ def evaluate(
         episodes = slice(first, last)
         failures = {i - first: text for i, text in played.failures.items() if first <= i < last}
         if failures:
-            check_failures(f"{env.env_id}, asked for {target:g},", failures, spec.episodes)
+            check_failures(f"{env.env_id}, asked for {target:.10g},", failures, spec.episodes)
         results.append(
             Result(
                 float(target),
@@ -129,5 +129,5 @@ def beyond_data(model: DecisionModel, targets: Sequence[float]) -> str | None:
     outside = [target for target in targets if not low - slack <= target <= high + slack]
     if not outside:
         return None
-    names = ", ".join(f"{target:g}" for target in outside)
+    names = ", ".join(f"{target:.10g}" for target in outside)
     return f"beyond the data, which has {low:.0f} to {high:.0f}, and taken for its ends: {names}"

@@ -13,7 +13,7 @@ def failed(report: Report) -> list[str]:
     """Return a sentence for each row of a report with failed episodes, with the first failure."""
     shown = names(report)
     return [
-        f"{shown[line]}, asked {row['target']:g}: {row['failed']} of {len(row['returns'])} "
+        f"{shown[line]}, asked {row['target']:.10g}: {row['failed']} of {len(row['returns'])} "
         f"episodes failed and are in no mean; {next(iter(row['failures'].values()))}"
         for line, rows in report["results"].items()
         for row in rows

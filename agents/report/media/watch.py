@@ -86,7 +86,7 @@ def watch(
     env.close()
     world: EnvLike = partial(window_env, checkpoint.env) if windowed else checkpoint.env
     agent = f"{checkpoint.env.env_id}, {checkpoint.backbone} {checkpoint.name}"
-    title = f"{agent}, asked {target:g}, seed={spec.seed}"
+    title = f"{agent}, asked {target:.10g}, seed={spec.seed}"
     policy = Policy(
         checkpoint.model, [target], window=spec.window, device=spec.device, engine=spec.engine
     )

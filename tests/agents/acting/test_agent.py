@@ -1,5 +1,7 @@
 """agents.load: an agent in one line acts as the evaluation's policy does."""
 
+import copy
+import pickle
 import warnings
 
 import gymnasium
@@ -118,10 +120,12 @@ def test_what_is_not_finite_is_refused_and_leaves_no_trace(run, bad):
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 def test_resets_of_a_vector_environment_are_those_that_act_describes(run, mode):
-    spec = gymnasium.spec("Pendulum-v1")
-    spec.max_episode_steps = 4
     envs = gymnasium.make_vec(
-        spec, num_envs=2, vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode}
+        "Pendulum-v1",
+        num_envs=2,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": mode},
+        wrappers=[lambda env: gymnasium.wrappers.TimeLimit(env, 4)],
     )
     agent = agents.load(run, engine="numba")
     obs, _ = envs.reset(seed=0)
@@ -140,3 +144,14 @@ def test_resets_of_a_vector_environment_are_those_that_act_describes(run, mode):
         starts = over if mode == "SameStep" else before
         action = agent.act(obs, reward, starts)
     envs.close()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent))])
+def test_a_copy_of_an_agent_does_not_go_on_with_an_episode_that_it_lacks(run, copied):
+    agent = agents.load(run)
+    agent.act(np.ones(3))
+    other = copied(agent)
+    with pytest.raises(UserError, match=r"1 episodes are under way, of which this policy has 0"):
+        other.act(np.ones(3), 1.0)
+    other.reset()
+    np.testing.assert_array_equal(other.act(np.ones(3)), agents.load(run).act(np.ones(3)))

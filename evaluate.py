@@ -84,6 +84,8 @@ def run(options: Options) -> None:
                 target = path.with_name(f"{path.name}.{format}")
                 exporters[format](checkpoint.model, target, checkpoint.metadata)
                 say(str(target))
+            if window := checkpoint.metadata["window"]:
+                say(f"note: it carries its state; the run was evaluated with a window of {window}")
         return
 
     if options.watch:

@@ -40,11 +40,11 @@ def run(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("runs") / "run")
 
 
-def write_run(folder, seed=0, env_id=ENV):
+def write_run(folder, seed=0, env_id=ENV, window=None):
     torch.manual_seed(0)
     spaces = Spaces([0.0] * 11, [1.0] * 11, [-1.0] * 3, [1.0] * 3, 10.0, 0.0, 50.0)
     model = DecisionModel(ModelConfig(dim=16, num_layers=2), spaces)
-    metadata = {"env_id": env_id, "data": "toy/toy-v0", "targets": [10.0, 40.0], "window": None}
+    metadata = {"env_id": env_id, "data": "toy/toy-v0", "targets": [10.0, 40.0], "window": window}
     for name, update in (("last", 20), ("best", 10)):
         save_checkpoint(folder / name, model, {**metadata, "update": update})
     write_json(folder / "config.json", {"seed": seed, "env": "toy/toy-v0"})
@@ -164,6 +164,12 @@ def test_an_old_run_without_its_datas_returns_is_read(tmp_path, capsys):
 def test_the_step_is_exported(run, tmp_path):
     call(run, "--checkpoint", "last", "--export", "pt2", "--out", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt2"]
+
+
+def test_an_exported_step_says_where_it_remembers_in_another_way_than_its_run(tmp_path, capsys):
+    run = write_run(tmp_path / "run", window=20)
+    call(run, "--checkpoint", "last", "--export", "pt2")
+    assert "carries its state; the run was evaluated with a window of 20" in capsys.readouterr().out
 
 
 def test_several_runs_are_exported_side_by_side_or_not_at_all(tmp_path):

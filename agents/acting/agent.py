@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -27,14 +27,16 @@ def load(
     checkpoint: str = "last",
     device: str = "cpu",
     engine: str = "auto",
-    window: int | None = None,
+    window: int | Literal["run"] | None = "run",
     sample: int | None = None,
 ) -> Agent:
     """Return the agent of a run of train.py, or of a checkpoint's folder.
 
     target: the return to ask for; by default the largest that the run was evaluated with.
-    checkpoint: last or best. engine, window: as in Policy; sample: a seed, to draw actions from the
-    head's distribution. Raises UserError where there is no such checkpoint, or a damaged one.
+    checkpoint: last or best. window: the number of last steps to re-run at each step, or None to
+    carry the state; by default as the run was evaluated. engine: as in Policy, for a state that is
+    carried. sample: a seed, to draw actions from the head's distribution. Raises UserError where
+    there is no such checkpoint, or a damaged one, and for an engine beside a window.
 
     Example:
         agent = agents.load("runs/minrnn-hopper-medium-replay-v0/mingru-seed0")
@@ -49,7 +51,13 @@ def load(
     if target is None and not metadata["targets"]:
         raise UserError(f"{folder} names no target return: give one, as in load(..., target=100)")
     asked = max(metadata["targets"]) if target is None else target
-    policy = Policy(model, [asked], device=device, engine=engine, window=window, sample=sample)
+    steps: int | None = metadata["window"] if isinstance(window, str) else window
+    if steps is not None and engine != "auto":
+        raise UserError(
+            f"the engine {engine} carries a state, and this agent re-runs a window of {steps} "
+            "steps: give window=None, or leave the engine out"
+        )
+    policy = Policy(model, [asked], device=device, engine=engine, window=steps, sample=sample)
     return Agent(policy, model, metadata)
 
 

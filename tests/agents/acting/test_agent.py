@@ -155,3 +155,20 @@ def test_a_copy_of_an_agent_does_not_go_on_with_an_episode_that_it_lacks(run, co
         other.act(np.ones(3), 1.0)
     other.reset()
     np.testing.assert_array_equal(other.act(np.ones(3)), agents.load(run).act(np.ones(3)))
+
+
+def test_an_agent_remembers_as_its_run_was_evaluated(tmp_path):
+    model = tiny_model(3, 1, prev_action=True)
+    save_checkpoint(tmp_path / "last", model, METADATA | {"window": 3})
+    acted = []
+    for agent in (
+        agents.load(tmp_path),
+        agents.load(tmp_path, window=3),
+        agents.load(tmp_path, window=None, engine="eager"),
+    ):
+        rng = np.random.default_rng(0)
+        acted.append([agent.act(rng.normal(size=3), 1.0) for _ in range(6)])
+    np.testing.assert_array_equal(acted[0], acted[1])
+    assert not np.allclose(acted[0][-1], acted[2][-1])
+    with pytest.raises(UserError, match=r"re-runs a window of 3 steps: give window=None"):
+        agents.load(tmp_path, engine="eager")

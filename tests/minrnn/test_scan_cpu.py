@@ -242,3 +242,62 @@ def test_only_inputs_and_states_are_saved(dtype):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         h, _ = minlstm_scan(f, i, c)
     assert set(saved) == {x.untyped_storage().data_ptr() for x in (f, i, c, h)}
+
+
+def test_a_cpu_without_avx_gives_the_same_numbers(checkout, tmp_path):
+    """As numba compiles for any CPU of this kind, without float16's instructions on x86."""
+    code = f"""
+import torch
+from minrnn.scan import mingru_scan
+from minrnn.scan.cpu.simd import FEATURES
+assert FEATURES == {{""}}
+generator = torch.Generator().manual_seed(0)
+x = torch.randn(2, 50, 70, generator=generator)
+found = [mingru_scan(x.to(t), x.to(t), backend="numba")[0] for t in (torch.float32, torch.float16)]
+torch.save(found, {str(tmp_path / "found.pt")!r})
+"""
+    python(code, checkout, NUMBA_CPU_NAME="generic")
+    x = torch.randn(2, 50, 70, generator=torch.Generator().manual_seed(0))
+    dtypes = torch.float32, torch.float16
+    for dtype, found in zip(dtypes, torch.load(tmp_path / "found.pt"), strict=True):
+        wanted = mingru_scan(x.to(dtype), x.to(dtype), backend="numba")[0]
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_float16_is_converted_without_the_cpus_instructions(monkeypatch):
+    import numba
+
+    from minrnn.scan.cpu import simd
+
+    @numba.njit
+    def widen(halves, numbers, count):
+        x, y = simd.at(halves, "float16"), simd.at(numbers, "float32")
+        for i in range(0, count, 16):
+            simd.store(y, i, simd.load(x, i, simd.line_of(y)))
+
+    @numba.njit
+    def narrow(numbers, halves, count):
+        x, y = simd.at(numbers, "float32"), simd.at(halves, "float16")
+        for i in range(0, count, 16):
+            simd.store(y, i, simd.load(x, i, simd.line_of(x)))
+
+    monkeypatch.setattr(simd, "_HALVES", False)
+    halves = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16)
+    found = torch.full((len(halves),), 7.0)
+    widen(halves.data_ptr(), found.data_ptr(), len(halves))
+    assert torch.equal(found.nan_to_num(1e9), halves.float().nan_to_num(1e9))
+    # Between two neighbours, beside the middle, and all over.
+    ordered = halves.float()[halves.isfinite()].sort().values
+    middle = (ordered[1:] + ordered[:-1]) / 2
+    beside = [torch.nextafter(middle, torch.tensor(end)) for end in (-1e9, 1e9)]
+    bits = torch.randint(-(2**31), 2**31, (2**16,), generator=torch.Generator().manual_seed(0))
+    others = bits.to(torch.int32).view(torch.float32)
+    edges = torch.tensor([65519.996, 65520.0, 65536.0, 1e9, 2.0**-25, 2.0**-24, -0.0, torch.nan])
+    numbers = torch.cat([ordered, middle, *beside, others, edges, -edges, halves.float()])
+    numbers = numbers[: len(numbers) // 16 * 16].contiguous()
+    found = torch.zeros(len(numbers), dtype=torch.float16)
+    narrow(numbers.data_ptr(), found.data_ptr(), len(numbers))
+    wanted = numbers.to(torch.float16)
+    assert torch.equal(found.isnan(), wanted.isnan())
+    number = ~wanted.isnan()
+    assert torch.equal(found[number].view(torch.int16), wanted[number].view(torch.int16))

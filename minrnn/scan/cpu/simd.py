@@ -9,13 +9,23 @@ product and a sum may be contracted to one instruction; nothing else is reordere
 from __future__ import annotations
 
 import operator
+import platform
 
 import numba
 from llvmlite import ir
 from numba import types
+from numba.core import config
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic, models, overload, register_model
 
 LINE = 64  # bytes: a vector is one line of the cache, whatever the registers of this CPU hold
+
+FEATURES = frozenset(
+    (get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(",")
+)
+"""What numba compiles for, as LLVM names it: +avx512f. Empty for NUMBA_CPU_NAME=generic."""
+_HALVES = "+f16c" in FEATURES or platform.machine().lower() in ("aarch64", "arm64")
+"""Whether the CPU converts float16; LLVM would call a function that is not there."""
 
 inline = numba.njit(forceinline=True)
 
@@ -293,6 +303,8 @@ def _widen(builder, value, dtype, vec):
         bits = builder.shl(builder.zext(value, vec.bits), _splat(vec.bits, 16))
         return builder.bitcast(bits, vec.ir)
     if dtype == types.int16:
+        if not _HALVES:
+            return _from_half(builder, value, vec)
         half = builder.bitcast(value, ir.VectorType(ir.HalfType(), vec.lanes))
         return builder.fpext(half, vec.ir)
     return value
@@ -311,6 +323,49 @@ def _narrow(builder, value, dtype, vec):
         nan = builder.fcmp_unordered("uno", value, value)
         return builder.trunc(builder.select(nan, quiet, rounded), short)
     if dtype == types.int16:
+        if not _HALVES:
+            return _to_half(builder, value, vec)
         half = builder.fptrunc(value, ir.VectorType(ir.HalfType(), vec.lanes))
         return builder.bitcast(half, short)
     return value
+
+
+def _from_half(builder, value, vec):
+    def constant(number):
+        return _splat(vec.bits, number)
+
+    bits = builder.zext(value, vec.bits)
+    size = builder.shl(builder.and_(bits, constant(0x7FFF)), constant(13))
+    # Its exponent is biased by 15, a float32's by 127; this product is exact for subnormals, too.
+    scale = ir.Constant(vec.ir, [vec.ir.element(2.0**112)] * vec.lanes)
+    finite = builder.bitcast(builder.fmul(builder.bitcast(size, vec.ir), scale), vec.bits)
+    other = builder.or_(size, constant(0x7F800000))  # infinity and NaN
+    is_finite = builder.icmp_unsigned("<", size, constant(0x7C00 << 13))
+    sign = builder.shl(builder.and_(bits, constant(0x8000)), constant(16))
+    return builder.bitcast(builder.or_(builder.select(is_finite, finite, other), sign), vec.ir)
+
+
+def _to_half(builder, value, vec):
+    """To the nearest, ties to even, as the CPU's instruction does."""
+
+    def constant(number):
+        return _splat(vec.bits, number)
+
+    bits = builder.bitcast(value, vec.bits)
+    size = builder.and_(bits, constant(0x7FFFFFFF))
+    odd = builder.and_(builder.lshr(size, constant(13)), constant(1))
+    normal = builder.add(builder.add(size, odd), constant(0xFFF - (112 << 23) & 0xFFFFFFFF))
+    normal = builder.lshr(normal, constant(13))
+    too_large = builder.icmp_unsigned(">=", size, constant(0x47800000))  # 2 ** 16
+    normal = builder.select(too_large, constant(0x7C00), normal)
+    half = ir.Constant(vec.ir, [vec.ir.element(0.5)] * vec.lanes)  # whose last bit is 2 ** -24
+    small = builder.bitcast(builder.fadd(builder.bitcast(size, vec.ir), half), vec.bits)
+    small = builder.sub(small, constant(0x3F000000))
+    is_small = builder.icmp_unsigned("<", size, constant(0x38800000))  # 2 ** -14
+    number = builder.select(is_small, small, normal)
+    upper = builder.and_(builder.lshr(size, constant(13)), constant(0x3FF))
+    quiet = builder.or_(upper, constant(0x7E00))
+    nan = builder.icmp_unsigned(">", size, constant(0x7F800000))
+    sign = builder.and_(builder.lshr(bits, constant(16)), constant(0x8000))
+    whole = builder.or_(builder.select(nan, quiet, number), sign)
+    return builder.trunc(whole, ir.VectorType(ir.IntType(16), vec.lanes))

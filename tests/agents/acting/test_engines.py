@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +19,7 @@ from agents.model.inputs import Inputs
 from agents.model.normaliser import Spaces
 from configs import ModelConfig
 from envs.errors import UserError
+from tests.support.models import tiny_model
 
 OBS, ACTION = 5, 3
 HERE = ["numba", "eager"]  # the others have tests of their own
@@ -233,3 +237,32 @@ def test_a_policy_acts_the_same_with_every_engine(engine):
         given = rng.normal(size=(2, OBS)), rng.normal(size=2), np.array([t in (0, 9), t == 0])
         index = np.array([0, 1])
         np.testing.assert_allclose(first(*given, index), second(*given, index), rtol=0, atol=1e-5)
+
+
+def test_a_cpu_without_avx_acts_the_same(checkout, tmp_path):
+    """As numba compiles for any CPU of this kind."""
+    code = f"""
+import os, sys
+import torch
+from agents.acting.engines.numba import tile
+from tests.agents.acting.test_engines import few_actions
+assert (tile.VECTORS, tile.ROWS) == (2, (2, 2, 2))
+torch.save(few_actions(), {str(tmp_path / "found.pt")!r})
+"""
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "NUMBA_CPU_NAME": "generic"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    found = torch.load(tmp_path / "found.pt")
+    torch.testing.assert_close(found, few_actions(), rtol=1e-4, atol=1e-5)
+
+
+def few_actions():
+    """Return the actions of a few steps in three environments, one of which is reset."""
+    torch.manual_seed(0)
+    policy = Policy(tiny_model(), [1.0] * 3, engine="numba")
+    rng = np.random.default_rng(0)
+    found = []
+    for step in range(6):
+        resets = np.array([step == 0, step in (0, 3), step == 0])
+        actions = policy(rng.normal(size=(3, 4)), np.zeros(3), resets, np.arange(3))
+        found.append(torch.from_numpy(np.array(actions)))
+    return torch.stack(found)

@@ -11,13 +11,15 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from minrnn.scan.cpu.simd import FEATURES
+
 LANES = 16  # numbers in a vector: one line of the cache
-_WIDE = bool(binding.get_host_cpu_features().get("avx512f"))
+_WIDE = "+avx512f" in FEATURES
 VECTORS = 4 if _WIDE else 2
 """Vectors of columns in a block; the columns that are left over come in blocks of one."""
 ROWS = (6, 4, 2) if _WIDE else (2, 2, 2)

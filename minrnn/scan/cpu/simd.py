@@ -20,9 +20,8 @@ from numba.extending import intrinsic, models, overload, register_model
 
 LINE = 64  # bytes: a vector is one line of the cache, whatever the registers of this CPU hold
 
-FEATURES = frozenset(
-    (get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(",")
-)
+_named: str | None = getattr(config, "CPU_FEATURES", None)
+FEATURES = frozenset((get_host_cpu_features() if _named is None else _named).split(","))
 """What numba compiles for, as LLVM names it: +avx512f. Empty for NUMBA_CPU_NAME=generic."""
 _HALVES = "+f16c" in FEATURES or platform.machine().lower() in ("aarch64", "arm64")
 """Whether the CPU converts float16; LLVM would call a function that is not there."""

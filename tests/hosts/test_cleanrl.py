@@ -264,3 +264,24 @@ def test_the_command_prints_returns(checkout):
     assert len(lines) == 2
     assert lines[1].startswith("512 steps, return ")
     assert np.isfinite(float(lines[1].split()[3].rstrip(",")))
+
+
+OVER: list[int] = []  # lengths of the episodes of Paid that have ended
+
+
+class Paid(Recall):
+    """One unit of reward for each step."""
+
+    def step(self, action):
+        obs, _, terminated, truncated, info = super().step(action)
+        if terminated or truncated:
+            OVER.append(self.time)
+        return obs, 1.0, terminated, truncated, info
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_reported_returns_are_those_of_whole_episodes(mode):
+    OVER.clear()
+    _, _, returns = collect(mode, Paid, pieces=3)
+    assert len(returns) > 20
+    assert returns == OVER[-len(returns) :]  # those of the last piece

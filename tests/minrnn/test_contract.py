@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minrnn import Block, Stack, StackConfig, available, build, check_mixer
-from minrnn.state import leaves
+from minrnn.state import detach, leaves
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
@@ -198,3 +198,53 @@ def test_training_compiles_in_one_graph_with_the_same_gradients(name):
             found.append((y, last, grads))
         torch.testing.assert_close(found[1], found[0])
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize("conv", [0, 4])
+@pytest.mark.parametrize("name", available())
+def test_gradients_do_not_depend_on_how_rows_are_cut_or_episodes_packed(name, conv):
+    torch.manual_seed(0)
+    stack = Stack(StackConfig(dim=4, num_layers=2, backbone=name, conv=conv)).double()
+    x = torch.randn(3, 7, 4, dtype=torch.float64)
+    resets = torch.zeros(3, 7, dtype=torch.bool)
+    resets[0, 4] = resets[2, 1] = resets[2, 2] = True
+    start = stack.pack(stack(torch.randn(3, 5, 4, dtype=torch.float64))[1]).detach()
+    weights = torch.randn(3, 7, 4, dtype=torch.float64)
+
+    def gradients(rows):
+        """rows: (row, first, stop, whether from the row's initial state) of each piece."""
+        given = x.clone().requires_grad_(), start.clone().requires_grad_()
+        loss, state = torch.zeros(()), None
+        for row, first, stop, begins in rows:
+            place = slice(None) if row is None else slice(row, row + 1)
+            state = stack.unpack(given[1][place]) if begins else state
+            flags = resets[place, first:stop]
+            y, state = stack(given[0][place, first:stop], state, flags)
+            loss = loss + (y * weights[place, first:stop]).sum()
+            if stop == 7:
+                loss = loss + stack.pack(state).sin().sum()
+        return torch.autograd.grad(loss, [*given, *stack.parameters()])
+
+    whole = gradients([(None, 0, 7, True)])
+    # Pieces shorter than the convolution, and each row by itself.
+    pieces = [(None, 0, 1, True), (None, 1, 3, False), (None, 3, 4, False), (None, 4, 7, False)]
+    alone = [(row, 0, 7, True) for row in range(3)]
+    for rows in (pieces, alone):
+        for one, other in zip(whole, gradients(rows), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", available())
+def test_training_goes_on_from_a_detached_state(name):
+    torch.manual_seed(0)
+    stack = Stack(StackConfig(dim=4, num_layers=2, backbone=name, conv=4))
+    optimizer, state = torch.optim.SGD(stack.parameters(), lr=0.1), None
+    for _ in range(3):
+        y, state = stack(torch.randn(2, 3, 4), state)
+        optimizer.zero_grad()
+        y.square().mean().backward()
+        optimizer.step()
+        kept = stack.pack(state).detach().clone()
+        state = detach(state)
+        assert not any(leaf.requires_grad for leaf in leaves(state))
+        torch.testing.assert_close(stack.pack(state), kept, rtol=0, atol=0)

@@ -76,6 +76,38 @@ def test_a_restored_trainer_continues_to_the_bit(tmp_path, kind, optim, left_at)
     assert second.sampler.state_dict() == alone.sampler.state_dict()
 
 
+class Tied(ReturnConditioned):
+    """An objective with a layer that shares its weight with another, and the head by two names."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.again = model.head
+        self.first, self.second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+    def loss(self, batch):
+        imitation, metrics = super().loss(batch)
+        return imitation + self.second(self.first(batch.obs)).square().mean(), metrics
+
+
+def test_weights_that_are_tied_are_so_after_a_resume(tmp_path):
+    def tied():
+        torch.manual_seed(0)
+        objective, sampler = Tied(tiny_model(dropout=0.2)), PackedSampler(tiny_data(), 4, 8)
+        return Trainer(objective, sampler, OptimConfig(updates=12, warmup=4), CPU)
+
+    alone = tied()
+    train_to(alone, 12)
+    expected = tensors_of(alone)
+    first, second = tied(), tied()
+    train_to(first, 5)
+    States(tmp_path, 2).save("0", *capture(first))
+    States(tmp_path, 2).restore(second, print)
+    assert second.objective.second.weight is second.objective.first.weight
+    train_to(second, 12)
+    assert_same(tensors_of(second), expected)
+
+
 def test_saving_changes_nothing():
     alone = make(ema=0.9)
     expected = train_to(alone, 23)

@@ -146,6 +146,16 @@ def test_the_moving_average_acts_and_the_raw_weights_train():
     assert trainer.acting_model is not trainer.model
 
 
+def test_buffers_that_training_changes_are_those_of_the_moving_average_too():
+    model = tiny_model()
+    model.head.register_buffer("seen", torch.zeros(()))
+    objective = ReturnConditioned(model)
+    objective.after_update = lambda: model.head.seen.add_(1)
+    config = OptimConfig(updates=3, warmup=1, ema=0.9)
+    trainer = Trainer(objective, WindowSampler(tiny_data(), 4, 8, seed=0), config, CPU)
+    assert [float(trainer.acting_model.head.seen) for _ in trainer.fit()] == [1.0, 2.0, 3.0]
+
+
 class Noting(WindowSampler):
     """Notes the episodes of each batch as it is drawn."""
 

@@ -216,3 +216,31 @@ def test_what_an_environment_writes_into_its_action_stays_there() -> None:
     assert all((episode.action == 0.8).all() for episode in result.episodes)
     halved = rollout(Walk, lambda obs, *_: kept[: len(obs)] / 2, range(4), num_envs=2)
     np.testing.assert_array_equal(result.returns, halved.returns)
+
+
+class OneBuffer(Walk):
+    """A walk that returns one array again and again, and writes into it."""
+
+    def reset(self, **given):
+        obs, info = super().reset(**given)
+        self.buffer = getattr(self, "buffer", np.zeros(OBS))
+        self.buffer[:] = obs
+        return self.buffer, info
+
+    def step(self, action):
+        obs, *rest = super().step(action)
+        self.buffer[:] = obs
+        return self.buffer, *rest
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_an_environment_may_reuse_the_array_of_its_observations(num_envs: int) -> None:
+    played = [
+        rollout(kind, Memory(), range(6), num_envs=num_envs, record=True)
+        for kind in (Walk, OneBuffer)
+    ]
+    np.testing.assert_array_equal(played[0].returns, played[1].returns)
+    assert played[0].episodes is not None
+    assert played[1].episodes is not None
+    for one, other in zip(played[0].episodes, played[1].episodes, strict=True):
+        np.testing.assert_array_equal(one.obs, other.obs)

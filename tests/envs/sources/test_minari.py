@@ -443,3 +443,11 @@ def test_reference_returns_of_no_use_are_as_good_as_none(low: Any, high: Any) ->
     write()
     change(ref_min_score=low, ref_max_score=high)
     assert sources.load(ID).reference is None
+
+
+def test_episodes_are_in_the_order_of_their_numbers() -> None:
+    lengths = list(range(1, 13))  # sorted as text, the tenth would follow the first
+    minari.write(ID, episodes(lengths), env="ToyWalk-v0", description="")
+    found = sources.load(ID)
+    assert found.lengths.tolist() == lengths
+    assert found.obs[:, 0].tolist() == sorted(found.obs[:, 0])

@@ -94,3 +94,14 @@ def test_other_wrappers_are_left_in_place():
     env = gym.wrappers.ClipAction(make_env("Hopper-v5"))
     assert fast_path(env) is env
     env.close()
+
+
+def test_an_episode_that_is_begun_anew_has_its_whole_time():
+    env = fast_path(make_env(EnvSpec("HalfCheetah-v5", {"max_episode_steps": 8})))
+    assert isinstance(env, FastWalker)
+    action = np.zeros(6, np.float32)
+    for steps in (5, 8):
+        env.reset(seed=0)
+        ends = [env.step(action)[2:4] for _ in range(steps)]
+    assert ends == [(False, False)] * 7 + [(False, True)]
+    env.close()

@@ -20,7 +20,6 @@ The last line is JSON. The peers are optional: pip install transformers envpool.
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -238,6 +237,10 @@ def lateness(options: Options) -> dict[str, float]:
 
 def _memory() -> int:
     # Resident memory in KiB; where the system does not report it, its maximum so far.
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
         return pages * resource.getpagesize() // 1024

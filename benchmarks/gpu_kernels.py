@@ -61,7 +61,7 @@ class Options:
     """Number of channels D."""
     offset: int = 0
     """Offset in elements of each input within its memory; spoils its alignment."""
-    jobs: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes that compile."""
     coalesce: bool = True
     """Run Triton's pass that coalesces asynchronous copies. It is slow and changes none of these

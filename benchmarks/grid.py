@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,14 +27,14 @@ import tyro
 from filelock import FileLock, Timeout
 
 from agents.machine.signals import Stop, Stopped
-from agents.runs.folder import finished, folder_name
+from agents.runs.folder import finished
 from benchmarks import runs
 from benchmarks.grid_ray import Job, bring_to_end, connected
 from benchmarks.grid_table import FAILED, FINISHED, Key, Row, Table, figures, means
 from configs import cli, saved
 from envs.errors import UserError, remedy
-from envs.files import write_json
-from envs.script import run_script
+from envs.files import file_name, write_json
+from envs.script import command, run_script
 
 OURS = (
     *("--env", "--model.backbone", "--seed", "--threads"),
@@ -84,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _run_missing(options, folders, flags, rows)
         except (Stopped, KeyboardInterrupt) as stopped:
             done = sum(map(rows.finished, folders))
-            again = shlex.join(["python", "-m", "benchmarks.grid", *given])
+            again = command(["python", "-m", "benchmarks.grid", *given])
             print(f"\nstopped, {done} of {len(folders)} runs are finished; to go on: {again}")
             raise SystemExit(stopped.code if isinstance(stopped, Stopped) else 130) from None
     from benchmarks.timing import table  # late: torch takes a second to import
@@ -107,10 +106,11 @@ def plan(options: Options, out: Path) -> dict[Key, Path]:
         for seed, env, backbone in itertools.product(options.seeds, options.envs, options.backbones)
     ]
     names = {
-        key: Path(folder_name(key.env)) / f"{folder_name(key.backbone)}-seed{key.seed}"
+        key: Path(file_name(key.env)) / f"{file_name(key.backbone)}-seed{key.seed}"
         for key in dict.fromkeys(keys)
     }
-    if len(set(names.values())) < len(names):
+    # Windows and macOS take names for equal that differ in case alone.
+    if len({str(name).casefold() for name in names.values()}) < len(names):
         raise UserError(f"two data sets of {', '.join(options.envs)} would share a folder: rename")
     return {key: out / name for key, name in names.items()}
 

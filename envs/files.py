@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -33,6 +34,12 @@ def home(variable: str) -> Path:
         raise UserError(
             f"this user has no home folder; set {variable} to a folder, or {name} to one for all"
         ) from None
+
+
+def file_name(name: str) -> str:
+    """Return one name of a file, on every platform, for the id or the path of something."""
+    plain = name.replace(",", "+").strip("/.").replace("/", "-")[-100:]
+    return re.sub(r'[\\:*?"<>|]', "-", plain).rstrip(". ")
 
 
 class CannotWrite(UserError):

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import io
 import os
+import shlex
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from envs.errors import UserError
 
@@ -43,6 +45,12 @@ def run_script(main: Callable[[], None]) -> int:
     finally:
         _drop_what_cannot_be_written()
     return 0
+
+
+def command(arguments: Sequence[str]) -> str:
+    """Return arguments as the user's shell takes them."""
+    join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
+    return join(arguments)
 
 
 def _open_closed_streams() -> None:

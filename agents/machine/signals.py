@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGBREAK", None)]))
+"""SIGBREAK is Windows', where nobody sends SIGTERM: Ctrl-Break, or the terminal is closed."""
+
 
 class Stopped(BaseException):
     """The run was asked to stop, and has saved its state. No `except Exception` catches it."""
@@ -34,7 +37,7 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _NUMBERS:
                 self._before[number] = signal.signal(number, self._note)
         return self
 

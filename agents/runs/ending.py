@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from agents.machine.signals import Stopped
 from configs import Config, saved
 from envs.errors import UserError
 from envs.files import CannotWrite
+from envs.script import command
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
@@ -25,7 +25,7 @@ def resume_command(folder: Path, config: Config) -> str:
         options = saved.other_flags(config, saved.read(folder))
     except ValueError:  # damaged in the meantime
         options = []
-    return f"{_launcher()} train.py {shlex.join(['--resume', str(folder), *options])}"
+    return f"{_launcher()} train.py {command(['--resume', str(folder), *options])}"
 
 
 def _launcher() -> str:

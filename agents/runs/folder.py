@@ -9,6 +9,7 @@ from pathlib import Path
 from configs import Config, saved
 from envs import files
 from envs.errors import UserError
+from envs.files import file_name
 
 RESULTS = "results.json"
 LOCK = ".lock"
@@ -17,11 +18,6 @@ LOCK = ".lock"
 def finished(folder: Path) -> bool:
     """Whether the run in `folder` is finished, its results (which may be empty) included."""
     return (folder / RESULTS).is_file()
-
-
-def folder_name(data: str) -> str:
-    """Return the name of one folder for a data set, or for a mixture of them."""
-    return data.replace(",", "+").strip("/.").replace("/", "-")[-100:]
 
 
 def make_folder(config: Config) -> Path:
@@ -39,7 +35,7 @@ def make_folder(config: Config) -> Path:
                 f"it with --resume {folder}"
             )
         return folder
-    base = Path("runs") / folder_name(config.env) / f"{config.model.backbone}-seed{config.seed}"
+    base = Path("runs") / file_name(config.env) / f"{config.model.backbone}-seed{config.seed}"
     for attempt in range(1, 10_000):
         folder = base if attempt == 1 else base.with_name(f"{base.name}-{attempt}")
         try:

@@ -13,6 +13,7 @@ from typing import Any
 
 from envs import sources
 from envs.errors import UserError
+from envs.files import file_name
 from envs.inspect import histogram
 from envs.inspect.summary import describe
 from envs.script import run_script
@@ -87,7 +88,7 @@ def _inspect(args: argparse.Namespace) -> None:
     else:
         sys.stdout.write(f"{report(about)}\n\nreturns\n{histogram.text(data.returns)}\n")
     if not args.no_plot:
-        path = args.plot or Path(file_name(data.name))
+        path = args.plot or Path(f"{file_name(data.name)}.png")
         histogram.draw(data, path)
         sys.stderr.write(f"\nplot: {path}\n")
 
@@ -122,11 +123,6 @@ def report(about: dict[str, Any]) -> str:
     if about["defect"] is not None:
         rows.append(("defect", about["defect"]))
     return "\n".join([about["name"], *(f"{name:<13} {text}" for name, text in rows)])
-
-
-def file_name(name: str) -> str:
-    """Return a file name for the plot of a data set."""
-    return name.replace(",", "+").strip("/.").replace("/", "-")[-100:] + ".png"
 
 
 def _quantiles(spread: dict[str, Any], form: str) -> str:

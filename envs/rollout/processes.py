@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, get_context
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 
@@ -130,8 +130,7 @@ class _Listener:
     def wait(self, timeout: float | None = 0) -> None:
         """Receive all messages; with `timeout` None, wait for at least one."""
         while self.left and (pipes := connection.wait(list(self.talking), timeout)):
-            for pipe in pipes:
-                assert isinstance(pipe, connection.Connection)
+            for pipe in cast(list[connection.Connection], pipes):  # on Windows of another class
                 self._receive(pipe)
             timeout = 0
 

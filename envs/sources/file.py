@@ -30,7 +30,7 @@ def is_file(name: str) -> bool:
 
 def is_path(name: str) -> bool:
     """Return whether a name can only be a path."""
-    return name.startswith(("/", "./", "../", "~"))
+    return name.startswith(("/", "./", "../", "~", ".\\", "..\\")) or Path(name).is_absolute()
 
 
 def _load(name: str, options: Options) -> Trajectories:

@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def pretend(patch: pytest.MonkeyPatch, root: Path) -> None:
         patch.delattr(signal, name)
     patch.setattr(signal, "signal", _handle(signal.signal))
     patch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    patch.setattr(resource_tracker, "_HAVE_SIGMASK", False, raising=False)
     for module in ("resource", "fcntl", "termios", "pwd"):
         patch.setitem(sys.modules, module, None)
 
@@ -67,7 +69,7 @@ def pretend_macos(patch: pytest.MonkeyPatch) -> None:
     def without_proc(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(path: Any, *args: Any, **kwargs: Any) -> Any:
-            if not isinstance(path, int) and os.fspath(path).startswith("/proc"):
+            if not isinstance(path, int) and os.fsdecode(path).startswith("/proc"):
                 raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
             return function(path, *args, **kwargs)
 
@@ -76,7 +78,9 @@ def pretend_macos(patch: pytest.MonkeyPatch) -> None:
     for module, name in ((io, "open"), (builtins, "open"), (os, "stat"), (os, "open")):
         patch.setattr(module, name, without_proc(getattr(module, name)))
     patch.setattr(sys, "platform", "darwin")
-    patch.setattr(ctypes, "CDLL", lambda name: object())  # it has no mallopt
+    library = ctypes.CDLL
+    # That of this process has no mallopt.
+    patch.setattr(ctypes, "CDLL", lambda name, *rest: library(name, *rest) if name else object())
     patch.delattr(os, "sched_getaffinity")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.data.bounds import Float32, bounds
+from envs.data.jumps import find_jumps
 from envs.data.repair import clip_actions, drop_episodes, end_at_time_limit, find_broken
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError, one_line
@@ -113,7 +114,7 @@ class TrajectoriesBuilder:
         )
         made.validate()
         clipped = clip_actions(made.action, low, high)
-        notes = (*notes, *left_out, *clipped, *late)
+        notes = (*notes, *left_out, *clipped, *late, *find_jumps(made.obs, made.starts))
         return replace(made, notes=tuple(one_line(note) for note in notes))
 
     def set_obs(self, episode: int, row: int, column: int, values: NDArray[Any]) -> None:

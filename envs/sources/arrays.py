@@ -13,7 +13,7 @@ import sys
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ from envs.data.trajectories import Episode
 from envs.errors import UserError
 from envs.script import run_script
 from envs.sources import minari
+from envs.sources.d4rl.split import Episodes, go_on, goal_runs
 from envs.sources.hdf5 import MAX_RATIO, SMALL
 from envs.worlds.make import make_env
 
@@ -44,12 +45,15 @@ _NAMES = {
 }
 
 
-def read_npz(path: Path, time_limit: int | None) -> list[Episode]:
+def read_npz(
+    path: Path, time_limit: int | None, note: Callable[[str], object] = lambda text: None
+) -> list[Episode]:
     """Read episodes that lie end to end: observations (N, O), actions (N, A), rewards (N,).
 
     Episodes end where `episode_lengths` says, else at terminals | timeouts; steps after the last
     end are an episode that was cut. An end at the time limit is not a termination, whatever the
-    file says. Raises UserError naming what is missing or does not fit.
+    file says. Further terminal steps at a goal are left out, and `note` is told how many.
+    Raises UserError naming what is missing or does not fit.
     """
     given, found = _members(path), dict[str, NDArray[Any]]()
     for name, names in _NAMES.items():
@@ -76,6 +80,11 @@ def read_npz(path: Path, time_limit: int | None) -> list[Episode]:
     if next_obs.shape != obs.shape:
         raise UserError(f"{path}: next_observations {next_obs.shape}, observations {obs.shape}")
     final_obs = next_obs if "next_obs" in found else obs[:0]  # none
+    runs = np.zeros(len(ends), np.bool_)
+    if "lengths" not in found:
+        runs = _runs_at_goals(ends, terminal, obs, found.get("next_obs"))
+        if runs.any():
+            note(f"{runs.sum()} steps left out that follow on the goal at the goal")
     return [
         Episode(
             np.concatenate((obs[first:end], final_obs[end - 1 : end])),
@@ -83,8 +92,28 @@ def read_npz(path: Path, time_limit: int | None) -> list[Episode]:
             reward[first:end],
             bool(terminal[end - 1]) and end - first != time_limit,
         )
-        for first, end in zip((0, *ends[:-1]), ends, strict=True)
+        for first, end, again in zip((0, *ends[:-1]), ends, runs, strict=True)
+        if not again
     ]
+
+
+def _runs_at_goals(
+    ends: Sequence[int],
+    terminal: NDArray[np.bool_],
+    obs: NDArray[Any],
+    next_obs: NDArray[Any] | None,
+) -> NDArray[np.bool_]:
+    """Return which episodes (E,) are further steps at a goal (see envs.sources.d4rl.split)."""
+    lengths, over = np.diff(ends, prepend=0), terminal[np.array(ends) - 1]
+    episodes, breaks = Episodes(lengths, over, ()), None
+    runs, flat = goal_runs(episodes), obs.reshape(len(obs), -1)
+    if next_obs is not None:
+        after = next_obs.reshape(len(obs), -1)
+        breaks = np.zeros(len(obs), np.bool_)
+        breaks[:-1] = ~np.isclose(after[:-1], flat[1:], 1e-5, 1e-5, True).all(axis=1)
+        breaks = None if 2 * breaks.sum() > len(breaks) else breaks
+    some = 0 < 2 * runs.sum() < len(obs)
+    return runs & (some and go_on(runs, episodes, flat, breaks))
 
 
 def _members(path: Path) -> dict[str, NDArray[Any]]:
@@ -173,7 +202,7 @@ def _convert(file: Path, env_id: str, dataset_id: str) -> None:
     env = make_env(env_id)
     env.close()
     limit = None if env.spec is None else env.spec.max_episode_steps
-    episodes = read_npz(file, limit)
+    episodes = read_npz(file, limit, lambda text: sys.stdout.write(f"note   {text}\n"))
     path = minari.write(
         dataset_id,
         episodes,

@@ -13,7 +13,7 @@ from envs.data.bounds import Float32
 from envs.data.builder import TrajectoriesBuilder
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError
-from envs.sources.d4rl.split import Episodes, Flags, goal_runs, split
+from envs.sources.d4rl.split import Episodes, Flags, go_on, goal_runs, split
 from envs.sources.d4rl.table import Entry, Layout
 from envs.sources.hdf5 import check_claim, has, numeric, open_hdf5, read_into
 from envs.sources.hdf5 import read as read_rows
@@ -38,16 +38,14 @@ def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -
             )
         made, episodes, env = _fill(file, path, layout)
         final_note = _read_final_obs(file, made)
+        runs, run_note = _runs_at_goals(file, layout, made, episodes)
     notes = [*([layout.remark] if layout.remark else []), *episodes.notes, *final_note]
     if made.obs.shape[1] == layout.leading:
         notes.append(f"observations from {layout.leading} on are all 0: left out")
     terminated = episodes.terminated
-    if layout.goal_runs:
-        dropped = goal_runs(episodes)
-        made.drop(dropped)
-        terminated = terminated[~dropped]
-        if dropped.any():
-            notes.append(f"{dropped.sum()} steps left out that follow on the goal at the goal")
+    made.drop(runs)
+    terminated = terminated[~runs]
+    notes += run_note
     if layout.shift:
         for positions in (made.obs, made.final_obs):
             if positions is not None:
@@ -156,6 +154,29 @@ def _read_final_obs(file: h5py.File, made: TrajectoriesBuilder) -> list[str]:
         return ["next_observations not used: they are not the observations of the next rows"]
     made.final_obs = final_obs
     return []
+
+
+def _runs_at_goals(
+    file: h5py.File, layout: Layout, made: TrajectoriesBuilder, episodes: Episodes
+) -> tuple[Flags, list[str]]:
+    """Return which episodes (E,) to leave out as further steps at a goal, and the notes.
+
+    In a file of one's own, a run may also be of episodes of one step: they are left out only if
+    there is no reset between them. A file mostly of such episodes is taken as it is.
+    """
+    runs, none = goal_runs(episodes), np.zeros(len(episodes.lengths), np.bool_)
+    count = int(runs.sum())
+    if not (layout.goal_runs or (not isinstance(layout, Entry) and 2 * count < len(made.obs))):
+        return none, []
+    if not count:
+        return none, []
+    obs = numeric(file, "observations")
+    if layout.goal_runs or go_on(runs, episodes, made.obs, _breaks(file, obs)):
+        return runs, [f"{count} steps left out that follow on the goal at the goal"]
+    return none, [
+        f"{count} of {len(runs)} episodes are one terminal step after another: if they are further "
+        f"steps at a goal, mark the first of each run alone as terminal"
+    ]
 
 
 def _flags(file: h5py.File, key: str, steps: int, path: Path) -> Flags:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.data.jumps import Changes
+
 Flags = NDArray[np.bool_]
+_FEW = 0.1  # of the steps of runs at a goal may look like resets
 
 
 @dataclass(frozen=True)
@@ -80,3 +83,17 @@ def goal_runs(episodes: Episodes) -> Flags:
     """
     ended = episodes.terminated
     return ended & (episodes.lengths == 1) & np.concatenate(([False], ended[:-1]))
+
+
+def go_on(runs: Flags, episodes: Episodes, obs: NDArray[np.float32], breaks: Flags | None) -> bool:
+    """Return whether the runs (E,) of `goal_runs` go on from the steps before them, without resets.
+
+    breaks: (N,) where the next observation is not the next row's, as for `split`. Without it, the
+    observations (N, O) tell: they have to be smooth, and change in the runs as within episodes.
+    """
+    starts = np.concatenate(([0], np.cumsum(episodes.lengths)))
+    before = starts[:-1][runs] - 1
+    if breaks is not None:
+        return bool(breaks[before].mean() < _FEW)
+    changes = Changes(obs, starts)
+    return changes.smooth() and bool((~changes.usual_after(before)).mean() < _FEW)

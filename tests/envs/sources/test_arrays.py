@@ -41,6 +41,23 @@ def test_episodes_end_at_terminals_and_timeouts_and_the_last_may_be_cut(tmp_path
     assert [(len(e.reward), e.terminated) for e in episodes] == [(3, True), (4, False), (5, False)]
 
 
+def test_a_stay_at_a_goal_ends_one_episode(tmp_path: Path) -> None:
+    obs = np.cumsum(np.random.default_rng(0).normal(0, 0.01, (200, OBS)), axis=0)
+    obs[100:] += 5.0
+    some = np.isin(np.arange(200), range(60, 75))
+    ends = {"terminals": some, "timeouts": np.isin(np.arange(200), [99, 199])}
+    told: list[str] = []
+    path = save(tmp_path / "a.npz", 200, observations=obs, **ends)
+    episodes = arrays.read_npz(path, None, told.append)
+    assert [len(each.reward) for each in episodes] == [61, 25, 100]
+    assert told == ["14 steps left out that follow on the goal at the goal"]
+    # After a reset, the next observation is another than the next row's.
+    after = np.roll(obs, -1, axis=0) + some[:, None]
+    path = save(tmp_path / "b.npz", 200, observations=obs, next_observations=after, **ends)
+    assert len(arrays.read_npz(path, None, told.append)) == 17
+    assert len(told) == 1
+
+
 def test_a_terminal_at_the_time_limit_is_no_termination(tmp_path: Path) -> None:
     path = save(tmp_path / "a.npz", terminal=flags(3, 9).astype(np.float32)[:, None])
     ended = [(len(e.reward), e.terminated) for e in arrays.read_npz(path, 4)]

@@ -348,6 +348,66 @@ def test_ants_contact_forces_stay_where_there_are_any() -> None:
     assert (found.notes, found.env.kwargs) == ((), {"use_contact_forces": True})
 
 
+def smooth(lengths: list[int]) -> dict[str, Any]:
+    """Return episodes that each walk on smoothly from where they start, far from the others."""
+    rng, made = np.random.default_rng(0), []
+    for i, length in enumerate(lengths):
+        obs = np.cumsum(rng.normal(0, 0.01, (length + 1, toys.OBS)), axis=0) + 5.0 * (i % 3)
+        action = rng.uniform(-1, 1, (length, toys.ACTION))
+        made.append(Episode(obs, action, np.zeros(length), False))
+    return d4rl_files.arrays(made)
+
+
+@pytest.mark.parametrize("told_by", ["observations", "next_observations"])
+def test_a_stay_at_the_goal_of_a_file_of_ones_own_ends_one_episode(
+    told_by: str, tmp_path: Path
+) -> None:
+    given = smooth([90, 80, 70])
+    given["terminals"][60:75] = True
+    if told_by == "observations":
+        del given["next_observations"]
+    path = d4rl_files.write(tmp_path / "own.hdf5", given)
+    found = d4rl.read_file(path, name="own", env=toys.register())
+    assert found.lengths.tolist() == [61, 15, 80, 70]
+    assert found.terminated.tolist() == [True, False, False, False]
+    assert found.notes == ("14 steps left out that follow on the goal at the goal",)
+    rows = np.r_[0:61, 75:240]
+    np.testing.assert_array_equal(found.obs, given["observations"][rows].astype(np.float32))
+
+
+def test_episodes_of_one_step_with_resets_between_them_are_kept(tmp_path: Path) -> None:
+    given = smooth([60] + [1] * 15 + [70, 80])
+    given["terminals"][59:75] = True
+    given["timeouts"][59:75] = False
+    for _ in range(2):
+        path = d4rl_files.write(tmp_path / f"{len(given)}.hdf5", given)
+        found = d4rl.read_file(path, name="own", env=toys.register())
+        assert found.lengths.tolist() == [60] + [1] * 15 + [70, 80]
+        (note,) = found.notes
+        assert note.startswith("15 of 18 episodes are one terminal step after another: if")
+        given.pop("next_observations", None)
+
+
+def test_a_file_of_episodes_of_one_step_is_taken_as_it_is(tmp_path: Path) -> None:
+    given = smooth([1] * 50)
+    given["terminals"][:], given["timeouts"][:] = True, False
+    del given["next_observations"]
+    given["observations"][:] = 0.0
+    path = d4rl_files.write(tmp_path / "bandit.hdf5", given)
+    found = d4rl.read_file(path, name="own", env=toys.register())
+    assert (found.num_episodes, found.notes) == (50, ())
+
+
+def test_flags_one_row_late_are_told(tmp_path: Path) -> None:
+    given = smooth([90, 80, 70, 60])
+    given["timeouts"][:] = np.roll(given["timeouts"], 1)
+    given["timeouts"][0], given["timeouts"][-1] = False, True
+    del given["next_observations"]
+    path = d4rl_files.write(tmp_path / "own.hdf5", given)
+    (note,) = d4rl.read_file(path, name="own", env=toys.register()).notes
+    assert "3 of 4 episodes seem to end one row too late" in note
+
+
 def test_a_stay_at_the_goal_of_antmaze_ends_one_episode() -> None:
     name = "antmaze-umaze-v2"
     given = d4rl_files.random_arrays(name, [9, 5])

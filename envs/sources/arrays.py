@@ -52,7 +52,8 @@ def read_npz(
 
     Episodes end where `episode_lengths` says, else at terminals | timeouts; steps after the last
     end are an episode that was cut. An end at the time limit is not a termination, whatever the
-    file says. Further terminal steps at a goal are left out, and `note` is told how many.
+    file says. Further terminal steps at a goal are left out, and `note` is told how many; and that
+    next observations are not used, which at the ends of episodes are those of the next episode.
     Raises UserError naming what is missing or does not fit.
     """
     given, found = _members(path), dict[str, NDArray[Any]]()
@@ -80,6 +81,10 @@ def read_npz(
     if next_obs.shape != obs.shape:
         raise UserError(f"{path}: next_observations {next_obs.shape}, observations {obs.shape}")
     final_obs = next_obs if "next_obs" in found else obs[:0]  # none
+    later = np.array(ends[:-1], np.int64)  # where another episode begins
+    if len(final_obs) and len(later) and (final_obs[later - 1] == obs[later]).all():
+        note("next_observations not used: they are the next rows at the ends of episodes, too")
+        final_obs = obs[:0]
     runs = np.zeros(len(ends), np.bool_)
     if "lengths" not in found:
         runs = _runs_at_goals(ends, terminal, obs, found.get("next_obs"))
@@ -179,6 +184,8 @@ def _flags(
             f"{path}: {_NAMES[name][0]} has {values.size} entries for {steps} steps; "
             f"store one for each step, or leave it out"
         )
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise UserError(f"{path}: {_NAMES[name][0]} has NaN; store 0 or 1 for every step")
     return values.reshape(steps).astype(np.bool_)
 
 

@@ -73,6 +73,26 @@ def test_the_observation_after_the_last_step_is_taken_where_it_is_known(tmp_path
     assert (second.obs[:7] != 7).all()
 
 
+def test_the_first_observation_of_the_next_episode_is_none_after_the_last_step(
+    tmp_path: Path,
+) -> None:
+    obs, told = np.random.default_rng(1).normal(size=(12, OBS)), list[str]()
+    after = np.concatenate((obs[1:], obs[:1]))
+    for place, known in ((None, False), (4, True)):
+        if place is not None:
+            after[place] += 1.0
+        path = save(
+            tmp_path / "a.npz",
+            observations=obs,
+            next_observations=after,
+            episode_lengths=np.array([5, 3, 4]),
+        )
+        told.clear()
+        episodes = arrays.read_npz(path, None, told.append)
+        assert [len(e.obs) - len(e.action) for e in episodes] == [known] * 3
+        assert [text.split(":")[0] for text in told] == ["next_observations not used"] * (not known)
+
+
 def test_a_file_becomes_a_minari_data_set(tmp_path: Path) -> None:
     path = save(tmp_path / "a.npz", episode_lengths=np.array([3, 9]), rewards=np.ones((12, 1)))
     assert arrays.main([str(path), "--env-id", register(), "--id", "me/human-v0"]) == 0
@@ -111,6 +131,7 @@ def test_files_of_older_versions_do_not_say_whether_final_observations_are_copie
         ({"terminals": np.zeros(5)}, "terminals has 5 entries for 12 steps"),
         ({"timeouts": np.zeros(13)}, "timeouts has 13 entries for 12 steps"),
         ({"terminals": np.array(["no"] * 12)}, "terminals is of type <U2"),
+        ({"terminals": np.array([0.0, np.nan] * 6)}, "terminals has NaN; store 0 or 1"),
         ({"actions": np.array(0.0)}, "actions is of type float64 and shape"),
         ({"next_observations": np.zeros((12, OBS + 1))}, "next_observations"),
         (

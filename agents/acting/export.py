@@ -112,6 +112,7 @@ def _metadata(model: DecisionModel, metadata: Mapping[str, Any]) -> dict[str, An
         "tokens": model.config.tokens,
         "obs_dim": model.obs_dim,
         "action_dim": model.action_dim,
+        "obs_dtype": str(step_graph.obs_dtype(model)).removeprefix("torch."),
         "state_size": model.stack.state_size,
         "optional": step_graph.optional_inputs(model),
         "max_steps": model.config.timestep_embedding or None,

@@ -54,7 +54,8 @@ class Policy:
         self._weights = _versions(model)
         self._low = model.head.action_low.cpu().numpy()
         self._high = model.head.action_high.cpu().numpy()
-        self._inputs = EpisodeInputs(targets, model.action_dim, model.config.inputs)
+        offset = model.normaliser.obs_offset
+        self._inputs = EpisodeInputs(targets, model.action_dim, model.config.inputs, offset)
         self.start(0)
 
     @property

@@ -31,6 +31,11 @@ def optional_inputs(model: DecisionModel) -> dict[str, int]:
     return {name: layer.in_features for name, layer in model.tokens.embed.optional.items()}
 
 
+def obs_dtype(model: DecisionModel) -> torch.dtype:
+    """Return the dtype of observations: float64 where float32 would lose digits of them."""
+    return torch.float64 if model.normaliser.obs_offset else torch.float32
+
+
 def input_names(model: DecisionModel) -> tuple[str, ...]:
     """Return the names of the graph's inputs in their order."""
     return (*REQUIRED, STATE, *optional_inputs(model))
@@ -153,7 +158,7 @@ def cannot_export(model: DecisionModel, error: Exception) -> UserError:
 def example(model: DecisionModel, rows: int) -> tuple[Tensor, ...]:
     """Return inputs for `rows` environments, all zero, at the start of episodes."""
     return (
-        torch.zeros(rows, model.obs_dim),
+        torch.zeros(rows, model.obs_dim, dtype=obs_dtype(model)),
         torch.zeros(rows, 1),
         torch.zeros(rows, model.action_dim),
         torch.zeros(rows, dtype=torch.int64),

@@ -56,11 +56,16 @@ class EpisodeInputs:
     """The inputs of K environments while acting: the return-to-go starts at an episode's target."""
 
     def __init__(
-        self, targets: Sequence[float] | NDArray[Any], action_dim: int, optional: Sequence[str] = ()
+        self,
+        targets: Sequence[float] | NDArray[Any],
+        action_dim: int,
+        optional: Sequence[str] = (),
+        obs_offset: Sequence[float] = (),
     ) -> None:
-        """`optional`: names of the optional inputs that are wanted."""
+        """`optional`: names of the optional inputs that are wanted; `obs_offset`: of the model."""
         self.targets = np.asarray(targets, dtype=np.float64)
         self._action_dim, self._optional = action_dim, optional
+        self._offset = np.array(obs_offset, dtype=np.float64)
         self.start(0)
 
     def start(self, rows: int) -> None:
@@ -82,6 +87,8 @@ class EpisodeInputs:
             np.copyto(self._rtg, self.targets[episode], where=resets)
             self._timestep[resets] = 0
             self._action[resets] = 0
+        if len(self._offset):
+            obs = obs - self._offset  # before the digits are lost
         inputs = Inputs(
             np.array(obs, dtype=np.float32, order="C"),
             self._rtg.astype(np.float32)[:, None],

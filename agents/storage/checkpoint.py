@@ -17,7 +17,11 @@ from agents.storage.tensor_folder import Layout, layout, load_folder, refused, s
 
 LARGEST_SIDE = 10_000_000  # numbers in an observation, or in an action
 _HOLDERS = {"action_low": "head", "action_high": "head"}
-_TENSOR = {name: f"{_HOLDERS.get(name, 'normaliser')}.{name}" for name in Spaces._fields}
+_TENSOR = {
+    name: f"{_HOLDERS.get(name, 'normaliser')}.{name}"
+    for name in Spaces._fields
+    if name not in Spaces._field_defaults
+}
 """The tensors that hold what the model was built from, by their names in Spaces."""
 MARGIN = 64_000_000
 """Bytes that a model may take beyond its file, in tables and in the state of one environment."""
@@ -29,6 +33,8 @@ def save_checkpoint(folder: Path, model: DecisionModel, metadata: dict[str, Any]
     Raises UserError where the disk is full or not writable; an older checkpoint then stays.
     """
     agent = {"model": dataclasses.asdict(model.config), **metadata}
+    if model.normaliser.obs_offset:  # too fine for a tensor, which may be cast to float32
+        agent["obs_offset"] = list(model.normaliser.obs_offset)
     save_folder(folder, model.state_dict(), agent, AGENT)
 
 
@@ -40,7 +46,12 @@ def load_checkpoint(folder: Path) -> tuple[DecisionModel, dict[str, Any]]:
     tensors, metadata = load_folder(folder, AGENT, _expected)
     with refused(folder, AGENT):
         metadata = check_metadata(metadata)
-        stored: dict[str, Any] = {name: tensors[_TENSOR[name]].tolist() for name in Spaces._fields}
+        stored: dict[str, Any] = {
+            name: tensors[tensor].tolist() for name, tensor in _TENSOR.items()
+        }
+        stored["obs_offset"] = offset = metadata.pop("obs_offset")
+        if len(offset) not in (0, len(stored["obs_mean"])):
+            raise ValueError(f"obs_offset has {len(offset)} numbers")
         with torch.random.fork_rng(devices=[]):  # its first weights are drawn, and replaced
             model = DecisionModel(metadata.pop("model"), Spaces(**stored))
         model.load_state_dict(tensors)

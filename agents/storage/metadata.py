@@ -21,6 +21,7 @@ METADATA: dict[str, Any] = {
     "reset_options": dict[str, Any],
     "reference": tuple[float, float, str] | None,
     "notes": list[str],
+    "obs_offset": list[float],
 }
 """`notes` are those of the data set: repairs, and how the evaluation differs from the recording.
 `reference` has the returns of a random and of an expert policy, and where they come from."""
@@ -31,6 +32,7 @@ LATER: dict[str, Any] = {
     "reset_options": {},
     "reference": None,
     "notes": [],
+    "obs_offset": [],
 }
 """What older checkpoints lack, and the values that hold for them."""
 LARGEST_WINDOW = 100_000  # steps; a window takes memory for each environment

@@ -80,6 +80,7 @@ def build_model(config: Config, data: Trajectories) -> DecisionModel:
         config.data.return_scale or 1.0,
         float(rtg.min()),
         float(rtg.max()),
+        () if data.obs_offset is None else data.obs_offset.tolist(),
     )
     try:
         return DecisionModel(config.model, spaces)
@@ -88,7 +89,7 @@ def build_model(config: Config, data: Trajectories) -> DecisionModel:
 
 
 def describe(config: Config, data: Trajectories, trainer: Trainer) -> str:
-    """Say what is about to be trained, in three lines."""
+    """Say what is about to be trained, in three lines, and which observations are not scaled."""
     parameters = sum(p.numel() for p in trainer.objective.parameters() if p.requires_grad)
     m, d, o = config.model, config.data, config.optim
     shared = f", shared by {trainer.ranks.size} processes," if trainer.ranks.size > 1 else ""
@@ -98,5 +99,11 @@ def describe(config: Config, data: Trajectories, trainer: Trainer) -> str:
         f"agent  {m.backbone} {m.num_layers} x {m.dim}, {m.tokens} tokens, {parameters:,} "
         f"parameters, {trainer.device}\n"
         f"train  {o.updates} updates of {d.batch_size} {d.rows} x {d.length} steps{shared} -> "
-        f"{config.run_dir}"
+        f"{config.run_dir}" + _constants(data)
     )
+
+
+def _constants(data: Trajectories) -> str:
+    found = data.constant_obs()
+    some = ", ".join(map(str, found[:12])) + (", ..." if len(found) > 12 else "")
+    return f"\nnote   constant in the data, and so not scaled: observations {some}" if found else ""

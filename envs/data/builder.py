@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.data.bounds import Float32, bounds
 from envs.data.jumps import find_jumps
+from envs.data.offset import Float64, poor, taken
 from envs.data.repair import clip_actions, drop_episodes, end_at_time_limit, find_broken
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError, one_line
 from envs.worlds.spec import EnvSpec
+
+Rest = TypeVarTuple("Rest")
 
 
 class TrajectoriesBuilder:
@@ -47,10 +50,16 @@ class TrajectoriesBuilder:
     """(E + 1,)"""
 
     def __init__(
-        self, name: str, lengths: NDArray[np.int64], obs_dim: int, action_dim: int
+        self,
+        name: str,
+        lengths: NDArray[np.int64],
+        obs_dim: int,
+        action_dim: int,
+        obs_offset: Float64 | None = None,
     ) -> None:
         """Allocate arrays for episodes of these lengths (E,), with undefined contents.
 
+        obs_offset: (O,) what is taken off observations before they become float32.
         Raises UserError where there are no episodes, one is empty, an observation or an action
         has no numbers, or there is not enough memory.
         """
@@ -76,7 +85,8 @@ class TrajectoriesBuilder:
                 f"{name}: {steps} steps need {needed / 1e9:.1f} GB of memory, more than there is; "
                 f"choose a smaller data set"
             ) from error
-        self.name = name
+        self.name, self.obs_offset = name, obs_offset
+        self.first_obs = np.zeros(obs_dim)  # as the source has it
         self.starts = np.concatenate(([0], np.cumsum(lengths)))
 
     def finish(
@@ -111,6 +121,7 @@ class TrajectoriesBuilder:
             name=self.name,
             action_low=low,
             action_high=high,
+            obs_offset=self.obs_offset,
         )
         made.validate()
         clipped = clip_actions(made.action, low, high)
@@ -124,6 +135,10 @@ class TrajectoriesBuilder:
         """
         first, end = self.starts[episode : episode + 2]
         columns = slice(column, column + values.shape[1])
+        if episode == row == 0 and len(values):
+            self.first_obs[columns] = values[0]
+        if self.obs_offset is not None:
+            values = values - self.obs_offset[columns]
         steps = min(len(values), max(0, end - first - row))
         self.obs[first + row : first + row + steps, columns] = values[:steps]
         if steps < len(values) and self.final_obs is not None:
@@ -138,6 +153,27 @@ class TrajectoriesBuilder:
     def _arrays(self) -> dict[str, Any]:
         arrays = {"obs": self.obs, "action": self.action, "reward": self.reward}
         return arrays if self.final_obs is None else arrays | {"final_obs": self.final_obs}
+
+
+def with_offset(
+    fill: Callable[[Float64 | None], tuple[TrajectoriesBuilder, *Rest]],
+) -> tuple[TrajectoriesBuilder, *Rest]:
+    """Return what `fill` returns for the offset (O,) of observations that its data need.
+
+    fill: reads the source into a new builder, and returns it and anything else; it is called a
+    second time where float32 is too coarse.
+    """
+    found = fill(None)
+    where = poor(found[0].obs)
+    if where is None:
+        return found
+    first, plain = found[0].first_obs, found[0].final_obs
+    offset = np.where(where & np.isfinite(first), first, 0.0)
+    del found  # before as much memory is taken again
+    found = fill(offset)
+    made = found[0]
+    made.obs_offset = taken(made.obs, made.final_obs, offset, plain)
+    return found
 
 
 def _memory() -> float:

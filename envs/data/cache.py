@@ -33,8 +33,12 @@ VERSION = 4  # of the format and of the repairs; entries of other versions are n
 MIN_BYTES = 16_000_000  # smaller data sets are not cached: they load fast enough
 MAX_BYTES = 20_000_000_000  # of all entries; the least recently used are deleted first
 _LARGE = ("obs", "action", "reward", "final_obs")
-_ARRAYS = (*_LARGE, "starts", "terminated", "action_low", "action_high")
-_TYPES = {"starts": np.int64, "terminated": np.bool_}  # the others are float32
+_ARRAYS = (*_LARGE, "starts", "terminated", "action_low", "action_high", "obs_offset")
+_TYPES = {
+    "starts": np.int64,
+    "terminated": np.bool_,
+    "obs_offset": np.float64,
+}  # the others are float32
 _PARTIAL = ".minrnn-partial-"
 _NAME = re.compile("[0-9a-f]{32}")  # of entries; nothing else is ever deleted
 _ABANDONED = 24 * 3600.0  # seconds after which a partial folder must be of a killed process

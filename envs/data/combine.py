@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from envs.data.offset import Float64
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError
 
@@ -36,6 +37,7 @@ def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) ->
         return sets[0]
     for each in sets[1:]:
         _check_alike(sets[0], each)
+    offset = next((each.obs_offset for each in sets if each.obs_offset is not None), None)
     references = {each.reference for each in sets}
     complete = all(each.final_obs is not None for each in sets)
     offsets = np.cumsum([0, *(each.num_steps for each in sets)])
@@ -57,16 +59,27 @@ def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) ->
         notes=tuple(dict.fromkeys(note for each in sets for note in each.notes)),
         recorded=tuple(dict.fromkeys(one for each in sets for one in each.recorded)),
         final_obs=np.empty((len(starts) - 1, sets[0].obs_dim), np.float32) if complete else None,
+        obs_offset=offset,
     )
     episode = 0
     for first in offsets[:-1]:
-        each = sets.pop(0)
+        each = _moved(sets.pop(0), made.obs_offset)
         rows = slice(first, first + each.num_steps)
         made.obs[rows], made.action[rows], made.reward[rows] = each.obs, each.action, each.reward
         if made.final_obs is not None:
             made.final_obs[episode : episode + each.num_episodes] = each.final_obs
         episode += each.num_episodes
     return made
+
+
+def _moved(each: Trajectories, to: Float64 | None) -> Trajectories:
+    """Return a data set whose observations are without the offset `to`."""
+    own = each.obs_offset
+    if own is to or (own is not None and to is not None and (own == to).all()):
+        return each
+    by = (0.0 if own is None else own) - (np.zeros(()) if to is None else to)
+    end = None if each.final_obs is None else (each.final_obs + by).astype(np.float32)
+    return replace(each, obs=(each.obs + by).astype(np.float32), final_obs=end, obs_offset=to)
 
 
 def _shares(weights: Sequence[float] | None, sets: Sequence[Trajectories], name: str):

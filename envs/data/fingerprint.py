@@ -18,7 +18,7 @@ def fingerprint(data: Trajectories) -> dict[str, Any]:
     """
     digest = hashlib.sha256()
     names = ("starts", "obs", "action", "reward", "terminated", "action_low", "action_high")
-    for name in (*names, "weights"):
+    for name in (*names, "weights", "obs_offset"):
         values = getattr(data, name)
         if values is None:
             continue

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.data.bounds import ROWS, Float32, bounds
+from envs.data.offset import Float64, poor, taken
 from envs.errors import UserError
 from envs.worlds.interface import Interface
 from envs.worlds.spec import EnvSpec
@@ -76,6 +77,9 @@ class Trajectories:
     where the source does not have it for every episode."""
     recorded: tuple[Interface, ...] = ()
     """The spaces that each of the data sets was recorded with, where it states them."""
+    obs_offset: Float64 | None = None
+    """(O,) what was taken off `obs` and `final_obs`, which float32 could not hold beside it (see
+    envs.data.offset); None for nothing."""
 
     @classmethod
     def from_episodes(
@@ -97,15 +101,26 @@ class Trajectories:
         if not episodes:
             raise UserError(f"{name}: the data set has no episodes; delete it and make it again")
         lengths = [_check_shapes(e, episodes[0], i, name) for i, e in enumerate(episodes)]
-        obs = [np.asarray(e.obs)[:steps] for e, steps in zip(episodes, lengths, strict=True)]
-        final_obs = None
+        seen = [np.asarray(e.obs)[:steps] for e, steps in zip(episodes, lengths, strict=True)]
+        ends = None
         if all(len(e.obs) > len(e.action) for e in episodes):
-            with np.errstate(over="ignore"):
-                final_obs = np.stack([np.asarray(e.obs)[-1] for e in episodes]).astype(np.float32)
+            ends = np.stack([np.asarray(e.obs)[-1] for e in episodes])
+
+        def stored(offset: Float64) -> tuple[Float32, Float32 | None]:
+            with np.errstate(over="ignore", invalid="ignore"):
+                obs = np.concatenate([(part - offset).astype(np.float32) for part in seen])
+                return obs, None if ends is None else (ends - offset).astype(np.float32)
+
+        obs, final_obs = stored(np.zeros(()))
+        obs_offset = None
+        if (where := poor(obs)) is not None:
+            obs_offset = np.where(where, seen[0][0], 0.0)
+            plain, (obs, final_obs) = final_obs, stored(obs_offset)
+            obs_offset = taken(obs, final_obs, obs_offset, plain)
         action = np.concatenate([e.action for e in episodes]).astype(np.float32)
         low, high = bounds(action, action_low, action_high)
         trajectories = cls(
-            obs=np.concatenate(obs).astype(np.float32),
+            obs=obs,
             action=action,
             reward=np.concatenate([e.reward for e in episodes]).astype(np.float32),
             starts=np.concatenate(([0], np.cumsum(lengths))),
@@ -115,6 +130,7 @@ class Trajectories:
             action_low=low,
             action_high=high,
             final_obs=final_obs,
+            obs_offset=obs_offset,
         )
         trajectories.validate()
         return trajectories
@@ -155,18 +171,30 @@ class Trajectories:
         return self.action.shape[1]
 
     def obs_mean(self) -> Float32:
-        """(O,) mean over all steps."""
+        """(O,) mean of `obs` over all steps."""
         return self._mean().astype(np.float32)
 
     def obs_std(self) -> Float32:
-        """(O,) standard deviation over all steps, plus 1e-6 as Decision Transformer has it.
+        """(O,) standard deviation of `obs` over all steps; 1 where it is of a constant.
 
-        1 where it is below 1e-4: scaling would turn a small change into an enormous input.
+        From 1e-4 on, 1e-6 is added, as Decision Transformer has it.
         """
+        std = self._std()
+        std = np.where(std < 1e-4, std, std + 1e-6)
+        return np.where(self._is_constant(std), 1.0, std).astype(np.float32)
+
+    def constant_obs(self) -> list[int]:
+        """Return the dimensions of `obs` that do not vary, or by rounding alone."""
+        return np.flatnonzero(self._is_constant(self._std())).tolist()
+
+    def _std(self) -> Float64:
         mean = self._mean()
         square = sum(((block - mean) ** 2).sum(axis=0) for block in self._blocks(self.obs))
-        std = np.sqrt(square / self.num_steps)
-        return np.where(std < 1e-4, 1.0, std + 1e-6).astype(np.float32)
+        return np.sqrt(square / self.num_steps)
+
+    def _is_constant(self, std: Float64) -> NDArray[np.bool_]:
+        largest = np.max([np.abs(block).max(axis=0) for block in self._blocks(self.obs)], axis=0)
+        return std <= np.maximum(1e-6 * largest, 1e-12)
 
     def _mean(self) -> NDArray[np.float64]:
         total = sum(block.sum(axis=0, dtype=np.float64) for block in self._blocks(self.obs))
@@ -193,6 +221,8 @@ class Trajectories:
         obs = self.obs[rows]
         if self.final_obs is not None:
             obs = np.concatenate((obs, self.final_obs[[index]]))
+        if self.obs_offset is not None:
+            obs = obs + self.obs_offset
         return Episode(obs, self.action[rows], self.reward[rows], bool(self.terminated[index]))
 
     def select(self, indices: ArrayLike) -> Trajectories:
@@ -245,6 +275,8 @@ class Trajectories:
                     f"{name}: episode {index} has NaN or infinity in {label} at step "
                     f"{step - self.starts[index]}; remove that episode from the data set"
                 )
+        if self.obs_offset is not None and self.obs_offset.shape != (self.obs_dim,):
+            raise UserError(f"{name}: obs_offset has shape {self.obs_offset.shape}")
         size = (self.num_episodes, self.obs_dim)
         if self.final_obs is not None and self.final_obs.shape != size:
             raise UserError(f"{name}: final_obs has shape {self.final_obs.shape}, not {size}")

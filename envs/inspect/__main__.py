@@ -118,7 +118,11 @@ def report(about: dict[str, Any]) -> str:
         ),
     ]
     if constant:
-        rows.append(("constant", f"observations {', '.join(map(str, constant))} never change"))
+        names = ", ".join(map(str, constant))
+        rows.append(("constant", f"observations {names} never change, or by rounding alone"))
+    for i, offset in enumerate(about["obs_offset"] or ()):
+        if offset:
+            rows.append(("offset", f"{offset:.10g} is taken off observation {i} before float32"))
     rows += [("repaired", note) for note in about["repairs"]] or [("repaired", "nothing")]
     if about["defect"] is not None:
         rows.append(("defect", about["defect"]))

@@ -53,7 +53,8 @@ def describe(data: Trajectories) -> dict[str, Any]:
             "top_tenth_score": float(references.scaled(top, low, high)),
         },
         "no_score": no_score,
-        "constant_observations": np.flatnonzero(np.ptp(data.obs, axis=0) == 0).tolist(),
+        "constant_observations": data.constant_obs(),
+        "obs_offset": None if data.obs_offset is None else data.obs_offset.tolist(),
         "repairs": [*data.notes, *notes],
         "defect": defect,
     }

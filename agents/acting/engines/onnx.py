@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ class Sizes(NamedTuple):
     state_size: int
     max_steps: int | None
     optional: Mapping[str, int] = MappingProxyType({})
+    obs_dtype: str = "float32"
 
     @classmethod
     def of(cls, model: DecisionModel) -> Sizes:
@@ -91,7 +93,7 @@ class Onnx:
         # New buffers, for the rows of a state (K, S) that is the engine's from here on.
         rows, sizes = len(state), self._sizes
         self._inputs: dict[str, NDArray[Any]] = {
-            "obs": np.zeros((rows, sizes.obs_dim), np.float32),
+            "obs": np.zeros((rows, sizes.obs_dim), sizes.obs_dtype),
             "rtg": np.zeros((rows, 1), np.float32),
             "prev_action": np.zeros((rows, sizes.action_dim), np.float32),
             "timestep": np.zeros(rows, np.int64),
@@ -118,6 +120,8 @@ class Onnx:
 def make(model: DecisionModel, device: torch.device) -> Onnx:
     """Return the engine; UserError where the model cannot be exported."""
     del device
+    model = copy.deepcopy(model)
+    model.normaliser.obs_offset = ()  # it is taken off what an engine is given
     return Onnx(export.onnx_bytes(model, {}), Sizes.of(model))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.data.bounds import Float32
-from envs.data.builder import TrajectoriesBuilder
+from envs.data.builder import TrajectoriesBuilder, with_offset
+from envs.data.offset import Float64
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError
 from envs.sources.d4rl.split import Episodes, Flags, go_on, goal_runs, split
@@ -36,8 +38,9 @@ def read(path: Path, layout: Layout, low_high: tuple[Float32, Float32] | None) -
                 f"{path} has actions of size {width}, {layout.env.env_id} takes "
                 f"{len(low_high[0])}; name the environment that the file is of with --data.env-id"
             )
-        made, episodes, env = _fill(file, path, layout)
-        final_note = _read_final_obs(file, made)
+        made, episodes, env, final_note = with_offset(
+            lambda offset: _fill(file, path, layout, offset)
+        )
         runs, run_note = _runs_at_goals(file, layout, made, episodes)
     notes = [*([layout.remark] if layout.remark else []), *episodes.notes, *final_note]
     if made.obs.shape[1] == layout.leading:
@@ -95,9 +98,12 @@ def _arrays(
 
 
 def _fill(
-    file: h5py.File, path: Path, layout: Layout
-) -> tuple[TrajectoriesBuilder, Episodes, EnvSpec]:
-    """Read the episodes as the file has them; return also their environment."""
+    file: h5py.File, path: Path, layout: Layout, offset: Float64 | None
+) -> tuple[TrajectoriesBuilder, Episodes, EnvSpec, list[str]]:
+    """Read the episodes as the file has them; return also their environment, and notes.
+
+    offset: (O,) what is taken off observations.
+    """
     obs, action, reward = _arrays(file, path, layout)
     steps, sizes = len(obs), (obs.shape[1], action.shape[1])
     # For all arrays together: small types become float32 here.
@@ -109,15 +115,34 @@ def _fill(
     rows = slice(0, int(episodes.lengths.sum()))
     made, env = None, layout.env
     if layout.leading is not None:
-        made = TrajectoriesBuilder(layout.name, episodes.lengths, layout.leading, sizes[1])
-        if not _read_leading(obs, made.obs):
+        leading = layout.leading, sizes[1]
+        made = TrajectoriesBuilder(layout.name, episodes.lengths, *leading, _part(offset, leading))
+        if not _read_leading(obs, made.obs, made.obs_offset):
             made, env = None, layout.full_env or layout.env
     if made is None:
-        made = TrajectoriesBuilder(layout.name, episodes.lengths, *sizes)
-        read_into(obs, made.obs, rows)
+        made = TrajectoriesBuilder(layout.name, episodes.lengths, *sizes, _part(offset, sizes))
+        _read_obs(obs, made.obs, rows, made.obs_offset)
+    made.first_obs[:] = read_rows(obs, slice(0, 1))[0, : made.obs.shape[1]]
     read_into(action, made.action, rows)
     read_into(reward, made.reward, rows)
-    return made, episodes, env
+    return made, episodes, env, _read_final_obs(file, made)
+
+
+def _part(offset: Float64 | None, sizes: tuple[int, ...]) -> Float64 | None:
+    # An offset that was found for other dimensions is of a reading that was given up.
+    return offset if offset is not None and len(offset) == sizes[0] else None
+
+
+def _read_obs(data: h5py.Dataset, out: Float32, rows: slice, offset: Float64 | None) -> None:
+    """Read rows of observations into a float32 array of as many columns, without the offset."""
+    if offset is None:
+        read_into(data, out, rows)
+        return
+    size = max(1, _BLOCK // max(1, data.shape[1]))
+    for row in range(rows.start, rows.stop, size):
+        block = slice(row, min(row + size, rows.stop))
+        values = read_rows(data, block)[:, : len(offset)]
+        out[block.start - rows.start : block.stop - rows.start] = values - offset
 
 
 def _read_final_obs(file: h5py.File, made: TrajectoriesBuilder) -> list[str]:
@@ -139,15 +164,15 @@ def _read_final_obs(file: h5py.File, made: TrajectoriesBuilder) -> list[str]:
     inside, at_ends = list[Flags](), list[Flags]()
     for rows in _blocks(after):
         first, end = np.searchsorted(last, (rows.start, rows.stop))
-        values: Float32 = np.empty((rows.stop - rows.start, after.shape[1]), np.float32)
-        read_into(after, values, rows)
+        width = after.shape[1] if made.obs_offset is None else final_obs.shape[1]
+        values: Float32 = np.empty((rows.stop - rows.start, width), np.float32)
+        _read_obs(after, values, rows, made.obs_offset)
         values = values[:, : final_obs.shape[1]]
         final_obs[first:end] = values[last[first:end] - rows.start]
         some = np.arange(rows.start, min(rows.start + _COMPARED, rows.stop))
         for found, which in ((inside, np.setdiff1d(some, last)), (at_ends, last[first:end])):
             which = which[which < len(made.obs) - 1]
-            same = np.isclose(values[which - rows.start], made.obs[which + 1], 1e-5, 1e-5, True)
-            found.append(np.asarray(same.all(axis=1)))
+            found.append(_same(values[which - rows.start], made.obs[which + 1]))
     if len(last) > 1 and np.concatenate(at_ends).all():
         return ["next_observations not used: they are the next rows at the ends of episodes, too"]
     if 2 * (same := np.concatenate(inside)).sum() < len(same):
@@ -204,14 +229,26 @@ def _breaks(file: h5py.File, obs: h5py.Dataset) -> Flags | None:
         last = min(rows.stop, len(obs) - 1)
         if rows.start >= last:
             break
-        here, there = (np.empty((last - rows.start, obs.shape[1]), np.float32) for _ in range(2))
-        read_into(after, here, slice(rows.start, last))
-        read_into(obs, there, slice(rows.start + 1, last + 1))
-        breaks[rows.start : last] = ~np.isclose(here, there, 1e-5, 1e-5, True).all(axis=1)
+        here = read_rows(after, slice(rows.start, last))
+        there = read_rows(obs, slice(rows.start + 1, last + 1))
+        breaks[rows.start : last] = ~_same(here, there)
     return None if 2 * breaks.sum() > len(breaks) else breaks
 
 
-def _read_leading(obs: h5py.Dataset, out: Float32) -> bool:
+def _same(here: NDArray[Any], there: NDArray[Any]) -> Flags:
+    """Return (N,) whether rows (N, O) are equal to 1e-5 of the ranges, in any unit."""
+    if not len(there):
+        return np.zeros(0, np.bool_)
+    kinds = [x.dtype if x.dtype.kind == "f" else np.dtype(np.float64) for x in (here, there)]
+    rounding = 4 * max(float(np.finfo(kind).eps) for kind in kinds)
+    with np.errstate(invalid="ignore", over="ignore"):
+        known = np.where(np.isfinite(there), there, np.nan)
+        spread = np.fmax.reduce(known) - np.fmin.reduce(known)
+        off = np.abs(here - there) > 1e-5 * spread + rounding * np.abs(there)
+    return np.asarray(~(off | (np.isnan(here) != np.isnan(there))).any(axis=1))
+
+
+def _read_leading(obs: h5py.Dataset, out: Float32, offset: Float64 | None) -> bool:
     """Read the first columns into `out`; return False as soon as another column is not 0."""
     rows, columns = out.shape
     for block in _blocks(obs):
@@ -220,7 +257,7 @@ def _read_leading(obs: h5py.Dataset, out: Float32) -> bool:
         if part[:, columns:].any():
             return False
         kept = out[block.start : block.stop]
-        kept[:] = part[: len(kept), :columns]
+        kept[:] = part[: len(kept), :columns] - (0.0 if offset is None else offset)
     return rows > 0
 
 

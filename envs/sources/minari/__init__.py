@@ -7,6 +7,7 @@ times faster than through Minari's episode objects.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any, cast
 from gymnasium import spaces
 
 from envs.data.bounds import NO_BOUNDS
+from envs.data.builder import with_offset
 from envs.data.cache import cached
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError, remedy
@@ -78,13 +80,14 @@ def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajector
     if data_format == "hdf5":
         if not (folder / DATA_FILE).is_file():
             raise FileNotFoundError(folder / DATA_FILE)
-        made, terminated = read_hdf5(folder / DATA_FILE, dataset_id, total, obs, action)
+        fill = functools.partial(read_hdf5, folder / DATA_FILE, dataset_id, total, obs, action)
     elif data_format in FORMATS:
-        made, terminated = read_arrow(folder, dataset_id, total, obs, action, data_format)
+        fill = functools.partial(read_arrow, folder, dataset_id, total, obs, action, data_format)
     else:
         raise UserError(
             f"{dataset_id} is stored as {data_format}, which is not known here; choose another"
         )
+    made, terminated = with_offset(fill)
     # Data sets of older versions lack the entry; of those, only converted ones may have copies.
     if not about.get(FINAL_OBS, "envs/sources/arrays.py" not in str(about.get("code_permalink"))):
         made.final_obs = None

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.data.builder import TrajectoriesBuilder
+from envs.data.offset import Float64
 from envs.errors import UserError
 from envs.sources.hdf5 import check_claim
 from envs.worlds.flat import Part
@@ -20,7 +21,13 @@ FORMATS = ("arrow", "parquet")
 
 
 def read_arrow(
-    folder: Path, name: str, episodes: int, obs: Sequence[Part], action: Part, data_format: str
+    folder: Path,
+    name: str,
+    episodes: int,
+    obs: Sequence[Part],
+    action: Part,
+    data_format: str,
+    obs_offset: Float64 | None = None,
 ) -> tuple[TrajectoriesBuilder, NDArray[np.bool_]]:
     """Read the first `episodes` episodes; return them and their terminations (E,).
 
@@ -32,7 +39,7 @@ def read_arrow(
     widths = sum(part.width for part in obs), action.width
     stored = sum(file.stat().st_size for parts in files for file in parts)
     check_claim(4 * sum(rows) * (sum(widths) + 1), stored, str(folder.parent))
-    made = TrajectoriesBuilder(name, np.array(rows, np.int64) - 1, *widths)
+    made = TrajectoriesBuilder(name, np.array(rows, np.int64) - 1, *widths, obs_offset)
     terminated = np.zeros(episodes, np.bool_)
     with np.errstate(over="ignore", invalid="ignore"):
         for i, parts in enumerate(files):

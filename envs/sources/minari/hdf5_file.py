@@ -17,6 +17,7 @@ from h5py import h5d, h5g, h5l, h5s, h5t  # type: ignore[attr-defined]  # compil
 from numpy.typing import NDArray
 
 from envs.data.builder import TrajectoriesBuilder
+from envs.data.offset import Float64
 from envs.errors import UserError
 from envs.sources.hdf5 import check_claim, check_storage, numeric, open_hdf5, place, read
 from envs.sources.hdf5.unpack import read_packed
@@ -38,11 +39,16 @@ class _Array(NamedTuple):
 
 
 def read_hdf5(
-    path: Path, name: str, episodes: int, obs: Sequence[Part], action: Part
+    path: Path,
+    name: str,
+    episodes: int,
+    obs: Sequence[Part],
+    action: Part,
+    obs_offset: Float64 | None = None,
 ) -> tuple[TrajectoriesBuilder, NDArray[np.bool_]]:
     """Read the first `episodes` episodes; return them and their terminations (E,).
 
-    obs: the parts of an observation, in the order of the flat vector.
+    obs: the parts of an observation, in the order of the flat vector. obs_offset: taken off it.
     Raises UserError naming the episode and what is wrong with it.
     """
     widths = sum(part.width for part in obs), action.width
@@ -50,7 +56,7 @@ def read_hdf5(
         file = _File(opened)
         lengths = np.empty(0, np.int64) if episodes < 1 else file.lengths(episodes)
         check_claim(4 * int(lengths.sum()) * (sum(widths) + 1), path.stat().st_size, str(path))
-        made = TrajectoriesBuilder(name, lengths, *widths)
+        made = TrajectoriesBuilder(name, lengths, *widths, obs_offset)
         terminated = np.zeros(episodes, np.bool_)
         for i in range(episodes):
             first, end = int(made.starts[i]), int(made.starts[i + 1])

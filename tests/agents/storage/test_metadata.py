@@ -28,6 +28,7 @@ GOOD: dict[str, Any] = {
     "reset_options": {"goal": 1.5},
     "reference": [1, 2.0, "its own"],
     "notes": ["one line"],
+    "obs_offset": [],
 }
 
 
@@ -42,7 +43,7 @@ def test_what_train_writes_is_taken_as_it_is() -> None:
 
 def test_what_older_checkpoints_lack_is_filled_in_and_the_rest_has_to_be_there() -> None:
     later = {"env_kwargs": {}, "obs_keys": [], "reference": None}
-    later |= {"env_wrappers": [], "reset_options": {}, "notes": []}
+    later |= {"env_wrappers": [], "reset_options": {}, "notes": [], "obs_offset": []}
     for name in GOOD:
         others = {key: value for key, value in GOOD.items() if key != name}
         if name in later:

@@ -74,7 +74,7 @@ def atomic_folder(
         if replace:
             replace_folder(folder, target)
         else:
-            _patiently(os.rename, folder, target)
+            rename(folder, target)
     except OSError as error:
         if replace or not written or not target.is_dir():
             raise CannotWrite(target, error, advice) from None
@@ -92,12 +92,12 @@ def replace_folder(new: Path, target: Path) -> None:
     old = old_name(target)
     _delete(old)
     if target.exists():
-        _patiently(os.rename, target, old)
+        rename(target, old)
     try:
-        _patiently(os.rename, new, target)
+        rename(new, target)
     except OSError:
         if old.exists():
-            _patiently(os.rename, old, target)
+            rename(old, target)
         raise
     _delete(old)
     _sync(target.parent)
@@ -121,7 +121,7 @@ def recover(folder: Path) -> None:
         if target.exists():
             remove_folder(old)
         else:
-            _patiently(os.rename, old, target)
+            rename(old, target)
 
 
 def old_name(target: Path) -> Path:
@@ -154,12 +154,17 @@ def _sync(path: Path) -> None:
             raise
 
 
-def _patiently(rename: Callable[[Path, Path], None], old: Path, new: Path) -> None:
-    """Rename; Windows refuses while others read the file, as virus scanners do with new ones."""
+def rename(old: Path, new: Path) -> None:
+    """Do as os.rename; on Windows wait for other programs that read what is renamed."""
+    _patiently(os.rename, old, new)
+
+
+def _patiently(do: Callable[[Path, Path], None], old: Path, new: Path) -> None:
+    """Do a rename, which Windows refuses while others read: virus scanners do so with new files."""
     until = time.monotonic() + _PATIENCE
     while True:
         try:
-            return rename(old, new)
+            return do(old, new)
         except PermissionError:
             if not WINDOWS or time.monotonic() > until:
                 raise

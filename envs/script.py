@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
-from envs.errors import UserError
+from envs.errors import UserError, one_line
 
 
 def run_script(main: Callable[[], None]) -> int:
@@ -39,6 +39,14 @@ def run_script(main: Callable[[], None]) -> int:
             f"\nerror: {error.strerror}{where}; free some space or choose another folder\n"
         )
         return 1
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            raise
+        sys.stderr.write(
+            f"\nerror: {one_line(repr(error.object))} is not in the encoding of this locale; set "
+            f"LC_ALL=C.UTF-8, or rename the file or the folder\n"
+        )
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; nothing that was saved before is lost\n")
         return 130

@@ -242,6 +242,15 @@ def test_a_folder_that_cannot_be_written_leads_to_out(run, tmp_path, monkeypatch
     assert len(list((tmp_path / "out").iterdir())) >= 2
 
 
+def test_runs_on_two_drives_have_no_folder_in_common(monkeypatch):
+    def refuse(paths):
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr(evaluate.os.path, "commonpath", refuse)
+    with pytest.raises(UserError, match=r"no folder in common.*--out"):
+        evaluate.common([Path("C:/a"), Path("D:/a")])
+
+
 def test_exports_whose_names_differ_in_case_alone_are_refused(tmp_path):
     # macOS and Windows would write the second over the first.
     a, b = write_run(tmp_path / "a" / "Run"), write_run(tmp_path / "b" / "run")

@@ -109,6 +109,11 @@ def test_macos_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "run" / "last").is_dir()
 
 
+def test_a_linux_without_glibc_has_no_mallopt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: object())
+    device.configure(1)
+
+
 def test_macos_draws_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):

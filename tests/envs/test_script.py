@@ -125,6 +125,22 @@ def test_windows_calls_a_reader_that_has_ended_an_invalid_argument(
             run_script(main)
 
 
+def test_a_path_in_another_encoding_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        # What TensorBoard and safetensors do with it.
+        b"/data/\xe4".decode("ascii", "surrogateescape").encode()
+
+    assert run_script(main) == 2
+    told = "'/data/\\udce4' is not in the encoding of this locale; set LC_ALL=C.UTF-8, or rename"
+    assert capsys.readouterr().err == f"\nerror: {told} the file or the folder\n"
+
+    def other() -> None:
+        "ä".encode("ascii")
+
+    with pytest.raises(UnicodeEncodeError):
+        run_script(other)
+
+
 def test_a_users_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
         raise UserError("no data; name some")

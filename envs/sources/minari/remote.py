@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from envs.errors import UserError
-from envs.files import locked
+from envs.files import locked, rename
 from envs.sources.download import http
 from envs.sources.download import hub as hub_api
 from envs.sources.download.hub import Hub, HubFile
@@ -170,7 +169,7 @@ def _name(staging: Path, dataset_id: str) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_namespaces(target.parent)
-        os.rename(staging, target)
+        rename(staging, target)
     except OSError as error:
         raise UserError(
             f"cannot write {target} ({error.strerror}); delete what is there or free some space, "

@@ -425,6 +425,6 @@ def test_a_lack_of_space_is_said(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> N
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(minari_remote.os, "rename", full)
+    monkeypatch.setattr(os, "rename", full)
     with pytest.raises(UserError, match=r"cannot write .* \(No space left on device\)"):
         download(SMALL, progress=False)

@@ -20,7 +20,6 @@ from envs.errors import UserError
 from envs.sources import minari
 from envs.sources.download import http as download_module
 from envs.sources.download import hub as hub_module
-from envs.sources.minari import remote as minari_remote
 from envs.sources.minari.remote import download, list_remote
 from tests.support.hub import ORGANISATION, Hub
 from tests.support.loopback import Answer, Fault, running

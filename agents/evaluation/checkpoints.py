@@ -151,7 +151,12 @@ def _setting(checkpoint: Checkpoint) -> dict[str, Any]:
         and not key.startswith(("eval.", "checkpoint."))
         and value is not None
     }
-    return flat | {"env": checkpoint.metadata["data"], "env_id": checkpoint.metadata["env_id"]}
+    made = checkpoint.metadata
+    return flat | {
+        "env": made["data"],
+        "env_id": made["env_id"],
+        "env_wrappers": made["env_wrappers"],  # older runs were evaluated without them
+    }
 
 
 def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 
 from agents.acting import engines
 from agents.evaluation.checkpoints import Checkpoint, data_returns, group
-from agents.evaluation.evaluate import beyond_data, check_env, evaluate
+from agents.evaluation.evaluate import beyond_data, check_env, evaluate, other_actions
 from agents.evaluation.protocol import describe_checkpoint, engine_version, line_protocol
 from agents.evaluation.result import Result, merge_runs
 from agents.evaluation.spec import EvalSpec, Plan
@@ -73,12 +73,16 @@ def evaluate_checkpoints(
     for key, members in grouped.items():
         if warning := beyond_data(members[0].model, specs[key][0].targets):
             say(f"note: targets {warning}")
+        how = other_actions(members[0].model, members[0].env)
+        if how:
+            say(f"note: {how}")
+        more = {"actions": how} if how else {}
         for spec in specs[key]:
             memory = "carry" if spec.window is None else "window"
             name = " ".join(filter(None, [*key, memory if len(specs[key]) > 1 else ""]))
             runs = [_evaluate(name, member, spec) for member in members]
             results = [merge_runs(same) for same in zip(*runs, strict=True)]
-            protocol = _protocol(members, spec, results[0].engine)
+            protocol = _protocol(members, spec, results[0].engine) | more
             lines.append(Line(name, key[0], tuple(members), spec, results, protocol, data[key]))
             after_line(lines)
     return lines

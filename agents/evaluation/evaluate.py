@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from envs.errors import UserError
 from envs.rollout import Rollout, check_failures, rollout
 from envs.rollout.envpool import pool_rollout
 from envs.rollout.processes import choose_num_procs
+from envs.worlds.interface import interface
 from envs.worlds.make import env_sizes, time_limit
 from envs.worlds.spec import EnvSpec
 
@@ -109,6 +111,19 @@ def check_env(model: DecisionModel, env: EnvSpec) -> None:
             f"the agent was trained for observations and actions of sizes {fits}, {env.env_id} has "
             f"{sizes}: evaluate it in the environment that it was trained for"
         )
+
+
+def other_actions(model: DecisionModel, env: EnvSpec) -> str | None:
+    """Return how the bounds of the agent's actions differ from the environment's, as text.
+
+    None if they do not. The data may have had no bounds; or, as 0.1.0 made no wrappers again, the
+    agent may be one of its, trained on actions that a wrapper scaled.
+    """
+    found, head = interface(env), model.head
+    low, high = (tuple(side.tolist()) for side in (head.action_low, head.action_high))
+    mine = dataclasses.replace(found, action_low=low, action_high=high)
+    how = mine.other_actions(found)
+    return how and f"actions are in {how}, as {env.env_id} takes them"
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import PRESETS, DataInfo, cli, resolve, saved, to_dict
+from configs import PRESETS, Config, DataInfo, cli, resolve, saved, to_dict
 
 INFO = DataInfo(env_id="Hopper-v5", returns=(5.0, 40.0), max_length=900, horizon=1000)
 
@@ -32,6 +32,18 @@ def test_a_resumed_run_has_its_own_configuration(tmp_path):
     assert found == dataclasses.replace(config, resume=tmp_path)
 
 
+def test_arguments_of_the_environment_are_read_as_what_they_are_and_come_back(tmp_path):
+    flags = ["--data.env-kwargs", "flag", "False", "steps", "100", "scale", "0.5", "name", "a"]
+    flags += ["--data.reset-options", "goal", "2", "--data.obs-keys", "goal", "at"]
+    data = cli.parse(flags, "").data
+    assert data.env_kwargs == {"flag": False, "steps": 100, "scale": 0.5, "name": "a"}
+    assert [type(value) for value in data.env_kwargs.values()] == [bool, int, float, str]
+    assert (data.reset_options, data.obs_keys) == ({"goal": 2}, ("goal", "at"))
+    config = Config(run_dir=tmp_path, data=data)
+    (tmp_path / saved.FILE).write_text(json.dumps(to_dict(config)))
+    assert saved.read(tmp_path) == config
+
+
 def test_options_may_be_repeated_and_those_that_do_not_matter_changed(tmp_path):
     leave(tmp_path)
     flags = ["--preset", "smoke", "--optim.updates", "20", "--run-dir", str(tmp_path)]
@@ -47,6 +59,8 @@ def test_options_may_be_repeated_and_those_that_do_not_matter_changed(tmp_path):
         (["--optim.lr", "1"], "--optim.lr"),
         (["--seed", "3"], "--seed"),
         (["--model.cell", "window", "3"], "--model.cell"),
+        (["--data.env-kwargs", "max_episode_steps", "3"], "--data.env-kwargs"),
+        (["--data.obs-keys", "goal"], "--data.obs-keys"),
         (["--run-dir", "elsewhere"], "--run-dir"),
     ],
 )

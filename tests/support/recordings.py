@@ -29,8 +29,18 @@ def play(env: gym.Env[Any, Any], count: int = 3, steps: int = 1000) -> list[Epis
     return episodes
 
 
-def record(name: str, env: gym.Env[Any, Any], **more: Any) -> list[Episode]:
-    """Write a Minari data set of `play` with Minari itself; return the episodes."""
+def record(
+    name: str,
+    env: gym.Env[Any, Any],
+    *,
+    options: dict[str, Any] | None = None,
+    data_format: str = "hdf5",
+    **more: Any,
+) -> list[Episode]:
+    """Write a Minari data set of `play` with Minari itself; return the episodes.
+
+    options: of the resets, as the data set names them.
+    """
     episodes = play(env, **more)
     buffers: list[Any] = []
     for each in episodes:
@@ -40,9 +50,9 @@ def record(name: str, env: gym.Env[Any, Any], **more: Any) -> list[Episode]:
         last = np.arange(len(each.reward)) == len(each.reward) - 1
         buffer: Any = {"observations": obs, "actions": each.action, "rewards": each.reward}
         buffer |= {"terminations": last & each.terminated, "truncations": last & ~each.terminated}
-        buffers.append(EpisodeBuffer(seed=each.seed, **buffer))
+        buffers.append(EpisodeBuffer(seed=each.seed, options=options, **buffer))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no author, and others
-        minari.create_dataset_from_buffers(name, buffers, env=env)
+        minari.create_dataset_from_buffers(name, buffers, env=env, data_format=data_format)
     env.close()
     return episodes

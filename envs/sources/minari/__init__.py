@@ -23,6 +23,7 @@ from envs.data.builder import with_offset
 from envs.data.cache import cached
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError, remedy
+from envs.sources.minari import arrow, hdf5_file
 from envs.sources.minari.arrow import FORMATS, read_arrow
 from envs.sources.minari.folder import check_new, exists, is_id, list_ids, root
 from envs.sources.minari.hdf5_file import read_hdf5
@@ -81,8 +82,10 @@ def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajector
         if not (folder / DATA_FILE).is_file():
             raise FileNotFoundError(folder / DATA_FILE)
         fill = functools.partial(read_hdf5, folder / DATA_FILE, dataset_id, total, obs, action)
+        names = functools.partial(hdf5_file.reset_options, folder / DATA_FILE)
     elif data_format in FORMATS:
         fill = functools.partial(read_arrow, folder, dataset_id, total, obs, action, data_format)
+        names = functools.partial(arrow.reset_options, folder)
     else:
         raise UserError(
             f"{dataset_id} is stored as {data_format}, which is not known here; choose another"
@@ -91,14 +94,21 @@ def _read(dataset_id: str, about: dict[str, Any], env: Environment) -> Trajector
     # Data sets of older versions lack the entry; of those, only converted ones may have copies.
     if not about.get(FINAL_OBS, "envs/sources/arrays.py" not in str(about.get("code_permalink"))):
         made.final_obs = None
-    open_bounds = (unlimited(box.low) | unlimited(box.high)).any()
+    notes = list(env.notes)
+    if options := names():
+        notes.append(
+            f"its episodes were reset with the options {', '.join(options)}: evaluation has those "
+            f"of --data.reset-options alone"
+        )
+    if (unlimited(box.low) | unlimited(box.high)).any():
+        notes.append(NO_BOUNDS)
     found = made.finish(
         terminated=terminated,
         env=env.spec,
         action_low=box.low,
         action_high=box.high,
         horizon=env.horizon,
-        notes=(*env.notes, *([NO_BOUNDS] if open_bounds else [])),
+        notes=notes,
     )
     recorded = Interface.of(obs, box)
     return replace(found, reference=_reference(about), recorded=(recorded,))

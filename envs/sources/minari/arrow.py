@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,13 @@ def read_arrow(
                         terminated[i] = _numbers(steps, ("terminations",), None, where)[-1]
                     row += count
     return made, terminated
+
+
+def reset_options(folder: Path) -> list[str]:
+    """Return the names of the options that the first episode was reset with."""
+    path = folder / "0" / "metadata.json"
+    about = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return sorted(map(str, about.get("options") or {}))
 
 
 def _numbers(batch: Any, path: tuple[str, ...], part: Part | None, where: str) -> NDArray[Any]:

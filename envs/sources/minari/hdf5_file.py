@@ -80,6 +80,14 @@ def read_hdf5(
     return made, terminated
 
 
+def reset_options(path: Path) -> list[str]:
+    """Return the names of the options that the first episode was reset with."""
+    with open_hdf5(path) as opened:
+        group = h5py.Group(_File(opened).open(opened.id, b"episode_0"))
+        names = [name.split("/") for name in group.attrs]
+    return sorted({name for first, *more in names if first == "options" for name in more[:1]})
+
+
 def _check_rows(data: _Array, episode: int, name: str, part: Part, steps: int, extra: int) -> None:
     """Raise UserError unless an array has `steps` rows (or `extra` more) of the right width."""
     rows, *shape = data.shape

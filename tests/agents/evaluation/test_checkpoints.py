@@ -10,8 +10,10 @@ import pytest
 from agents.evaluation import checkpoints, compare
 from agents.evaluation.spec import Plan
 from agents.storage.checkpoint import save_checkpoint
+from envs.data.trajectories import Episode
 from envs.errors import UserError
 from envs.files import write_json
+from tests.support import d4rl_files, toys
 from tests.support.models import tiny_model
 
 
@@ -129,6 +131,26 @@ def test_a_runs_configuration_does_not_choose_a_module_to_import(tmp_path, monke
     (tmp_path / "a" / checkpoints.DATA_FILE).unlink()
     monkeypatch.setattr(checkpoints.sources, "load", lambda *_, **__: pytest.fail("loaded"))
     assert checkpoints.data_returns(found) is None
+
+
+def test_returns_are_read_again_with_the_arguments_of_the_run(tmp_path):
+    episodes = [Episode(np.zeros((4, 3)), np.zeros((3, 2)), np.full(3, 2.0), True)]
+    path = d4rl_files.write(tmp_path / "own.hdf5", d4rl_files.arrays(episodes))
+    given = {"env_id": toys.register(), "env_kwargs": {"horizon": 9}, "obs_keys": []}
+    (found,) = checkpoints.find([save(tmp_path / "a", data=given)], "last")
+    (tmp_path / "a" / checkpoints.DATA_FILE).unlink()
+    found = replace(found, metadata={**found.metadata, "data": str(path)})
+    assert checkpoints.data_returns(found).tolist() == [6.0]
+    for other in ({"env_kwargs": {"no_such": 1}}, {"env_kwargs": [1]}, {"obs_keys": "ab"}):
+        damaged = replace(found, config={"data": given | other})
+        assert checkpoints.data_returns(damaged) is None
+
+
+def test_runs_that_were_evaluated_through_other_wrappers_are_no_seeds_of_one_setting(tmp_path):
+    found = checkpoints.find([save(tmp_path / "a", seed=0), save(tmp_path / "b", seed=1)], "last")
+    assert len(checkpoints.group(found)) == 1
+    wrapped = {**found[0].metadata, "env_wrappers": [("ClipAction", {})]}
+    assert len(checkpoints.group([replace(found[0], metadata=wrapped), found[1]])) == 2
 
 
 def test_targets_are_those_named_or_quantiles_or_the_runs(tmp_path):

@@ -193,6 +193,18 @@ def test_a_file_for_an_environment_without_bounds_has_those_of_the_data(tmp_path
     sources.check_env(found)
 
 
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_the_options_that_episodes_were_reset_with_are_told(data_format: str) -> None:
+    options = {"x_init": 1.0, "y": {"of": 2}}
+    recordings.record(
+        ID, gym.make("Pendulum-v1"), steps=5, options=options, data_format=data_format
+    )
+    (note,) = sources.load(ID).notes
+    assert note.startswith("its episodes were reset with the options x_init, y: evaluation has")
+    given = sources.load(ID, reset_options={"x_init": 0.0, "y_init": 0.0})
+    assert make_env(given.env).reset(seed=0)[0].tolist() == [1.0, 0.0, 0.0]
+
+
 def test_data_sets_that_are_combined_are_each_compared() -> None:
     recordings.record(ID, gym.make("Pendulum-v1"), steps=5)
     one = BOX | {"shape": [1], "low": [-1.0], "high": [1.0]}

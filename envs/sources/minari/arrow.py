@@ -67,7 +67,7 @@ def read_arrow(
 def reset_options(folder: Path) -> list[str]:
     """Return the names of the options that the first episode was reset with."""
     path = folder / "0" / "metadata.json"
-    about = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return sorted(map(str, about.get("options") or {}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -24,6 +25,18 @@ def register(name: str) -> Callable[[Maker], Maker]:
         return maker
 
     return add
+
+
+def same_class(one: type, other: type) -> bool:
+    """Return whether two classes are of one definition, which may have been run again.
+
+    Notebooks and reloaded modules do that, and a program that is imported from elsewhere, too.
+    """
+    places = [
+        (kind.__qualname__, getattr(sys.modules.get(kind.__module__), "__file__", None))
+        for kind in (one, other)
+    ]
+    return one is other or places[0] == places[1]
 
 
 def available() -> tuple[str, ...]:

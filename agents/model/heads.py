@@ -13,13 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minrnn.registry import same_class
+
 HEADS: dict[str, type[Head]] = {}
 
 
 def register(name: str) -> Callable[[type[Head]], type[Head]]:
-    """Return a decorator that adds a head to HEADS."""
+    """Return a decorator that adds a head to HEADS; ValueError for the name of another."""
 
     def add(head: type[Head]) -> type[Head]:
+        if not same_class(HEADS.get(name, head), head):
+            raise ValueError(f"the head name {name!r} is taken by {HEADS[name]!r}")
         HEADS[name] = head
         return head
 

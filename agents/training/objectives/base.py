@@ -12,7 +12,7 @@ from agents.model.decision import DecisionModel
 from agents.training.optimiser import param_groups
 from envs.data.sampler import Batch
 from envs.errors import UserError
-from minrnn.registry import hint
+from minrnn.registry import hint, same_class
 
 
 class Objective(nn.Module):
@@ -50,9 +50,11 @@ OBJECTIVES: dict[str, type[Objective]] = {}
 
 
 def register(name: str) -> Callable[[type[Objective]], type[Objective]]:
-    """Return a decorator that adds an objective to OBJECTIVES."""
+    """Return a decorator that adds an objective to OBJECTIVES; ValueError for another's name."""
 
     def add(objective: type[Objective]) -> type[Objective]:
+        if not same_class(OBJECTIVES.get(name, objective), objective):
+            raise ValueError(f"the objective name {name!r} is taken by {OBJECTIVES[name]!r}")
         OBJECTIVES[name] = objective
         return objective
 

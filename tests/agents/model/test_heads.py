@@ -9,7 +9,7 @@ from scipy import integrate
 
 from agents.acting import engines
 from agents.acting.policy import Policy
-from agents.model.heads import HEADS, Head, TanhGaussianHead
+from agents.model.heads import HEADS, Head, TanhGaussianHead, register
 from agents.training.objectives import ReturnConditioned
 from agents.training.trainer import Trainer
 from configs import OptimConfig
@@ -120,3 +120,22 @@ def test_an_unknown_head_and_an_unknown_input_list_what_there_is():
         tiny_model(head="tank")
     with pytest.raises(ValueError, match=r"no --model.inputs 'gaol'; there is prev_reward"):
         tiny_model(inputs=("gaol",))
+
+
+def test_a_name_is_one_heads(monkeypatch):
+    def define(value):
+        class Own(Head):
+            number = value
+
+        return Own
+
+    monkeypatch.delitem(HEADS, "own", raising=False)  # and so afterwards
+    monkeypatch.setitem(HEADS, "own", define(1))
+    assert register("own")(define(2)) is HEADS["own"]  # a cell of a notebook that is run again
+    assert HEADS["own"].number == 2  # pyright: ignore[reportAttributeAccessIssue]
+    for name in ("own", "tanh"):
+        with pytest.raises(ValueError, match=f"the head name {name!r} is taken by"):
+
+            @register(name)
+            class Other(Head):
+                pass

@@ -76,6 +76,17 @@ def test_what_is_wrong_with_an_objective_is_one_line():
         objectives.make("return_conditioned", tiny_model(), {"beta": 1.0})
 
 
+def test_a_name_is_one_objectives():
+    with pytest.raises(ValueError, match="return_conditioned' is taken by"):
+
+        @objectives.register("return_conditioned")
+        class Other(ReturnConditioned):
+            pass
+
+    assert OBJECTIVES["return_conditioned"] is ReturnConditioned
+    objectives.register("return_conditioned")(ReturnConditioned)  # the same again
+
+
 class Odd(ReturnConditioned):
     """Metrics as people write them, a part of the model twice, and one group of parameters."""
 

@@ -37,11 +37,19 @@ def describe_memory(window: int | None) -> str:
     return "state carried through the episode" if window is None else f"window of {window} re-run"
 
 
+FEW_RUNS = 10
+_HOLDS = {2: 50, 3: 70, 4: 80, 5: 85, 7: 90}
+"""How often (%) an interval over so many runs that differ much holds the truth."""
+
+
 def intervals(num_runs: int, successes: bool) -> str:
     """Return what the 95 % intervals of a line are computed over, as text."""
     over = "the episodes of one run, not training seeds"
     if num_runs > 1:
         over = f"{num_runs} runs, and the episodes of each"
+        if num_runs < FEW_RUNS:
+            over += " (few: where runs differ more than episodes do, it is nearer to"
+            over += f" {_HOLDS[min(_HOLDS, key=lambda runs: abs(runs - num_runs))]} %)"
     wilson = "; of success, Wilson's" + " where wider" * (num_runs > 1) if successes else ""
     return f"95 %, bootstrap over {over}{wilson}"
 

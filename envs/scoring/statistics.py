@@ -53,6 +53,9 @@ def nested_interval(
     score, and every run has at least one score. Each sample draws runs with replacement, then
     episodes within each drawn run, because episodes of one run are correlated. The number of
     episodes drawn is that of the run with the fewest scores.
+
+    Where runs differ more than their episodes do, it is too narrow for few runs: of 95 % it holds
+    the truth about 50, 70, 85 and 90 % of the time for 2, 3, 5 and 10 runs.
     """
     values = np.asarray(scores, np.float64)
     if not values.size:

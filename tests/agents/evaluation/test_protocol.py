@@ -19,7 +19,11 @@ from tests.support.models import tiny_model
 
 def test_an_interval_says_what_it_is_over():
     assert protocol.intervals(1, False).endswith("the episodes of one run, not training seeds")
-    assert "3 runs, and the episodes of each; of success, Wilson's" in protocol.intervals(3, True)
+    three = protocol.intervals(3, True)
+    assert "3 runs, and the episodes of each (few: " in three
+    assert "than episodes do, it is nearer to 70 %); of success, Wilson's where wider" in three
+    assert "nearer to 50 %" in protocol.intervals(2, False)
+    assert protocol.intervals(10, False).endswith("10 runs, and the episodes of each")
 
 
 def test_an_engine_has_the_version_of_its_package():

@@ -53,6 +53,15 @@ def test_returns_to_go_keep_small_rewards_beside_large_sums() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["obs", "action", "reward"])
+def test_columns_are_refused_where_steps_are_meant(name: str) -> None:
+    parts = {"obs": np.zeros((4, 1)), "action": np.zeros((4, 1)), "reward": np.zeros(4)}
+    other = parts[name][:, 0] if parts[name].ndim == 2 else parts[name][:, None]
+    episode = Episode(**(parts | {name: other}), terminated=False)
+    with pytest.raises(UserError, match=rf"episode 0 has {name} of shape \(4,.*not . dimensions"):
+        Trajectories.from_episodes([episode], env="E-v0", name="n/n-v0")
+
+
 def test_timesteps_count_from_zero_in_each_episode() -> None:
     assert data([3, 1, 2]).timesteps().tolist() == [0, 1, 2, 0, 0, 1]
 

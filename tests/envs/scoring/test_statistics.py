@@ -31,6 +31,17 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.82 < hits / 200 < 0.96
 
 
+@pytest.mark.parametrize(("runs", "share"), [(2, 0.5), (3, 0.7), (5, 0.85), (10, 0.9)])
+def test_the_interval_over_few_runs_covers_it_as_often_as_is_told(runs: int, share: float) -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for i in range(200):
+        scores = rng.normal(size=(runs, 1)) + 0.1 * rng.normal(size=(runs, 20))
+        low, high = nested_interval(scores, row_means, samples=200, seed=i)
+        hits += low <= 0.0 <= high
+    assert hits / 200 == pytest.approx(share, abs=0.08)
+
+
 def test_the_interval_is_the_same_for_the_same_seed() -> None:
     scores = np.random.default_rng(0).normal(size=10)
     assert nested_interval(scores, seed=3) == nested_interval(scores, seed=3)

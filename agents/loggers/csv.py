@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 
 from agents.loggers.jsonl import TextFile
@@ -15,4 +16,5 @@ class Csv(TextFile):
 
     def metrics(self, update: int, seconds: float, values: Mapping[str, float]) -> None:
         """Append a line for each value."""
-        self.file.write("".join(f"{update},{seconds},{name},{v}\n" for name, v in values.items()))
+        rows = ((update, seconds, name, value) for name, value in values.items())
+        csv.writer(self.file, lineterminator="\n").writerows(rows)

@@ -1,5 +1,6 @@
 """Loggers are chosen by name; one that cannot be used is an error of one line, before training."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -96,6 +97,22 @@ def test_a_resumed_run_may_have_other_loggers_and_loses_nothing(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["train/loss"] for row in rows] == [1.0, 2.0, 3.0]
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+def test_a_csv_has_four_columns_whichever_metrics_come_when(tmp_path):
+    with log(tmp_path, "csv") as one:
+        one.metrics(1, "train", {"loss": 1.0})
+        one.metrics(2, "train", {"q, the least": -2.0, "loss": 0.5})
+        one.metrics(3, "train", {"loss": 0.25, 'the "odd"': 1e-30})
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = [(row["update"], row["metric"], float(row["value"])) for row in csv.DictReader(file)]
+    assert rows == [
+        ("1", "train/loss", 1.0),
+        ("2", "train/q, the least", -2.0),
+        ("2", "train/loss", 0.5),
+        ("3", "train/loss", 0.25),
+        ("3", 'train/the "odd"', 1e-30),
+    ]
 
 
 def test_a_csv_of_a_resumed_run_is_that_of_one_left_alone(tmp_path):

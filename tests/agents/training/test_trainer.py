@@ -192,6 +192,26 @@ def test_a_diverged_run_stops_with_its_update_and_the_episodes_of_its_batch(wher
     assert ", ".join(map(str, episodes)) in str(caught.value)
 
 
+@pytest.mark.parametrize("clip", [0.0, 1e-3, 1e3])
+def test_each_step_is_taken_with_its_own_gradients_clipped(clip, monkeypatch):
+    model = tiny_model(dropout=0.0)
+    sampler = WindowSampler(tiny_data(), 4, 8, seed=0)
+    config = OptimConfig(updates=5, warmup=1, clip=clip)
+    trainer = Trainer(ReturnConditioned(model), sampler, config, CPU)
+    step, taken = trainer.optimizer.step, []
+
+    def note(*args, **kwargs):
+        grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        taken.append(float(torch.cat(grads).norm()))
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(trainer.optimizer, "step", note)
+    logged = [trainer.metrics()["grad_norm"] for _ in trainer.fit()]
+    assert len(set(logged)) == 5
+    assert min(logged) > 1e-2
+    assert taken == pytest.approx([min(norm, clip or math.inf) for norm in logged], rel=1e-2)
+
+
 def test_the_schedule_warms_up_and_ends_at_zero():
     config = OptimConfig(updates=100, warmup=10)
     rates = np.array([schedule(config, update) for update in range(101)])

@@ -10,7 +10,9 @@ from envs.worlds.interface import Interface, interface
 from envs.worlds.make import time_limit
 from envs.worlds.wrappers import SKIP_STEPS
 
-_NEARLY_ALL = 0.9
+_NEARLY_ALL, _SOME = 0.9, 0.01
+_SAMPLE = 20_000  # rows whose observations are looked at
+_SEVERAL = 10  # episodes; of fewer, equal lengths may be chance
 
 
 def check_env(trajectories: Trajectories) -> tuple[str, ...]:
@@ -46,8 +48,12 @@ def check_env(trajectories: Trajectories) -> tuple[str, ...]:
             f"observations are taken for the parts of {env_id} in the order "
             f"{', '.join(found.parts)}; --data.obs-keys names another"
         ] = None
-    if note := _horizon(trajectories, time_limit(trajectories.env)):
-        notes[note] = None
+    for note in (
+        _outside(trajectories, found),
+        _horizon(trajectories, time_limit(trajectories.env)),
+    ):
+        if note:
+            notes[note] = None
     return tuple(notes)
 
 
@@ -66,6 +72,26 @@ def _check_spaces(recorded: Interface, env: Interface, data: Trajectories) -> No
         )
 
 
+def _outside(data: Trajectories, env: Interface) -> str | None:
+    """Return a note where observations are outside of the environment's bounds."""
+    if not env.obs_low:
+        return None
+    rows = np.unique(np.linspace(0, data.num_steps - 1, _SAMPLE, dtype=np.int64))
+    obs = data.obs[rows] + (0.0 if data.obs_offset is None else data.obs_offset)
+    low, high = (np.array(side) for side in (env.obs_low, env.obs_high))
+    with np.errstate(invalid="ignore", over="ignore"):
+        slack = np.nan_to_num(1e-3 * (high - low), posinf=0.0)
+        share = ((obs < low - slack) | (obs > high + slack)).mean(axis=0)
+    worst = int(share.argmax())
+    if share[worst] <= _SOME:
+        return None
+    return (
+        f"observations lie outside of the bounds that {data.env_id} has (number {worst} at "
+        f"{100 * share[worst]:.3g} % of the steps, in [{low[worst]:g}, {high[worst]:g}]): they may "
+        f"be in other units, or in another order"
+    )
+
+
 def _horizon(data: Trajectories, limit: int | None) -> str | None:
     """Return a note where nearly all episodes that did not terminate were cut before the limit.
 
@@ -77,6 +103,8 @@ def _horizon(data: Trajectories, limit: int | None) -> str | None:
     if any(name in SKIP_STEPS for name, _ in data.env.wrappers):
         return None  # the limit counts other steps
     cut = lengths < (limit or 0)
+    if limit and (note := _equal_lengths(data, limit)):
+        return note
     if limit is None or cut.sum() < max(_NEARLY_ALL * len(cut), data.num_episodes / 2 + 0.1):
         return None
     most = int(lengths[cut].max())
@@ -88,6 +116,20 @@ def _horizon(data: Trajectories, limit: int | None) -> str | None:
         f"{int(cut.sum())} of {data.num_episodes} episodes were cut after {after} steps, an "
         f"evaluation lasts up to {limit}: their returns do not compare; --data.env-kwargs "
         f"max_episode_steps {most} evaluates over as many"
+    )
+
+
+def _equal_lengths(data: Trajectories, limit: int) -> str | None:
+    """Return a note where nearly all episodes terminated after the same number of steps."""
+    most = int(data.lengths.max())
+    equal = (data.lengths == most) & data.terminated
+    few = data.num_episodes < _SEVERAL or equal.mean() < _NEARLY_ALL
+    if few or not 1 < most < limit:
+        return None
+    return (
+        f"{int(equal.sum())} of {data.num_episodes} episodes terminated after exactly {most} "
+        f"steps, an evaluation lasts up to {limit}: if that was a time limit, their returns do "
+        f"not compare; --data.env-kwargs max_episode_steps {most} evaluates over as many"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ def change(**fields: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
-def cut(lengths: list[int], rewards: Any = None, **more: Any) -> Trajectories:
+def cut(lengths: list[int], rewards: Any = None, ended: bool = False, **more: Any) -> Trajectories:
     made = []
     for i, length in enumerate(lengths):
         reward = np.arange(length, 0, -1.0) if rewards is None else rewards(length)
-        obs = np.random.default_rng(i).normal(size=(length + 1, 3))
-        made.append(Episode(obs, np.zeros((length, 1)), reward, False))
+        obs = np.random.default_rng(i).uniform(-1, 1, size=(length + 1, 3))
+        made.append(Episode(obs, np.zeros((length, 1)), reward, ended))
     return Trajectories.from_episodes(made, name="cut", **{"env": "Pendulum-v1", **more})
 
 
@@ -48,6 +49,13 @@ def test_data_cut_before_the_time_limit_is_told_with_the_argument_that_mends_it(
     assert "4 of 4 episodes were cut after 20 to 50 steps" in note
     env = EnvSpec("Pendulum-v1", {"max_episode_steps": 50})
     assert sources.check_env(cut([50] * 9, env=env)) == ()
+
+
+def test_terminations_after_equal_numbers_of_steps_are_told() -> None:
+    (note,) = sources.check_env(cut([50] * 19 + [20], ended=True))
+    assert note.startswith("19 of 20 episodes terminated after exactly 50 steps, an evaluation")
+    for lengths in ([50] * 9, [50] * 10 + [20] * 10, [1] * 20, [200] * 20):
+        assert sources.check_env(cut(lengths, ended=True)) == ()
 
 
 def test_data_up_to_the_time_limit_and_cut_at_goals_are_not_told() -> None:
@@ -100,6 +108,18 @@ def test_observations_that_were_scaled_by_no_named_wrapper_are_told() -> None:
     assert (
         "observations in [-1, 1] and not [-8, 8] (number 2; 1 of 3 differ) of Pendulum-v1" in note
     )
+
+
+def test_observations_beyond_the_bounds_of_the_environment_are_told() -> None:
+    data = cut([200] * 3)
+    for scale, offset in ((1.0, None), (3.0, None), (1.0, np.array([0.0, 5.0, 0.0]))):
+        scaled = replace(data, obs=data.obs * np.float32(scale), obs_offset=offset)
+        notes = sources.check_env(scaled)
+        assert len(notes) == (scale > 1 or offset is not None)
+        assert all("outside of the bounds that Pendulum-v1 has (number " in each for each in notes)
+    obs = data.obs.copy()
+    obs[:5] = 100.0  # few
+    assert sources.check_env(replace(data, obs=obs)) == ()
 
 
 class Parts(toys.Walk):

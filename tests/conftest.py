@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Small tensors: a second thread costs more than it brings, and much more on a busy machine.
@@ -19,6 +20,7 @@ settings.load_profile("minrnn")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option for what takes too long for every day."""
     parser.addoption("--long", action="store_true", help="run the long version of long tests")
+    parser.addoption("--windows", action="store_true", help="keep to Windows' rules for files")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,6 +33,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def checkout() -> Path:
     """Return the folder of the project."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def rules_for_files(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Keep to Windows' rules for files, with --windows."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.config.getoption("--windows"):
+            from tests.support import windows
+
+            windows.pretend_files(patch, tmp_path_factory.getbasetemp())
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -171,6 +171,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_home_the_variable_to_set_is_named(
     monkeypatch: pytest.MonkeyPatch, homeless: None, command: str, variable: str, capsys
 ) -> None:
+    monkeypatch.setattr(files, "WINDOWS", False)
     if variable != "MINARI_DATASETS_PATH":
         monkeypatch.setenv("MINARI_DATASETS_PATH", "sets")
     assert inspect.main([command]) == 2

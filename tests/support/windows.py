@@ -38,6 +38,20 @@ _SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGABRT, signal.SIGFPE, signal.
 
 def pretend(patch: pytest.MonkeyPatch, root: Path) -> None:
     """Apply Windows' rules to this process, and to files below `root`."""
+    pretend_files(patch, root)
+    for name in _LACKS.split():
+        patch.delattr(os, name)
+    for name in _NO_SIGNALS.split():
+        patch.delattr(signal, name)
+    patch.setattr(signal, "signal", _handle(signal.signal))
+    patch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    patch.setattr(resource_tracker, "_HAVE_SIGMASK", False, raising=False)
+    for module in ("resource", "fcntl", "termios", "pwd"):
+        patch.setitem(sys.modules, module, None)
+
+
+def pretend_files(patch: pytest.MonkeyPatch, root: Path) -> None:
+    """Apply Windows' rules to files below `root`."""
     rules = _Rules(root)
     patch.setattr(files, "WINDOWS", True)
     for name in _PATHS.split():
@@ -52,15 +66,6 @@ def pretend(patch: pytest.MonkeyPatch, root: Path) -> None:
     patch.setattr(io, "open", opened)
     patch.setattr(builtins, "open", opened)
     patch.setattr(shutil, "_use_fd_functions", False)
-    for name in _LACKS.split():
-        patch.delattr(os, name)
-    for name in _NO_SIGNALS.split():
-        patch.delattr(signal, name)
-    patch.setattr(signal, "signal", _handle(signal.signal))
-    patch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
-    patch.setattr(resource_tracker, "_HAVE_SIGMASK", False, raising=False)
-    for module in ("resource", "fcntl", "termios", "pwd"):
-        patch.setitem(sys.modules, module, None)
 
 
 def pretend_macos(patch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from minrnn.compiling import latest
 from minrnn.interface import State
 
 
@@ -39,7 +40,7 @@ def spoilt(bad: Tensor, resets: Tensor | None) -> Tensor:
     count = bad.cumsum(1)
     if resets is not None:
         before = torch.where(resets, count - bad.long(), 0)
-        count = count - before.cummax(1).values
+        count = count - latest(before)
     return count > 0
 
 

@@ -47,3 +47,25 @@ def traced(tensors: Sequence[Tensor | None]) -> bool:
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def exporting(x: Tensor) -> bool:
+    """Return whether x (B, T, ...) is being exported, without gradients and for this T alone.
+
+    The graph is then for others to read, and contains no operations of this library.
+    """
+    ask = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
+    if ask is None or not ask() or torch.is_grad_enabled():
+        return False
+    return not isinstance(x.shape[1], torch.SymInt)
+
+
+def latest(values: Tensor) -> Tensor:
+    """Return the largest so far of whole numbers (B, T), over T."""
+    if not exporting(values):
+        return values.cummax(1).values
+    # ONNX has no cumulative maximum.
+    length = values.shape[1]
+    past = torch.ones(length, length, dtype=torch.bool, device=values.device).tril()
+    least = torch.iinfo(values.dtype).min
+    return torch.where(past, values.unsqueeze(1), least).amax(-1)

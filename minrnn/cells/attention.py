@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minrnn.checks import check_inputs, check_state
+from minrnn.compiling import latest
 from minrnn.derivatives import gradients, transformed
 from minrnn.interface import SequenceMixer, State, state_dtype
 from minrnn.registry import register
@@ -99,7 +100,7 @@ class Attention(SequenceMixer):
         if resets is None:
             first = first.expand(batch, length)
         else:
-            first = torch.where(resets, steps, first).cummax(1).values
+            first = latest(torch.where(resets, steps, first))
         new = self._remember(memory, kv, first[:, -1:])
 
         size = min(length, self.block)

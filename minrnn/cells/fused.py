@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from minrnn.checks import check_inputs, check_state
-from minrnn.compiling import uncompiled
+from minrnn.compiling import exporting, uncompiled
 from minrnn.derivatives import transformed
 from minrnn.interface import SequenceMixer, State, state_dtype
 
@@ -40,7 +40,7 @@ class FusedCell(SequenceMixer):
     ) -> tuple[Tensor, State]:
         """Read (B, T, dim); see `SequenceMixer.forward`."""
         check_inputs(x, resets, self.dim)
-        if transformed():
+        if transformed() or exporting(x):
             return self._steps(x, state, resets)
         if x.shape[1] == 1:  # a step needs no kernel for sequences
             y, new = self.step(x[:, 0], state, None if resets is None else resets[:, 0])

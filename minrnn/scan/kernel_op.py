@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from minrnn.compiling import constant, traced
+from minrnn.compiling import constant, exporting, traced
 from minrnn.derivatives import gradients, transformed
 from minrnn.scan.backends import cpu_kernels
 
@@ -74,6 +74,9 @@ class KernelOp:
     def __call__(self, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         """Return the outputs. tensors: the inputs, and resets."""
         if transformed():
+            return tuple(self._reference(*tensors))
+        first = next(x for x in tensors if x is not None)
+        if exporting(first):
             return tuple(self._reference(*tensors))
         if traced(tensors):
             return _several(self._op(*tensors))[: self.outputs]

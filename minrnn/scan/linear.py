@@ -39,7 +39,8 @@ def run(
         if resets is not None:
             mask = resets[:, :1]
             first, more = first.masked_fill(mask, 0.0), more.masked_fill(mask, 0.0)
-        b = torch.cat([(b[:, 0] + first * more).unsqueeze(1), b[:, 1:]], 1)
+        begun = (b[:, 0] + first * more).unsqueeze(1)
+        b = begun if b.shape[1] == 1 else torch.cat([begun, b[:, 1:]], 1)
     h = _linear(a, b, resets, backend)
     return h, h[:, -1].clone()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from minrnn.compiling import latest
 from minrnn.derivatives import transformed, value_of
 
 
@@ -104,7 +105,7 @@ def _last(
 def _first(resets: Tensor) -> Tensor:
     # (B, T): the first step of each step's episode; 0 for one that started before x.
     steps = torch.arange(resets.shape[1], device=resets.device)
-    return torch.where(resets, steps, 0).cummax(1).values
+    return latest(torch.where(resets, steps, 0))
 
 
 def _at(f: Tensor, t: int) -> Tensor:

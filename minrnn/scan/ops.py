@@ -22,10 +22,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from minrnn.compiling import traced
+from minrnn.compiling import exporting, traced
 from minrnn.derivatives import gradients, transformed
 from minrnn.interface import state_dtype
-from minrnn.scan import linear, one_step
+from minrnn.scan import linear
 from minrnn.scan.backends import load
 
 # Name of the gates: the names of the inputs.
@@ -50,9 +50,8 @@ def run(
     if transformed():
         return linear.run(backend, gates, candidate, inputs, h0, resets, init)
     if traced((*inputs, h0, resets, init)):
-        if one_step.wanted(inputs):
-            h = one_step.forward(gates, candidate, inputs, h0, resets, init)
-            return h, h[:, -1]
+        if exporting(inputs[0]):
+            return linear.run(backend, gates, candidate, inputs, h0, resets, init)
         op = cast(Any, torch.ops.minrnn.scan)
         return op(list(inputs), h0, resets, init, gates, candidate, backend)
     # The op does the same, and costs 85 microseconds more to call.

@@ -55,7 +55,7 @@ def reference(
     first = None if h0 is None else h0.flatten(1)
     h, last = scan(decay.flatten(2), entering.flatten(2), first, resets)
     y = (h.reshape(decay.shape) * c.unsqueeze(2)).sum(-1)
-    return y, last.reshape(len(u), *a.shape)
+    return y, last.reshape(u.shape[0], *a.shape)
 
 
 def _shapes(u: Tensor, dt: Tensor, a: Tensor, *_: Tensor | None) -> Sequence[Sequence[int]]:

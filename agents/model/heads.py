@@ -45,7 +45,8 @@ class Head(nn.Module):
 
     def range(self) -> tuple[Tensor, Tensor]:
         """Return the middle and half the width (A,) of the action bounds."""
-        return (self.action_high + self.action_low) / 2, (self.action_high - self.action_low) / 2
+        high, low = self.action_high / 2, self.action_low / 2  # the sum of large ones is infinite
+        return high + low, high - low
 
     def act(self, y: Tensor) -> Tensor:
         """Return the deterministic action, tanh of `mean` scaled to the bounds, in float32."""

@@ -77,9 +77,14 @@ def report_number(report: Report) -> Callable[[float], str]:
 
 
 def number_format(values: Iterable[float]) -> Callable[[float], str]:
-    """Return a function that writes returns: with two decimals if all are below 10, else one."""
-    digits = 1 if max((abs(value) for value in values), default=0) >= 10 else 2
-    return lambda value: f"{value:.{digits}f}"
+    """Return a function that writes returns: with two decimals if all are below 10, else one.
+
+    With three digits where all are below 0.1, as of rewards in small units.
+    """
+    largest = max((abs(value) for value in values), default=0)
+    if 0 < largest < 0.1:
+        return lambda value: f"{value:.3g}"
+    return lambda value: f"{value:.{1 if largest >= 10 else 2}f}"
 
 
 def interval(ends: Sequence[float] | None, number: Callable[[float], str]) -> str:

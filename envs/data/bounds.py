@@ -10,6 +10,8 @@ from envs.worlds.spec import unlimited
 Float32 = NDArray[np.float32]
 
 NO_BOUNDS = "the environment's actions have no bounds: those of the data are used"
+_FEW = 0.02  # of the width of the bounds
+_ENOUGH = 100  # steps; of fewer, the range may be small by chance
 ROWS = 1 << 16  # processed at a time, so that temporary arrays stay small beside the data
 
 
@@ -33,6 +35,25 @@ def bounds(
         lower, upper = lower - (flat & open_low), upper + (flat & open_high)
     with np.errstate(over="ignore"):
         return lower.astype(np.float32), upper.astype(np.float32)
+
+
+def narrowed(action: Float32, low: Float32, high: Float32) -> tuple[Float32, Float32, list[str]]:
+    """Return the bounds, those of the data where it uses little of them, and a note on these.
+
+    Errors are measured in units of the bounds: with much wider ones they would hardly count.
+    """
+    if not len(action):
+        return low, high, []
+    least, most = _range(action)
+    wide = high.astype(np.float64) - low
+    few = np.flatnonzero((most > least) & (most - least < _FEW * wide))
+    if not len(few) or len(action) < _ENOUGH:
+        return low, high, []
+    low, high = low.copy(), high.copy()
+    low[few], high[few] = least[few], most[few]
+    some = ", ".join(map(str, few[:12])) + (", ..." if len(few) > 12 else "")
+    share = f"{100 * _FEW:g} %"
+    return low, high, [f"actions {some} use less than {share} of their bounds: the data's are used"]
 
 
 def _range(action: Float32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVarTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from envs.data.bounds import Float32, bounds
+from envs.data.bounds import Float32, bounds, narrowed
 from envs.data.jumps import find_jumps
 from envs.data.offset import Float64, poor, taken
 from envs.data.repair import clip_actions, drop_episodes, end_at_time_limit, find_broken
@@ -124,8 +124,10 @@ class TrajectoriesBuilder:
             obs_offset=self.obs_offset,
         )
         made.validate()
+        low, high, narrow = narrowed(made.action, low, high)
+        made = replace(made, action_low=low, action_high=high)
         clipped = clip_actions(made.action, low, high)
-        notes = (*notes, *left_out, *clipped, *late, *find_jumps(made.obs, made.starts))
+        notes = (*notes, *left_out, *narrow, *clipped, *late, *find_jumps(made.obs, made.starts))
         return replace(made, notes=tuple(one_line(note) for note in notes))
 
     def set_obs(self, episode: int, row: int, column: int, values: NDArray[Any]) -> None:

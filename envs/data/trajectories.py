@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from envs.data.bounds import ROWS, Float32, bounds
+from envs.data.bounds import ROWS, Float32, bounds, narrowed
 from envs.data.offset import Float64, poor, taken
 from envs.errors import UserError
 from envs.worlds.interface import Interface
@@ -133,7 +133,13 @@ class Trajectories:
             obs_offset=obs_offset,
         )
         trajectories.validate()
-        return trajectories
+        if action_low is None and action_high is None and np.abs(action).max() > 1.0 + 1e-6:
+            raise UserError(
+                f"{name}: actions reach {np.abs(action).max():.4g}, beyond -1 and 1; give the "
+                "environment's bounds, action_low and action_high"
+            )
+        low, high, notes = narrowed(action, low, high)
+        return replace(trajectories, action_low=low, action_high=high, notes=tuple(notes))
 
     @property
     def env_id(self) -> str:
@@ -208,8 +214,14 @@ class Trajectories:
     def returns_to_go(self) -> Float32:
         """(N,) the sum of the rewards from each step to the end of its episode, in float64."""
         total = np.cumsum(self.reward, dtype=np.float64)
-        to_end = np.repeat(total[self.starts[1:] - 1], self.lengths)
-        return (to_end - total + self.reward).astype(np.float32)
+        size = np.add.reduceat(np.abs(self.reward, dtype=np.float64), self.starts[:-1])
+        lost = np.abs(total).max() * np.finfo(np.float64).eps
+        if lost < 1e-8 * size[size > 0].min(initial=np.inf):
+            to_end = np.repeat(total[self.starts[1:] - 1], self.lengths)
+            return (to_end - total + self.reward).astype(np.float32)
+        # Differences of sums over all episodes would leave nothing of the smallest returns.
+        parts = np.split(self.reward.astype(np.float64), self.starts[1:-1])
+        return np.concatenate([np.cumsum(part[::-1])[::-1] for part in parts]).astype(np.float32)
 
     def timesteps(self) -> NDArray[np.int64]:
         """(N,) the index of each step in its episode, from 0."""

@@ -64,8 +64,10 @@ def write(
         evaluated = make_raw(eval_env)
         about["eval_env_spec"] = _spec(evaluated)
         evaluated.close()
-    # Finds defects now, and not at the first training.
-    checked = Trajectories.from_episodes(episodes, env=env_id, name=dataset_id)
+    # Finds defects now, and not at the first training. The space has the bounds of actions.
+    width = np.asarray(episodes[0].action).shape[-1] if episodes else 0
+    anything = {"action_low": np.full(width, -np.inf), "action_high": np.full(width, np.inf)}
+    checked = Trajectories.from_episodes(episodes, env=env_id, name=dataset_id, **anything)
     if layout[0].path and checked.obs_dim != (width := sum(part.width for part in layout)):
         raise UserError(
             f"{dataset_id} has observations of size {checked.obs_dim}, {env_id} has {width} in all "

@@ -139,3 +139,10 @@ def test_a_name_is_one_heads(monkeypatch):
             @register(name)
             class Other(Head):
                 pass
+
+
+def test_the_range_of_huge_bounds_is_finite():
+    head = HEADS["tanh"](4, [-3e38, -1.0], [3e38, 0.5])
+    middle, half = head.range()
+    torch.testing.assert_close(middle, torch.tensor([0.0, -0.25]))
+    torch.testing.assert_close(half, torch.tensor([3e38, 0.75]))

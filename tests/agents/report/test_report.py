@@ -104,6 +104,8 @@ def test_best_median_and_worst():
 def test_small_returns_are_written_finer():
     assert table.number_format([0.25, 1.0])(0.25) == "0.25"
     assert table.number_format([0.25, -1000.0])(0.25) == "0.2"
+    assert table.number_format([2.5e-9, -1e-8])(2.5e-9) == "2.5e-09"
+    assert table.number_format([0.0, 0.0])(0.0) == "0.00"
 
 
 class Page(HTMLParser):

@@ -212,3 +212,39 @@ def test_observations_and_actions_of_no_size_are_refused(label: str) -> None:
     bad = replace(data([2, 3]), **{label: np.zeros((5, 0), np.float32)})  # type: ignore[arg-type]
     with pytest.raises(UserError, match=f"{label} has no numbers"):
         bad.validate()
+
+
+def test_small_returns_beside_huge_ones_keep_their_digits() -> None:
+    rewards = [1e18, 1.0, 1.0], [1e-3, 2e-3, 3e-3], [0.0, 0.0]
+    made = [
+        Episode(np.zeros((len(r) + 1, 1)), np.zeros((len(r), 1)), np.array(r), False)
+        for r in rewards
+    ]
+    data = Trajectories.from_episodes(made, env="E-v0", name="n/n-v0")
+    wanted = [1e18, 2.0, 1.0, 6e-3, 5e-3, 3e-3, 0.0, 0.0]
+    np.testing.assert_allclose(data.returns_to_go(), wanted, rtol=1e-6)
+    long = Episode(np.zeros((1001, 1)), np.zeros((1000, 1)), np.full(1000, -1e9), False)
+    small = Episode(np.zeros((3, 1)), np.zeros((2, 1)), np.array([1e-2, 2e-2]), False)
+    data = Trajectories.from_episodes([long] * 100 + [small], env="E-v0", name="n/n-v0")
+    np.testing.assert_allclose(data.returns_to_go()[-2:], [3e-2, 2e-2], rtol=1e-6)
+
+
+def test_actions_beyond_bounds_that_nobody_gave_are_refused() -> None:
+    episode = Episode(np.zeros((3, 1)), np.array([[1.94], [0.0]]), np.zeros(2), False)
+    with pytest.raises(UserError, match=r"actions reach 1\.94, beyond -1 and 1"):
+        Trajectories.from_episodes([episode], env="E-v0", name="n/n-v0")
+
+
+@pytest.mark.parametrize("bound", [2.0, 49.0, 1e3, 1e6, 3e38])
+def test_bounds_far_wider_than_the_data_are_those_of_the_data(bound: float) -> None:
+    action = np.tile([[1.0, 0.5], [-1.0, 0.5]], (60, 1))
+    episode = Episode(np.zeros((121, 1)), action, np.zeros(120), False)
+    made = Trajectories.from_episodes(
+        [episode], env="E-v0", name="n/n-v0", action_low=[-bound] * 2, action_high=[bound] * 2
+    )
+    if bound < 100.0:
+        assert (made.action_low.tolist(), made.notes) == ([-bound, -bound], ())
+        return
+    assert (made.action_low[0], made.action_high[0]) == (-1.0, 1.0)
+    assert made.action_high[1] == np.float32(bound)  # it never changes: there is no range
+    assert made.notes == ("actions 0 use less than 2 % of their bounds: the data's are used",)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from agents.loggers import base as loggers
+from agents.model.inputs import OPTIONAL
 from configs import Config, cli
 from envs.script import run_script
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = f"""Train a return-conditioned recurrent agent (minGRU, minLSTM) on offline data, then
 evaluate it over a sweep of target returns. With no arguments: Hopper, about three minutes.
-Names for --log: {", ".join(loggers.LOGGERS)}."""
+Names for --log: {", ".join(loggers.LOGGERS)}. For --model.inputs: {", ".join(OPTIONAL)}."""
 
 LOG_EVERY = 50
 

@@ -73,7 +73,8 @@ class ModelConfig:
     """`fused` has one token for each step, the sum of return and observation. `interleaved` has
     three, as the Decision Transformer has: return, observation, action."""
     inputs: tuple[str, ...] = ()
-    """Optional inputs that the agent reads beside return, observation and time: prev_reward."""
+    """Optional inputs that the agent reads beside return, observation and time. Their names are
+    listed above."""
     head: str = "tanh"
     """What predicts the action: tanh (squared error), or tanh_gaussian (log-likelihood of a
     squashed Gaussian; acts by its mean, and samples on request)."""

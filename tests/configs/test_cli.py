@@ -80,7 +80,7 @@ def test_the_description_is_wrapped_to_the_terminal(script, columns, checkout):
 def test_the_help_of_an_option_lists_all_its_values(option, names, checkout):
     text = help_text("train.py", 100, checkout)
     shown = re.split(rf"\n│ {option}[ =]", text)[1].split("\n│ --")[0]
-    shown += text.split("\n\n")[1] if option == "--log" else ""
+    shown += text.split("\n\n")[1] if option in ("--log", "--model.inputs") else ""
     names = set(names) - REGISTERED_BY_TESTS
     assert names
     assert not names - set(re.findall(r"[\w-]+", shown))

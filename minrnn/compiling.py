@@ -28,7 +28,6 @@ def constant(function: Function) -> Function:
     return function
 
 
-@functools.cache
 def _disabled(function: Callable[..., Any]) -> Callable[..., Any]:
     return cast(Any, torch.compiler).disable(function)
 
@@ -54,8 +53,7 @@ def exporting(x: Tensor) -> bool:
 
     The graph is then for others to read, and contains no operations of this library.
     """
-    ask = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
-    if ask is None or not ask() or torch.is_grad_enabled():
+    if not torch.compiler.is_exporting() or torch.is_grad_enabled():
         return False
     return not isinstance(x.shape[1], torch.SymInt)
 

@@ -15,6 +15,12 @@ from minrnn.derivatives import gradients, transformed
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
+# Those of all modules; torch's own question for them is newer than torch 2.7.
+_HOOKS = [
+    f"_global_{when}_hooks" for when in ("forward_pre", "forward", "backward_pre", "backward")
+]
+
+
 class MLP(nn.Sequential):
     """Linear, activation, Linear.
 
@@ -53,7 +59,7 @@ def _fusible(mlp: MLP, x: Tensor) -> bool:
         and not inside._len_torch_dispatch_stack()
         and not transformed()
         and not inside._is_tracing()
-        and not nn.modules.module._has_any_global_hook()
+        and not any(getattr(nn.modules.module, name) for name in _HOOKS)
     )
 
 

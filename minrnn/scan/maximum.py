@@ -1,3 +1,4 @@
+# pyright: reportUnknownMemberType=false
 """The running maximum m_t = max(m_{t-1} + f_t, i_t) over a batch of packed sequences, which keeps
 exponential gates finite.
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minrnn.compiling import latest
+from minrnn.compiling import exporting, latest
 from minrnn.derivatives import transformed, value_of
 
 
@@ -39,7 +40,7 @@ def running_max(
         return last.detach().unsqueeze(1), last
     with torch.no_grad():  # forward mode may see through it, which changes no output
         first = None if resets is None else _first(resets)
-        m = _scan(f, i, m0, resets, first)
+        m = (_op if _opaque(i) else _scan)(f, i, m0, resets, first)
     if transformed():
         return m, value_of(m[:, -1], _last(f, i, m0, resets, first))
     if not torch.is_grad_enabled():
@@ -73,6 +74,36 @@ def _scan(
             sums = torch.cat([sums[:, :reach], sums[:, reach:] + sums[:, :-reach]], 1)
         reach *= 2
     return m
+
+
+def _opaque(i: Tensor) -> bool:
+    # The passes are as many as T is long, so that a compiler would make a graph for each power of
+    # two, and end at its limit of eight. On a GPU it fuses them, which is worth more.
+    if not torch.compiler.is_compiling() or i.device.type != "cpu":
+        return False
+    return not transformed() and not exporting(i)
+
+
+@torch.library.custom_op(
+    "minrnn::running_max",
+    mutates_args=(),
+    schema="(Tensor? f, Tensor i, Tensor? m0, Tensor? resets, Tensor? first) -> Tensor",
+)
+def _op(
+    f: Tensor | None, i: Tensor, m0: Tensor | None, resets: Tensor | None, first: Tensor | None
+) -> Tensor:
+    m = _scan(f, i, m0, resets, first)
+    return m.clone() if m is i else m  # an op returns no input
+
+
+@_op.register_fake
+def _(
+    f: Tensor | None, i: Tensor, m0: Tensor | None, resets: Tensor | None, first: Tensor | None
+) -> Tensor:
+    dtype = i.dtype
+    for x in (f, m0):
+        dtype = dtype if x is None else torch.promote_types(dtype, x.dtype)
+    return torch.empty_like(i, dtype=dtype, memory_format=torch.contiguous_format)
 
 
 def _last(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -33,7 +37,8 @@ class TensorBoard(Logger):
         threading.excepthook = _quiet_about_the_disk
         # A TensorBoard that is watching has read what was cut off, and has to forget it.
         purge = start.update + 1 if start.position else None
-        self._writer = SummaryWriter(str(self.path), purge_step=purge)
+        with _after(files):
+            self._writer = SummaryWriter(str(self.path), purge_step=purge)
 
     def metrics(self, update: int, seconds: float, values: Mapping[str, float]) -> None:
         """Log scalars."""
@@ -61,6 +66,27 @@ class TensorBoard(Logger):
     def close(self, *, failed: bool = False) -> None:
         """Write what is left, and end the writer's thread."""
         self._writer.close()
+
+
+@contextmanager
+def _after(names: Iterable[str]) -> Iterator[None]:
+    """Context: a new event file comes after those, even if the clock was set back meanwhile.
+
+    TensorBoard reads files in the order of their names, which begin with the time, and forgets the
+    later steps where it reads them first.
+    """
+    stamps = [int(stamp) for name in names if (stamp := name.split(".")[3]).isdecimal()]
+    first = 1 + max(stamps, default=0)
+    if time.time() >= first:
+        yield
+        return
+    module: Any = event_file_writer
+    clock, told = module.time, iter([first])  # the name is what it asks for first
+    module.time = SimpleNamespace(time=lambda: next(told, None) or clock.time())
+    try:
+        yield
+    finally:
+        module.time = clock
 
 
 def _quiet_about_the_disk(arguments: threading.ExceptHookArgs) -> None:

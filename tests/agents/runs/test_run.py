@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train
 from agents.evaluation.during_training import Evaluator
@@ -144,6 +146,29 @@ def test_signals_save_and_say_how_to_go_on(tmp_path, capsys):
     with go_on(tmp_path / "run") as run:
         fit(run)
     assert differences(tmp_path / "alone", tmp_path / "run") == []
+
+
+def test_a_clock_that_is_set_back_changes_nothing(tmp_path, monkeypatch):
+    with go_on(tmp_path / "alone") as run:
+        fit(run)
+    now = [time.time()]
+
+    def earlier():
+        now[0] -= 3600.0
+        return now[0]
+
+    monkeypatch.setattr(time, "time", earlier)
+    leave(tmp_path / "run", at=37)
+    leave(tmp_path / "run", at=81)
+    with go_on(tmp_path / "run") as run:
+        fit(run)
+    monkeypatch.undo()
+    assert differences(tmp_path / "alone", tmp_path / "run") == []
+    steps = []
+    for name in ("alone", "run"):
+        board = EventAccumulator(str(tmp_path / name / "tensorboard")).Reload()
+        steps.append([event.step for event in board.Scalars("train/loss")])
+    assert steps[0] == steps[1] == [50, 60, 100, 120, 130]
 
 
 def test_other_data_is_refused(tmp_path):

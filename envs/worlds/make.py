@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import io
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -24,6 +25,8 @@ from envs.worlds.wrappers import ResetOptions, WholeActions, wrap
 EnvLike = str | EnvSpec | Callable[[], gym.Env[Any, Any]]
 """An environment id, its specification, or a function that makes an environment."""
 
+OPENGL = "apt-get install libegl1 libgl1-mesa-dri (EGL) or libosmesa6 (OSMesa)"
+"""What draws without a screen on Debian or Ubuntu."""
 _ROBOTICS = ("Adroit", "AntMaze", "PointMaze", "FrankaKitchen", "Fetch", "HandManipulate")
 
 
@@ -55,6 +58,7 @@ def make_raw(env: EnvSpec | str) -> gym.Env[Any, Any]:
             warnings.filterwarnings("ignore", ".*is out of date", DeprecationWarning)
             made = gym.make(env, **{"disable_env_checker": True, **arguments})
     except (gym.error.DependencyNotInstalled, ImportError) as error:
+        _blame_opengl(env)
         raise UserError(
             f"{env} needs a package that is not installed ({_first_line(error)}); "
             f'for MuJoCo: pip install "gymnasium[mujoco]"'
@@ -64,6 +68,7 @@ def make_raw(env: EnvSpec | str) -> gym.Env[Any, Any]:
         hint = f"near matches: {', '.join(near)}" if near else _first_line(error)
         raise UserError(f"{env!r} is not an environment that gymnasium knows; {hint}") from error
     except Exception as error:  # environments raise anything for arguments from a file
+        _blame_opengl(env)
         if env.startswith(_ROBOTICS) and isinstance(error, AssertionError):
             # mujoco_utils compares joint types with integers, which newer versions do not have.
             raise UserError(
@@ -166,8 +171,28 @@ def _register_robotics(env_id: str) -> None:
         with interruptible(), redirect_stderr(io.StringIO()) if quiet else nullcontext():
             robotics = importlib.import_module("gymnasium_robotics")
     except ImportError as error:
+        _blame_opengl(env_id)
         raise UserError(f"{env_id} needs: pip install gymnasium-robotics") from error
+    except Exception:
+        _blame_opengl(env_id)
+        raise
     gym.register_envs(robotics)
+
+
+def _blame_opengl(env_id: str) -> None:
+    """Raise UserError where MuJoCo, which loads what MUJOCO_GL names, cannot be imported so."""
+    chosen = os.environ.get("MUJOCO_GL", "").strip()
+    if not chosen:
+        return
+    try:
+        importlib.import_module("mujoco")
+    except ModuleNotFoundError:
+        return
+    except Exception as error:  # OpenGL's bindings raise anything
+        raise UserError(
+            f"{env_id} cannot be made: MuJoCo does not start with MUJOCO_GL={chosen} "
+            f"({_first_line(error)}); unset MUJOCO_GL, or on Debian or Ubuntu: {OPENGL}"
+        ) from error
 
 
 @contextmanager
@@ -180,7 +205,7 @@ def _quiet_deprecations() -> Iterator[None]:
         with interruptible():
             mujoco = importlib.import_module("mujoco")
         before = mujoco.get_mju_user_warning()
-    except (ImportError, AttributeError):
+    except Exception:  # an environment that needs it tells why
         yield
         return
     mujoco.set_mju_user_warning(lambda _message: None)

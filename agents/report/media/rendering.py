@@ -16,13 +16,10 @@ import numpy as np
 from agents.machine import device
 from envs.errors import UserError
 from envs.worlds.flat import flatten
-from envs.worlds.make import make_env, make_raw
+from envs.worlds.make import OPENGL, make_env, make_raw
 from envs.worlds.spec import EnvSpec
 
-INSTALL = (
-    "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (EGL) or libosmesa6 (OSMesa); "
-    "MUJOCO_GL=egl|osmesa chooses one"
-)
+INSTALL = f"on Debian or Ubuntu: {OPENGL}; MUJOCO_GL=egl|osmesa chooses one"
 
 
 def rendering_env(env: EnvSpec | str) -> gym.Env[Any, Any]:
@@ -111,7 +108,10 @@ def choose_backend(env_id: str) -> None:
 
     Raises UserError, with what to install, if there is no such backend and no display either.
     """
-    if "MUJOCO_GL" in os.environ or not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux"):
+        return
+    if chosen := os.environ.pop("MUJOCO_GL", "").lower().strip():
+        os.environ["MUJOCO_GL"] = chosen  # gymnasium, unlike MuJoCo, wants it in lower case
         return
     for name in ("egl", "osmesa"):
         if _works(name):

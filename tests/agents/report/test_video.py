@@ -166,6 +166,15 @@ def test_a_machine_without_screen_and_opengl_names_what_to_install(monkeypatch):
     assert rendering.os.environ["MUJOCO_GL"] == "osmesa"
 
 
+@pytest.mark.parametrize(("given", "taken"), [("EGL ", "egl"), ("osmesa", "osmesa"), ("", "egl")])
+def test_mujoco_gl_is_read_as_mujoco_reads_it(monkeypatch, given, taken):
+    monkeypatch.setenv("MUJOCO_GL", given)
+    monkeypatch.setattr(rendering.sys, "platform", "linux")
+    monkeypatch.setattr(rendering, "_works", lambda name: name == "egl")
+    rendering.choose_backend("Hopper-v5")
+    assert rendering.os.environ["MUJOCO_GL"] == taken
+
+
 @pytest.mark.parametrize("backend", ["egl", "osmesa"])
 def test_the_compiler_can_be_used_after_drawing(backend, checkout, monkeypatch):
     monkeypatch.delenv("MUJOCO_GL", raising=False)

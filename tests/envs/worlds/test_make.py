@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -169,3 +170,26 @@ def test_ctrl_c_while_a_package_is_imported_is_not_that_it_is_missing(
         monkeypatch.delitem(gym.registry, env_id, raising=False)
     with pytest.raises(KeyboardInterrupt):
         use(env_id)
+
+
+def test_an_opengl_that_is_missing_is_one_line_and_concerns_mujoco_alone(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from envs.errors import UserError\n"
+        "from envs.worlds.make import make_env\n"
+        "make_env('CartPole-v1')\n"
+        "for env_id in ('Hopper-v5', 'PointMaze_UMaze-v3'):\n"
+        "    try:\n"
+        "        make_env(env_id)\n"
+        "    except UserError as error:\n"
+        "        print(error)\n"
+    )
+    monkeypatch.setenv("MUJOCO_GL", "nothing")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["Hopper-v5", "PointMaze_UMaze-v3"]
+    assert all("does not start with MUJOCO_GL=nothing (" in line for line in lines)
+    assert all("unset MUJOCO_GL" in line for line in lines)

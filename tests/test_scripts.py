@@ -243,6 +243,22 @@ def test_two_data_sets_are_trained_on_together(checkout, data, tmp_path):
     assert f"{data},{data}: 40 episodes" in done.stdout
 
 
+def test_of_two_runs_at_once_in_one_folder_one_is_refused(checkout, data, tmp_path):
+    flags = ["train.py", "--preset", "smoke", "--env", data, "--run-dir", str(tmp_path / "run")]
+    both = [
+        subprocess.Popen(
+            [sys.executable, *flags], cwd=checkout, stderr=subprocess.PIPE, text=True, bufsize=-1
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], said
+    refused = said[0] if both[0].returncode else said[1]
+    assert "is not empty: choose another" in refused or "by another process" in refused
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["results"]["last"]
+
+
 def test_training_survives_a_machine_that_draws_with_osmesa(checkout, data, tmp_path):
     # MuJoCo loads OSMesa at its import, torch's optimisers triton: in this order LLVM crashes.
     probe = "import OpenGL.GL, OpenGL.osmesa"

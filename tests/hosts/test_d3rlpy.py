@@ -152,6 +152,53 @@ def test_a_stack_of_frames_is_the_episode_so_far(backbone):
                 torch.testing.assert_close(found, y[:, -1], rtol=0, atol=1e-5)
 
 
+def test_over_an_epoch_every_transition_is_read_as_the_episode_so_far():
+    rng = np.random.default_rng(0)
+    episodes = [
+        d3rlpy.dataset.Episode(
+            rng.normal(3, 2, (length, 5)).astype(np.float32),
+            rng.uniform(-1, 1, (length, 2)).astype(np.float32),
+            rng.normal(size=(length, 1)).astype(np.float32),
+            terminated=length % 2 == 0,
+        )
+        for length in (1, 2, 5, 6, 7, 30, 31)
+    ]
+    data = d3rlpy.dataset.create_infinite_replay_buffer(
+        episodes, transition_picker=d3rlpy.dataset.FrameStackTransitionPicker(FRAMES)
+    )
+    encoder = factory().create((FRAMES * 5,))
+    seen = 0
+    for episode in data.episodes:
+        for t in range(episode.transition_count):
+            made = data.transition_picker(episode, t)
+            for at, found in ((t, made.observation), (t + 1, made.next_observation)):
+                if at == len(episode.observations):
+                    continue  # behind a terminal step, which nothing is bootstrapped from
+                so_far = torch.tensor(episode.observations[None, max(0, at + 1 - FRAMES) : at + 1])
+                with torch.no_grad():
+                    y, _ = encoder.stack(encoder.inputs(so_far))
+                    got = encoder(torch.tensor(found)[None])
+                torch.testing.assert_close(got, y[:, -1], rtol=0, atol=1e-5)
+            seen += 1
+    assert seen == data.transition_count > 70
+    ends = []
+    for _ in range(2):
+        d3rlpy.seed(1)
+        encoders = {f"{name}_encoder_factory": factory() for name in ("actor", "critic", "value")}
+        algorithm = d3rlpy.algos.IQLConfig(batch_size=16, **encoders).create(device="cpu:0")
+        steps = data.transition_count // 16
+        algorithm.fit(
+            data,
+            n_steps=steps,
+            n_steps_per_epoch=steps,
+            logger_adapter=d3rlpy.logging.NoopAdapterFactory(),
+            show_progress=False,
+        )
+        ends.append(algorithm.predict(np.ones((1, FRAMES * 5), np.float32)))
+    assert np.isfinite(ends[0]).all()
+    np.testing.assert_array_equal(*ends)
+
+
 def test_only_zeros_before_the_first_frame_are_padding():
     encoder = factory().create((FRAMES * 3,))
     x = torch.zeros(1, FRAMES, 3)

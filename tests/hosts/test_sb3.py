@@ -12,7 +12,7 @@ from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor
 
 import minrnn
 from minrnn.hosts.sb3 import CnnStackPolicy, MlpStackPolicy, MultiInputStackPolicy, StackPPO
@@ -173,6 +173,30 @@ def test_the_weights_end_where_the_hosts_end():
         ends.append(torch.cat([p.detach().flatten() for p in model.policy.parameters()]))
     torch.testing.assert_close(*ends, rtol=0, atol=1e-5)
     assert (ends[0] - before).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("algorithm", [RecurrentPPO, StackPPO])
+def test_environments_in_processes_of_their_own_give_the_same_weights(algorithm):
+    ends = []
+    for processes in (False, True):
+        made = [Recall] * 3
+        envs = SubprocVecEnv(made, start_method="spawn") if processes else DummyVecEnv(made)
+        model = algorithm(
+            MlpStackPolicy,
+            VecMonitor(envs),
+            n_steps=20,
+            batch_size=24,
+            n_epochs=2,
+            seed=0,
+            device="cpu",
+            policy_kwargs={"stack": SMALL},
+        )
+        try:
+            model.learn(120)
+        finally:
+            envs.close()
+        ends.append(torch.cat([p.detach().flatten() for p in model.policy.parameters()]))
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
 
 
 def test_no_time_step_is_looped_over():

@@ -1,10 +1,10 @@
 # pyright: reportIncompatibleMethodOverride=false
 """Derivatives beyond the first backward pass: of any order, forward-mode, and under torch.func.
 
-A kernel computes its function and one backward pass, and nothing can look into it. So each has a
-reference of the same function in plain torch, which is used where more is asked for: `gradients`
-differentiates it where a backward pass is differentiated itself (`create_graph=True`), and a caller
-runs it in the kernel's place where `transformed()`. Neither costs anything elsewhere.
+A kernel computes its function and one backward pass, and autograd cannot differentiate either. So
+each has a reference of the same function in plain torch, for where more is asked for: `gradients`
+differentiates the reference where a backward pass is `differentiated()` itself, and a caller runs
+the reference in the kernel's place where `transformed()`. Neither costs anything elsewhere.
 """
 
 from __future__ import annotations
@@ -23,6 +23,20 @@ def transformed() -> bool:
     if inside._are_functorch_transforms_active():  # torch.compile knows this, too
         return True
     return not torch.compiler.is_compiling() and cast(Any, forward_ad)._current_level >= 0
+
+
+def differentiated(grads: Sequence[Tensor | None]) -> bool:
+    """Return, in a backward pass, whether more is asked than its values for `grads`.
+
+    That is: a derivative of it (`create_graph=True`), or several at once (`is_grads_batched=True`).
+    """
+    return torch.is_grad_enabled() or transformed() or batched(grads)
+
+
+def batched(tensors: Sequence[Tensor | None]) -> bool:
+    """Return whether one of the tensors is several, as `is_grads_batched=True` makes them."""
+    is_batched = cast(Any, torch._C)._functorch.is_legacy_batchedtensor  # pyright: ignore[reportPrivateUsage]
+    return any(x is not None and is_batched(x) for x in tensors)
 
 
 def value_of(value: Tensor, like: Tensor) -> Tensor:
@@ -56,10 +70,11 @@ def gradients(
     tensors: Sequence[Tensor | None],
     grads: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """Return the gradients by `tensors` of reference(*tensors), which can be differentiated again.
+    """Return the gradients by `tensors` of reference(*tensors), differentiable in grad mode.
 
     grads: those of the outputs, None for zero. The result is None for what needs no gradient.
     """
+    again = torch.is_grad_enabled()
     with torch.enable_grad():
         # Views, as one tensor may be given twice, and gets a gradient for each place.
         own = [x if x is None or not x.requires_grad else x.view_as(x) for x in tensors]
@@ -70,5 +85,5 @@ def gradients(
     if not known:
         return [None] * len(own)
     ys, gs = zip(*known, strict=True)
-    found = iter(torch.autograd.grad(ys, needed, gs, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(ys, needed, gs, create_graph=again, allow_unused=True))
     return [next(found) if x is not None and x.requires_grad else None for x in own]

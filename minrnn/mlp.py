@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minrnn.derivatives import gradients, transformed
+from minrnn.derivatives import differentiated, gradients, transformed
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -104,7 +104,7 @@ class _ReluMLP(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         rows, w1, w2, hidden, x, b1, b2 = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradients are to be differentiated
+        if differentiated(grad_outputs):
             return tuple(gradients(_reference, (x, w1, b1, w2, b2), grad_outputs))
         grad = grad_outputs[0].reshape(len(rows), len(w2))
         inner = grad @ w2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from minrnn.checks import check_inputs, check_state
 from minrnn.compiling import latest
-from minrnn.derivatives import gradients, transformed
 from minrnn.interface import SequenceMixer, State, state_dtype
 from minrnn.registry import register
+from minrnn.sdpa import attend
 
 POSITIONS = ("rotary", "learned", "none")
 
@@ -253,45 +253,6 @@ class Attention(SequenceMixer):
         super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
         self.turns = self._turns()
         return self
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """Do as F.scaled_dot_product_attention, whose kernels have one derivative, with all of them."""
-    if transformed():
-        return _attend(q, k, v, mask)[0]
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or mask.requires_grad:
-        return F.scaled_dot_product_attention(q, k, v, mask)
-    return cast(Any, _Attend).apply(q, k, v, mask)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor]:
-    scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    seen = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return (seen.softmax(-1) @ v,)
-
-
-class _Attend(torch.autograd.Function):
-    """Keeps torch's graph of its kernel, which frees what it saved after the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, v, mask)
-        ctx.graph = _graph(q, k, v, mask)
-        return ctx.graph[1].detach()
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # the gradients are to be differentiated
-            return tuple(gradients(_attend, ctx.saved_tensors, grad_outputs))
-        graph, ctx.graph = ctx.graph, None
-        leaves, y = graph or _graph(*ctx.saved_tensors)
-        return *torch.autograd.grad(y, leaves, grad_outputs), None
-
-
-def _graph(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
-    q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
-    with torch.enable_grad():
-        return [q, k, v], F.scaled_dot_product_attention(q, k, v, mask)
 
 
 def _turn(x: Tensor, turns: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minrnn.checks import check_inputs, check_state
+from minrnn.derivatives import transformed
 from minrnn.interface import SequenceMixer, State, state_dtype
 from minrnn.registry import register
 from minrnn.scan.diagonal import diagonal_scan
@@ -142,4 +143,8 @@ class S4D(SequenceMixer):
 
     def _output(self, y: Tensor, u: Tensor, x: Tensor) -> Tensor:
         y = torch.addcmul(y, u, self.D.to(u.dtype)).to(x.dtype)
-        return F.glu(self.out(F.gelu(y)), -1).to(x.dtype)
+        y = self.out(F.gelu(y))
+        if transformed():  # glu has no forward mode in half precision
+            value, gate = y.chunk(2, -1)
+            return (value * gate.sigmoid()).to(x.dtype)
+        return F.glu(y, -1).to(x.dtype)

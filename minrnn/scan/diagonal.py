@@ -50,14 +50,18 @@ def reference(
     """Do the same in O(B T D N log T) memory: after each pass a state has twice as many inputs."""
     a = decay.expand(*u.shape, *decay.shape[1:])
     h = F.pad(u[..., None, None].expand(*u.shape, decay.shape[1], 1), (0, 1))
-    if resets is not None:
-        a = a.masked_fill(resets[..., None, None, None], 0.0)
+    cut = None if resets is None else resets[..., None, None, None]
     if h0 is not None:
-        first = h[:, 0] + _times(a[:, 0], h0)
+        before = h0 if cut is None else h0.masked_fill(cut[:, 0], 0.0)
+        first = h[:, 0] + _times(a[:, 0], before)
         h = torch.cat([first.unsqueeze(1), h[:, 1:]], 1)
     reach = 1
     while reach < u.shape[1]:
-        carried = _times(a[:, reach:], h[:, :-reach])
+        before = h[:, :-reach]
+        if cut is not None:  # masked, as 0 * NaN is NaN
+            before = before.masked_fill(cut[:, reach:], 0.0)
+            cut = torch.cat([cut[:, :reach], cut[:, reach:] | cut[:, :-reach]], 1)
+        carried = _times(a[:, reach:], before)
         h = torch.cat([h[:, :reach], h[:, reach:] + carried], 1)
         a = torch.cat([a[:, :reach], _times(a[:, reach:], a[:, :-reach])], 1)
         reach *= 2

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from minrnn.compiling import constant, exporting, traced
-from minrnn.derivatives import gradients, transformed
+from minrnn.derivatives import differentiated, gradients, transformed
 from minrnn.scan.backends import cpu_kernels
 
 
@@ -95,8 +95,9 @@ class KernelOp:
     def backward(self, ctx: Any, grads: Sequence[Any], run: Callable[..., Any]) -> Sequence[Any]:
         """Return the gradients of the inputs and None for resets; run: the backward pass."""
         count = self._inputs + 1
-        tensors, saved = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        if torch.is_grad_enabled():  # the gradients are to be differentiated
+        given = ctx.saved_tensors  # once: a checkpoint computes them again each time
+        tensors, saved = given[:count], given[count:]
+        if differentiated(grads):
             return gradients(self._reference, tensors, grads)
         return *run(*grads, *saved), None
 

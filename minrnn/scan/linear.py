@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from minrnn.compiling import traced
+from minrnn.derivatives import batched
 from minrnn.scan.backends import load
 from minrnn.scan.gates import coefficients
 
@@ -47,18 +48,23 @@ def run(
 
 def _linear(a: Tensor, b: Tensor, resets: Tensor | None, backend: str) -> Tensor:
     # h_t = a_t * h_{t-1} + b_t from h = 0, which it is again at resets.
-    if torch.compiler.is_compiling():  # it knows no Function with a jvp or a vmap of its own
+    # A compiler knows no Function with a jvp or a vmap, and batched gradients know no vmap.
+    if torch.compiler.is_compiling() or batched((a, b)):
         return _doubled(a, b, resets)
     return cast(Any, _Linear.apply)(a, b, resets, backend)
 
 
 def _doubled(a: Tensor, b: Tensor, resets: Tensor | None) -> Tensor:
     # The same in plain torch: after each pass a step has seen twice as many.
-    if resets is not None:
-        a = a.masked_fill(resets.unsqueeze(-1), 0.0)
+    cut = None if resets is None else resets.unsqueeze(-1)
+    a = a if cut is None else a.masked_fill(cut, 0.0)
     h, reach = b, 1
     while reach < b.shape[1]:
-        h = torch.cat([h[:, :reach], torch.addcmul(h[:, reach:], a[:, reach:], h[:, :-reach])], 1)
+        before = h[:, :-reach]
+        if cut is not None:  # masked, as 0 * NaN is NaN
+            before = before.masked_fill(cut[:, reach:], 0.0)
+            cut = torch.cat([cut[:, :reach], cut[:, reach:] | cut[:, :-reach]], 1)
+        h = torch.cat([h[:, :reach], torch.addcmul(h[:, reach:], a[:, reach:], before)], 1)
         a = torch.cat([a[:, :reach], a[:, reach:] * a[:, :-reach]], 1)
         reach *= 2
     return h

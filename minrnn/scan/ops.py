@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from minrnn.compiling import exporting, traced
-from minrnn.derivatives import gradients, transformed
+from minrnn.derivatives import differentiated, gradients, transformed
 from minrnn.interface import state_dtype
 from minrnn.scan import linear
 from minrnn.scan.backends import load
@@ -81,7 +81,7 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
         h, h0, resets, init, *inputs = ctx.saved_tensors
         backend, gates, candidate = ctx.options
-        if torch.is_grad_enabled():  # the gradients are to be differentiated
+        if differentiated(grad_outputs):
             found = _again(grad_outputs, inputs, h0, resets, init, gates, candidate, backend)
             return None, None, None, found[-3], None, found[-1], *found[:-3]
         grads, grad_h0, grad_init = load(backend, h.device).backward(
@@ -185,7 +185,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
     h, h0, resets, init, *inputs = ctx.saved_tensors
-    if torch.is_grad_enabled():
+    if differentiated((grad_h, grad_last)):
         found = _again((grad_h, grad_last), inputs, h0, resets, init, *ctx.options)
         return found[:-3], found[-3], None, found[-1], None, None, None
     grads = torch.ops.minrnn.scan_backward(

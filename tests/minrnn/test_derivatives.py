@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, stack_module_state, vmap
+from torch.utils.checkpoint import checkpoint
 
 import minrnn
 from minrnn import Stack, StackConfig, build, derivatives, detach, scan, tree_map
-from minrnn.cells.attention import attend
 from minrnn.scan import backends, kernel_op, linear, mingru_scan, minlstm_scan, ops
+from minrnn.sdpa import attend
 from minrnn.state import leaves
 from tests.minrnn.test_contract import OPTIONS
 
@@ -176,6 +177,36 @@ def test_jacobians_by_the_state_agree_forward_and_backward(make):
 
     forward, backward = jacfwd(function)(setting.state), jacrev(function)(setting.state)
     for one, other in zip(leaves(forward), leaves(backward), strict=True):
+        close(one, other)
+
+
+@EVERY
+def test_several_cotangents_at_once_give_what_they_give_one_by_one(make):
+    setting = Setting(make)
+    x = setting.x.clone().requires_grad_()
+    y = setting.run(setting.parameters, x, setting.state)[0]
+    several = torch.randn(3, *y.shape, dtype=y.dtype)
+    found = torch.autograd.grad(y, x, several, is_grads_batched=True, retain_graph=True)[0]
+    for one, gradient in zip(several, found, strict=True):
+        close(gradient, torch.autograd.grad(y, x, one, retain_graph=True)[0])
+
+
+@EVERY
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_have_the_same_gradients(make, reentrant):
+    setting = Setting(make)
+    results = []
+    for go in (lambda f, *a: f(*a), lambda f, *a: checkpoint(f, *a, use_reentrant=reentrant)):
+        x = setting.x.clone().requires_grad_()
+        y = go(lambda x: setting.module(x, setting.state, setting.resets)[0], x)
+        loss = (y * setting.weight).sin().sum()
+        first = torch.autograd.grad(loss, x, create_graph=not reentrant) if not reentrant else ()
+        if reentrant:  # that kind has no second derivative, and torch.autograd.grad is refused
+            loss.backward()
+            results.append([x.grad])
+        else:
+            results.append([first[0], torch.autograd.grad(first[0].square().sum(), x)[0]])
+    for one, other in zip(*results, strict=True):
         close(one, other)
 
 

@@ -108,6 +108,12 @@ class Agent:
         marks = np.asarray(False if resets is None else resets)
         if marks.dtype != np.bool_:
             raise UserError(f"resets must be bool, not {marks.dtype}: pass resets.astype(bool)")
+        if self.model.normaliser.obs_offset and getattr(obs, "dtype", None) == np.float32:
+            warnings.warn(
+                "observations in float32 have lost digits beside the constant that this agent "
+                "takes off them: pass them in float64, as the environment gives them",
+                stacklevel=2,
+            )
         fresh = not self._rows
         starts = np.full(len(rows), fresh) | marks
         earned = np.broadcast_to(np.asarray(0.0 if reward is None else reward), len(rows))

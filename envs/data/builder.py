@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from envs.data.bounds import Float32, bounds, narrowed
 from envs.data.jumps import find_jumps
-from envs.data.offset import Float64, poor, taken
+from envs.data.offset import Float64, first_finite, lost, poor, taken
 from envs.data.repair import clip_actions, drop_episodes, end_at_time_limit, find_broken
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError, one_line
@@ -86,7 +86,7 @@ class TrajectoriesBuilder:
                 f"choose a smaller data set"
             ) from error
         self.name, self.obs_offset = name, obs_offset
-        self.first_obs = np.zeros(obs_dim)  # as the source has it
+        self.first_obs = np.full(obs_dim, np.nan)  # the first finite ones, as the source has them
         self.starts = np.concatenate(([0], np.cumsum(lengths)))
 
     def finish(
@@ -127,7 +127,16 @@ class TrajectoriesBuilder:
         low, high, narrow = narrowed(made.action, low, high)
         made = replace(made, action_low=low, action_high=high)
         clipped = clip_actions(made.action, low, high)
-        notes = (*notes, *left_out, *narrow, *clipped, *late, *find_jumps(made.obs, made.starts))
+        beside = [*lost("rewards", made.reward[:, None]), *lost("actions", made.action)]
+        notes = (
+            *notes,
+            *left_out,
+            *beside,
+            *narrow,
+            *clipped,
+            *late,
+            *find_jumps(made.obs, made.starts),
+        )
         return replace(made, notes=tuple(one_line(note) for note in notes))
 
     def set_obs(self, episode: int, row: int, column: int, values: NDArray[Any]) -> None:
@@ -137,8 +146,9 @@ class TrajectoriesBuilder:
         """
         first, end = self.starts[episode : episode + 2]
         columns = slice(column, column + values.shape[1])
-        if episode == row == 0 and len(values):
-            self.first_obs[columns] = values[0]
+        known = self.first_obs[columns]
+        if len(values) and (missing := ~np.isfinite(known)).any():
+            self.first_obs[columns] = np.where(missing, first_finite(values), known)
         if self.obs_offset is not None:
             values = values - self.obs_offset[columns]
         steps = min(len(values), max(0, end - first - row))

@@ -37,7 +37,7 @@ def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) ->
         return sets[0]
     for each in sets[1:]:
         _check_alike(sets[0], each)
-    offset = next((each.obs_offset for each in sets if each.obs_offset is not None), None)
+    obs_offset = _union([each.obs_offset for each in sets if each.obs_offset is not None])
     references = {each.reference for each in sets}
     complete = all(each.final_obs is not None for each in sets)
     offsets = np.cumsum([0, *(each.num_steps for each in sets)])
@@ -59,7 +59,7 @@ def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) ->
         notes=tuple(dict.fromkeys(note for each in sets for note in each.notes)),
         recorded=tuple(dict.fromkeys(one for each in sets for one in each.recorded)),
         final_obs=np.empty((len(starts) - 1, sets[0].obs_dim), np.float32) if complete else None,
-        obs_offset=offset,
+        obs_offset=obs_offset,
     )
     episode = 0
     for first in offsets[:-1]:
@@ -70,6 +70,14 @@ def combine(sets: list[Trajectories], weights: Sequence[float] | None = None) ->
             made.final_obs[episode : episode + each.num_episodes] = each.final_obs
         episode += each.num_episodes
     return made
+
+
+def _union(offsets: Sequence[Float64]) -> Float64 | None:
+    """Return, for each dimension, the first of the offsets that is not 0."""
+    found: Float64 | None = None
+    for each in offsets:
+        found = each if found is None else np.where(found == 0, each, found)
+    return found
 
 
 def _moved(each: Trajectories, to: Float64 | None) -> Trajectories:

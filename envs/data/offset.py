@@ -7,6 +7,8 @@ off in float64 before it is stored in float32. The same is taken off while actin
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,7 @@ from envs.data.bounds import ROWS, Float32
 
 Float64 = NDArray[np.float64]
 
+_LARGE = 1e6  # a reward or an action of this size is hardly meant
 _BITS = 2.0**-14  # of the largest number: a range below it has ten bits in float32
 _RESOLUTION = 1e-11  # of the offset: a range below it is rounding of float64, as in a constant
 
@@ -27,6 +30,24 @@ def poor(obs: Float32) -> NDArray[np.bool_] | None:
     size = np.maximum(np.abs(low), np.abs(high))
     found = (size > 0) & (high - low <= _BITS * size)
     return found if found.any() else None
+
+
+def lost(name: str, values: Float32) -> list[str]:
+    """Return a note where float32 cannot tell values (N, ·) apart beside a large constant."""
+    where = poor(values)
+    if where is None or not (found := where & (np.abs(values[0]) > _LARGE)).any():
+        return []
+    return [
+        f"{name} are {values[0, found.argmax()]:.10g} to within float32: what varies beside such a "
+        f"constant is lost, take it off in the source"
+    ]
+
+
+def first_finite(values: NDArray[Any]) -> Float64:
+    """Return the first finite number of each column of (N, O), N >= 1; NaN where there is none."""
+    finite = np.isfinite(values)
+    first = values[finite.argmax(axis=0), np.arange(values.shape[1])].astype(np.float64)
+    return np.where(finite.any(axis=0), first, np.nan)
 
 
 def taken(

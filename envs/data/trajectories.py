@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from envs.data.bounds import ROWS, Float32, bounds, narrowed
-from envs.data.offset import Float64, poor, taken
+from envs.data.offset import Float64, first_finite, lost, poor, taken
 from envs.errors import UserError
 from envs.worlds.interface import Interface
 from envs.worlds.spec import EnvSpec
@@ -114,7 +114,8 @@ class Trajectories:
         obs, final_obs = stored(np.zeros(()))
         obs_offset = None
         if (where := poor(obs)) is not None:
-            obs_offset = np.where(where, seen[0][0], 0.0)
+            first = first_finite(np.concatenate([part[:1] for part in seen]))
+            obs_offset = np.where(where & np.isfinite(first), first, 0.0)
             plain, (obs, final_obs) = final_obs, stored(obs_offset)
             obs_offset = taken(obs, final_obs, obs_offset, plain)
         action = np.concatenate([e.action for e in episodes]).astype(np.float32)
@@ -139,6 +140,7 @@ class Trajectories:
                 "environment's bounds, action_low and action_high"
             )
         low, high, notes = narrowed(action, low, high)
+        notes += [*lost("rewards", trajectories.reward[:, None]), *lost("actions", action)]
         return replace(trajectories, action_low=low, action_high=high, notes=tuple(notes))
 
     @property

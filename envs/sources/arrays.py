@@ -24,7 +24,7 @@ from envs.data.trajectories import Episode
 from envs.errors import UserError
 from envs.script import run_script
 from envs.sources import minari
-from envs.sources.d4rl.split import Episodes, go_on, goal_runs
+from envs.sources.d4rl.split import Episodes, go_on, goal_runs, same_rows
 from envs.sources.hdf5 import MAX_RATIO, SMALL
 from envs.worlds.make import make_env
 
@@ -115,7 +115,7 @@ def _runs_at_goals(
     if next_obs is not None:
         after = next_obs.reshape(len(obs), -1)
         breaks = np.zeros(len(obs), np.bool_)
-        breaks[:-1] = ~np.isclose(after[:-1], flat[1:], 1e-5, 1e-5, True).all(axis=1)
+        breaks[:-1] = ~same_rows(after[:-1], flat[1:])
         breaks = None if 2 * breaks.sum() > len(breaks) else breaks
     some = 0 < 2 * runs.sum() < len(obs)
     return runs & (some and go_on(runs, episodes, flat, breaks))

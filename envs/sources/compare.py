@@ -95,13 +95,21 @@ def _outside(data: Trajectories, env: Interface) -> str | None:
 def _horizon(data: Trajectories, limit: int | None) -> str | None:
     """Return a note where nearly all episodes that did not terminate were cut before the limit.
 
-    They are more than half of all.
-    Not where they were cut at a goal: each at its largest reward, after different numbers of steps.
+    And where episodes are longer than the limit. Not where less than half of all were cut, nor
+    where they were cut at a goal: each at its largest reward, after different numbers of steps.
     """
     open_ended = np.flatnonzero(~data.terminated)
     lengths = data.lengths[open_ended]
     if any(name in SKIP_STEPS for name, _ in data.env.wrappers):
         return None  # the limit counts other steps
+    longer = int((data.lengths > (limit or np.inf)).sum())
+    if longer:
+        most = int(data.lengths.max())
+        return (
+            f"{longer} of {data.num_episodes} episodes have up to {most} steps, an evaluation ends "
+            f"after {limit}: their returns do not compare; --data.env-kwargs max_episode_steps "
+            f"{most} evaluates over as many"
+        )
     cut = lengths < (limit or 0)
     if limit and (note := _equal_lengths(data, limit)):
         return note

@@ -94,7 +94,9 @@ def _differ(low: Bounds, high: Bounds, other_low: Bounds, other_high: Bounds) ->
     sides = [np.asarray(side) for side in (low, high, other_low, other_high)]
     if len({side.shape for side in sides}) > 1:
         return None
-    same = _alike(sides[0], sides[2]) & _alike(sides[1], sides[3])
+    with np.errstate(invalid="ignore", over="ignore"):
+        width = np.maximum(sides[1] - sides[0], sides[3] - sides[2])
+    same = _alike(sides[0], sides[2], width) & _alike(sides[1], sides[3], width)
     if same.all():
         return None
     at = int(np.argmin(same))
@@ -105,5 +107,10 @@ def _differ(low: Bounds, high: Bounds, other_low: Bounds, other_high: Bounds) ->
     )
 
 
-def _alike(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.bool_]:
-    return np.isclose(one, other, 1e-4, 1e-6) | unlimited(one) | unlimited(other)
+def _alike(
+    one: NDArray[np.float64], other: NDArray[np.float64], width: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    # width: of the range, so that small units count as others do.
+    with np.errstate(invalid="ignore", over="ignore"):
+        close = np.abs(one - other) <= 1e-4 * np.where(np.isfinite(width), width, 0.0)
+    return close | (one == other) | unlimited(one) | unlimited(other)

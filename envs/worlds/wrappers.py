@@ -27,7 +27,8 @@ SKIP_STEPS = frozenset({"MaxAndSkipObservation", "RepeatAction"})
 """Those of which one step is several of the environment's."""
 MADE_AGAIN = KEEP_RETURNS | SKIP_STEPS | {"ClipReward", "StickyAction"}
 """Those that can be made again. No other class is ever looked up, whatever a file says."""
-_UNFELT = frozenset(
+_PLACE = "gymnasium.wrappers."
+_UNNOTICED = frozenset(
     {
         *("Autoreset", "HumanRendering", "OrderEnforcing", "PassiveEnvChecker"),
         *("RecordEpisodeStatistics", "RecordVideo", "RenderCollection"),
@@ -37,10 +38,21 @@ _STATISTICS = ("NormalizeObservation", "NormalizeReward")
 _LARGEST = 100_000  # of whole numbers: frames in a stack, steps of a delay
 
 
-def felt(stored: Iterable[tuple[str, Mapping[str, Any] | None]]) -> tuple[Wrapper, ...]:
-    """Return the wrappers that an agent notices, with arguments as they come back from a file."""
-    plain = ((name, json.loads(json.dumps(dict(more or {}), default=str))) for name, more in stored)
-    return tuple((name, more) for name, more in plain if name not in _UNFELT)
+def noticed(stored: Iterable[Mapping[str, Any]]) -> tuple[Wrapper, ...]:
+    """Return the wrappers that an agent notices, with arguments as they come back from a file.
+
+    stored: name, entry_point and kwargs of each. One that is not gymnasium's own gets its full
+    name, as it may do anything under theirs.
+    """
+    found: list[Wrapper] = []
+    for each in stored:
+        name, place = str(each["name"]), str(each.get("entry_point") or _PLACE)
+        if not place.startswith(_PLACE):
+            name = place
+        if name not in _UNNOTICED:
+            kwargs = json.loads(json.dumps(dict(each.get("kwargs") or {}), default=str))
+            found.append((name, kwargs))
+    return tuple(found)
 
 
 def wrap(env: gym.Env[Any, Any], wrappers: tuple[Wrapper, ...], name: str) -> gym.Env[Any, Any]:
@@ -51,7 +63,7 @@ def wrap(env: gym.Env[Any, Any], wrappers: tuple[Wrapper, ...], name: str) -> gy
     """
     try:
         listed = () if env.spec is None else env.spec.additional_wrappers
-        present = felt((each.name, each.kwargs) for each in listed)
+        present = noticed(map(vars, listed))
         if wrappers[: len(present)] != present:
             raise UserError(
                 f"{name} has the wrappers {_names(present)} here, the data were recorded through "

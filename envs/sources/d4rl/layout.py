@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -12,10 +11,10 @@ from numpy.typing import NDArray
 
 from envs.data.bounds import Float32
 from envs.data.builder import TrajectoriesBuilder, with_offset
-from envs.data.offset import Float64
+from envs.data.offset import Float64, first_finite
 from envs.data.trajectories import Trajectories
 from envs.errors import UserError
-from envs.sources.d4rl.split import Episodes, Flags, go_on, goal_runs, split
+from envs.sources.d4rl.split import Episodes, Flags, go_on, goal_runs, same_rows, split
 from envs.sources.d4rl.table import Entry, Layout
 from envs.sources.hdf5 import check_claim, has, numeric, open_hdf5, read_into
 from envs.sources.hdf5 import read as read_rows
@@ -122,7 +121,10 @@ def _fill(
     if made is None:
         made = TrajectoriesBuilder(layout.name, episodes.lengths, *sizes, _part(offset, sizes))
         _read_obs(obs, made.obs, rows, made.obs_offset)
-    made.first_obs[:] = read_rows(obs, slice(0, 1))[0, : made.obs.shape[1]]
+    for block in _blocks(obs):
+        made.first_obs[:] = first_finite(read_rows(obs, block)[:, : made.obs.shape[1]])
+        if np.isfinite(made.first_obs).all():
+            break
     read_into(action, made.action, rows)
     read_into(reward, made.reward, rows)
     return made, episodes, env, _read_final_obs(file, made)
@@ -172,7 +174,7 @@ def _read_final_obs(file: h5py.File, made: TrajectoriesBuilder) -> list[str]:
         some = np.arange(rows.start, min(rows.start + _COMPARED, rows.stop))
         for found, which in ((inside, np.setdiff1d(some, last)), (at_ends, last[first:end])):
             which = which[which < len(made.obs) - 1]
-            found.append(_same(values[which - rows.start], made.obs[which + 1]))
+            found.append(same_rows(values[which - rows.start], made.obs[which + 1]))
     if len(last) > 1 and np.concatenate(at_ends).all():
         return ["next_observations not used: they are the next rows at the ends of episodes, too"]
     if 2 * (same := np.concatenate(inside)).sum() < len(same):
@@ -231,21 +233,8 @@ def _breaks(file: h5py.File, obs: h5py.Dataset) -> Flags | None:
             break
         here = read_rows(after, slice(rows.start, last))
         there = read_rows(obs, slice(rows.start + 1, last + 1))
-        breaks[rows.start : last] = ~_same(here, there)
+        breaks[rows.start : last] = ~same_rows(here, there)
     return None if 2 * breaks.sum() > len(breaks) else breaks
-
-
-def _same(here: NDArray[Any], there: NDArray[Any]) -> Flags:
-    """Return (N,) whether rows (N, O) are equal to 1e-5 of the ranges, in any unit."""
-    if not len(there):
-        return np.zeros(0, np.bool_)
-    kinds = [x.dtype if x.dtype.kind == "f" else np.dtype(np.float64) for x in (here, there)]
-    rounding = 4 * max(float(np.finfo(kind).eps) for kind in kinds)
-    with np.errstate(invalid="ignore", over="ignore"):
-        known = np.where(np.isfinite(there), there, np.nan)
-        spread = np.fmax.reduce(known) - np.fmin.reduce(known)
-        off = np.abs(here - there) > 1e-5 * spread + rounding * np.abs(there)
-    return np.asarray(~(off | (np.isnan(here) != np.isnan(there))).any(axis=1))
 
 
 def _read_leading(obs: h5py.Dataset, out: Float32, offset: Float64 | None) -> bool:

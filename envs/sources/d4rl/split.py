@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,3 +98,16 @@ def go_on(runs: Flags, episodes: Episodes, obs: NDArray[np.float32], breaks: Fla
         return bool(breaks[before].mean() < _FEW)
     changes = Changes(obs, starts)
     return changes.smooth() and bool((~changes.usual_after(before)).mean() < _FEW)
+
+
+def same_rows(here: NDArray[Any], there: NDArray[Any]) -> Flags:
+    """Return (N,) whether rows (N, O) are equal to 1e-5 of the ranges, in any unit."""
+    if not len(there):
+        return np.zeros(0, np.bool_)
+    kinds = [x.dtype if x.dtype.kind == "f" else np.dtype(np.float64) for x in (here, there)]
+    rounding = 4 * max(float(np.finfo(kind).eps) for kind in kinds)
+    with np.errstate(invalid="ignore", over="ignore"):
+        known = np.where(np.isfinite(there), there, np.nan)
+        spread = np.fmax.reduce(known) - np.fmin.reduce(known)
+        off = np.abs(here - there) > 1e-5 * spread + rounding * np.abs(there)
+    return np.asarray(~(off | (np.isnan(here) != np.isnan(there))).any(axis=1))

@@ -11,7 +11,7 @@ from gymnasium.envs import registration
 
 from envs.worlds.make import registered
 from envs.worlds.spec import EnvSpec
-from envs.worlds.wrappers import MADE_AGAIN, felt
+from envs.worlds.wrappers import MADE_AGAIN, noticed
 
 _ENDLESS = 100  # a time limit of more than so many times the registered one is for recording
 
@@ -51,9 +51,9 @@ def environment(about: dict[str, Any]) -> Environment:
         else:
             kwargs["max_episode_steps"] = limit
     stored = spec.get("additional_wrappers") or []
-    wrappers = felt((str(each["name"]), each.get("kwargs")) for each in stored)
+    wrappers = noticed(stored)
     registered_ones = () if plain is None else plain.additional_wrappers
-    if wrappers == felt((each.name, each.kwargs) for each in registered_ones):
+    if wrappers == noticed(map(vars, registered_ones)):
         wrappers = ()
     found = EnvSpec(env_id, kwargs, wrappers=wrappers)
     if wrappers and all(name in MADE_AGAIN for name, _ in wrappers):

@@ -168,3 +168,11 @@ def test_what_is_trained_and_loaded_sees_the_same_in_any_unit(scale, offset, tmp
         for t, (o, r, s) in enumerate(zip(obs, reward, resets, strict=True))
     ]
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-3)
+
+
+def test_float32_observations_of_such_an_agent_are_warned_of(pair, tmp_path):
+    _, moved = pair
+    save_checkpoint(tmp_path / "last", moved, METADATA)
+    agent = agents.load(tmp_path / "last")
+    with pytest.warns(UserWarning, match="in float64, as the environment gives them"):
+        agent.act(np.array(OFFSET, np.float32))

@@ -186,3 +186,48 @@ def test_a_fingerprint_sees_an_offset():
     _, data = made(1e7 + plain())
     moved = dataclasses.replace(data, obs_offset=data.obs_offset + 1.0)
     assert fingerprint(moved) != fingerprint(data)
+
+
+def test_a_first_observation_that_is_no_number_does_not_decide():
+    def fill(offset):
+        builder = TrajectoriesBuilder("n/n-v0", np.array([3, STEPS, STEPS]), 1, 1, offset)
+        obs = 1.7e9 + np.arange(STEPS + 1.0)[:, None]
+        for episode, rows in enumerate((4, STEPS + 1, STEPS + 1)):
+            values = obs[:rows].copy()
+            values[0] = np.nan if episode == 0 else values[0]
+            builder.set_obs(episode, 0, 0, values)
+        builder.action[:] = builder.reward[:] = 0.0
+        return (builder,)
+
+    (found,) = with_offset(fill)
+    made = found.finish(terminated=np.zeros(3, bool), env="Pendulum-v1")
+    assert (made.num_episodes, made.obs_offset.tolist()) == (2, [1.7e9 + 1])
+    np.testing.assert_array_equal(np.diff(made.obs[:STEPS, 0]), 1.0)
+
+
+def test_a_mixture_takes_off_what_any_of_its_sets_does():
+    one, two = 1e7 + plain(), 1e7 + plain(5)
+    one[..., 2] = 1.7e9  # a constant here, but not there
+    two[..., 2] = 1.7e9 + two[..., 0] - 1e7
+    sets = [made(obs)[1] for obs in (one, two)]
+    for order in ([0, 1], [1, 0]):
+        both = combine([sets[i] for i in order])
+        assert (both.obs_offset[[0, 2]] != 0).all()
+        rows = slice(None, 2 * STEPS) if order[0] else slice(2 * STEPS, None)
+        assert len(np.unique(both.obs[rows, 2])) > STEPS
+
+
+@pytest.mark.parametrize("what", ["reward", "action"])
+def test_rewards_and_actions_beside_a_large_constant_are_told(what):
+    rng = np.random.default_rng(0)
+    values = {"action": rng.uniform(-1, 1, (STEPS, 1)), "reward": rng.normal(size=STEPS)}
+    bounds = {"action_low": [-2e9], "action_high": [2e9]}
+
+    def notes():
+        episode = Episode(np.zeros((STEPS + 1, 1)), **values, terminated=True)
+        return Trajectories.from_episodes([episode], env="E-v0", name="n/n-v0", **bounds).notes
+
+    assert notes() == ()
+    values[what] = values[what] + 1.7e9
+    (note,) = notes()
+    assert note.startswith(f"{what}s are 1700000") and "take it off in the source" in note

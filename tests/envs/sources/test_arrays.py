@@ -162,3 +162,30 @@ def test_a_file_that_cannot_be_read_is_one_line(
     assert error.startswith("error: ")
     assert error.count("\n") == 0
     assert not sources.minari.exists("me/human-v0")
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (1e-9, 0.0), (1.0, 1.7e9)])
+def test_episodes_of_one_step_are_told_from_stays_at_a_goal_in_any_unit(
+    tmp_path: Path, scale: float, offset: float
+) -> None:
+    rng = np.random.default_rng(0)
+    obs, after, ends = [], [], []
+    for episode in range(60):
+        steps = 1 if episode % 3 else 20  # two of three terminate at once, with real resets
+        path = 3 * rng.normal(size=(1, 3)) + np.cumsum(0.01 * rng.normal(size=(steps + 1, 3)), 0)
+        obs.append(path[:-1])
+        after.append(path[1:])
+        ends.append(np.arange(steps) == steps - 1)
+    ends = np.concatenate(ends)
+    np.savez(
+        tmp_path / "own.npz",
+        observations=offset + scale * np.concatenate(obs),
+        next_observations=offset + scale * np.concatenate(after),
+        actions=rng.uniform(-1, 1, (len(ends), 1)),
+        rewards=ends.astype(float),
+        terminals=ends,
+        timeouts=np.zeros(len(ends), bool),
+    )
+    notes: list[str] = []
+    assert len(arrays.read_npz(tmp_path / "own.npz", None, notes.append)) == 60
+    assert notes == []

@@ -17,6 +17,7 @@ from envs.data.trajectories import Episode, Trajectories
 from envs.errors import UserError
 from envs.rollout import rollout
 from envs.sources import minari
+from envs.worlds import interface
 from envs.worlds.make import make_env
 from envs.worlds.spec import EnvSpec
 from tests.support import d4rl_files, recordings, toys
@@ -49,6 +50,25 @@ def test_data_cut_before_the_time_limit_is_told_with_the_argument_that_mends_it(
     assert "4 of 4 episodes were cut after 20 to 50 steps" in note
     env = EnvSpec("Pendulum-v1", {"max_episode_steps": 50})
     assert sources.check_env(cut([50] * 9, env=env)) == ()
+
+
+def test_episodes_longer_than_an_evaluation_are_told() -> None:
+    (note,) = sources.check_env(cut([200, 200, 300]))
+    assert note == (
+        "1 of 3 episodes have up to 300 steps, an evaluation ends after 200: their returns do not "
+        "compare; --data.env-kwargs max_episode_steps 300 evaluates over as many"
+    )
+
+
+@pytest.mark.parametrize("unit", [1e-7, 1.0, 1e6])
+def test_bounds_are_compared_in_their_own_unit(unit: float) -> None:
+    def differ(low: float, high: float) -> str | None:
+        sides = ((unit * side,) for side in (-1.0, 1.0, low, high))
+        return interface._differ(*sides)
+
+    assert differ(-1.0, 1.0) is None
+    assert differ(-1.0, 1.00001) is None
+    assert "1 of 1 differ" in (differ(-0.5, 0.5) or "")
 
 
 def test_terminations_after_equal_numbers_of_steps_are_told() -> None:

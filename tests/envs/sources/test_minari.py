@@ -386,7 +386,7 @@ def test_a_wrapper_that_cannot_be_made_again_is_refused_for_evaluation_alone() -
     change_spec(additional_wrappers=[{"name": "Flip", "entry_point": "x:Flip", "kwargs": None}])
     found = sources.load(ID)
     assert found.num_episodes == 3
-    with pytest.raises(UserError, match=r"through the wrapper Flip, .* --eval\.episodes 0"):
+    with pytest.raises(UserError, match=r"through the wrapper x:Flip, .* --eval\.episodes 0"):
         sources.check_env(found)
 
 

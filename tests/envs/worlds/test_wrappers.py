@@ -155,9 +155,15 @@ def test_a_data_set_imports_nothing_by_its_wrappers(tmp_path, monkeypatch) -> No
         {"name": "RescaleAction", "entry_point": entry, "kwargs": arguments}
     ]
     path.write_text(json.dumps(about | {"env_spec": json.dumps(spec)}))
-    env = make_env(sources.load(ID).env)
-    assert isinstance(env, wrappers.RescaleAction)
+    found = sources.load(ID)
+    # One of gymnasium's names is no proof that it is gymnasium's.
+    with pytest.raises(UserError, match="canary_module:RescaleAction, which cannot be made again"):
+        make_env(found.env)
     assert "canary_module" not in sys.modules
+    spec["additional_wrappers"][0]["entry_point"] = "gymnasium.wrappers.no_such:RescaleAction"
+    path.write_text(json.dumps(about | {"env_spec": json.dumps(spec)}))
+    assert isinstance(make_env(sources.load(ID).env), wrappers.RescaleAction)
+    assert "gymnasium.wrappers.no_such" not in sys.modules
 
 
 def test_a_wrapper_that_changes_rewards_leaves_no_reference_returns() -> None:

@@ -230,4 +230,5 @@ def test_rewards_and_actions_beside_a_large_constant_are_told(what):
     assert notes() == ()
     values[what] = values[what] + 1.7e9
     (note,) = notes()
-    assert note.startswith(f"{what}s are 1700000") and "take it off in the source" in note
+    assert note.startswith(f"{what}s are 1700000")
+    assert "take it off in the source" in note

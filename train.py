@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the arguments, and train."""
     config = cli.parse(arguments, DESCRIPTION)
 
-    from agents.runs.ending import report_interrupt
+    from agents.runs.early_end import report_interrupt
 
     with report_interrupt(config.resume, config):
         begin(config)

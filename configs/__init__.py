@@ -1,7 +1,8 @@
 """Configurations and presets of the two scripts. Imports nothing heavy."""
 
 from configs import saved
-from configs.base import (
+from configs.choices import DataInfo, legible, resolve
+from configs.options import (
     CheckpointConfig,
     Config,
     DataConfig,
@@ -12,7 +13,6 @@ from configs.base import (
     Stepper,
     to_dict,
 )
-from configs.choices import DataInfo, legible, resolve
 from configs.presets import PRESETS
 
 __all__ = [

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from configs.base import Config
+from configs.options import Config
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import docstring_parser
 import tyro
 
 from configs import saved
-from configs.base import Config
+from configs.options import Config
 from configs.presets import PRESETS
 
 Options = TypeVar("Options")

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from configs.base import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, Preset
+from configs.options import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, Preset
 
 _PAPER_OPTIM = OptimConfig(updates=100_000, lr=1e-3, warmup=10_000, schedule="constant")
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.base import Config, to_dict
+from configs.options import Config, to_dict
 from configs.schema import typed
 
 FILE = "config.json"

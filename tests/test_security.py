@@ -30,7 +30,7 @@ from agents.storage.training_state import States, capture
 from agents.training.objectives import ReturnConditioned
 from agents.training.trainer import Trainer
 from configs import Config, OptimConfig, cli
-from configs.base import to_dict
+from configs.options import to_dict
 from envs import sources
 from envs.behaviour.policy import load_policy
 from envs.data import cache

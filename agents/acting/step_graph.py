@@ -20,7 +20,7 @@ from agents.model.inputs import REQUIRED, Inputs
 from envs.errors import UserError
 from minrnn import SequenceMixer, State
 from minrnn.block import Block
-from minrnn.cells.base import MinimalCell
+from minrnn.cells.minimal import MinimalCell
 
 STATE = "state"
 OUTPUTS = ("action", "next_state")

@@ -12,7 +12,7 @@ import numpy as np
 
 from agents.model.decision import DecisionModel
 from agents.storage.checkpoint import load_checkpoint
-from agents.storage.formats import AGENT
+from agents.storage.folder_formats import AGENT
 from agents.storage.tensor_folder import read_json
 from configs import Config, saved, to_dict
 from configs.schema import fits

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from configs.base import Engine, Memory, Stepper
+from configs.options import Engine, Memory, Stepper
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from agents.loggers.console import say
 from agents.loggers.run_log import RunLog, check_position
 from agents.machine.signals import Stop
 from agents.model.decision import DecisionModel
-from agents.runs.ending import report_early_end
+from agents.runs.early_end import report_early_end
 from agents.runs.folder import locked, make_folder
 from agents.storage import best, training_state
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agents.storage.checkpoint import load_checkpoint
-from agents.storage.formats import AGENT
+from agents.storage.folder_formats import AGENT
 from agents.storage.tensor_folder import CannotLoad, read_json
 from envs.errors import UserError, one_line
 from envs.files import remove_folder, replace_folder

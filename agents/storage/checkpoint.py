@@ -11,7 +11,7 @@ import torch
 
 from agents.model.decision import DecisionModel
 from agents.model.normaliser import Spaces
-from agents.storage.formats import AGENT
+from agents.storage.folder_formats import AGENT
 from agents.storage.metadata import check_metadata
 from agents.storage.tensor_folder import Layout, layout, load_folder, refused, save_folder
 

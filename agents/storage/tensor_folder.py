@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from agents.storage.formats import FolderFormat
+from agents.storage.folder_formats import FolderFormat
 from envs.errors import UserError, remedy
 from envs.files import atomic_folder, old_name
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.storage.formats import STATE
+from agents.storage.folder_formats import STATE
 from agents.storage.tensor_folder import (
     CannotLoad,
     Layout,

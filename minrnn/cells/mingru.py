@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from minrnn.cells.base import MinimalCell
+from minrnn.cells.minimal import MinimalCell
 from minrnn.checks import check_inputs
 from minrnn.interface import State
 from minrnn.registry import register

@@ -19,8 +19,8 @@ from configs import (
     resolve,
     to_dict,
 )
-from configs.base import CELL_OPTIONS
 from configs.choices import quantile
+from configs.options import CELL_OPTIONS
 
 INFO = DataInfo(env_id="Hopper-v5", returns=(5.0, 10.0, 40.0), max_length=900, horizon=1000)
 

@@ -12,7 +12,7 @@ from agents.model.decision import DecisionModel
 from agents.model.inputs import Inputs
 from agents.model.normaliser import Spaces
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
-from agents.storage.formats import STATE
+from agents.storage.folder_formats import STATE
 from agents.storage.tensor_folder import save_folder
 from agents.storage.training_state import States, capture, check_run
 from agents.training.objectives import ReturnConditioned

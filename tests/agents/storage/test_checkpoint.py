@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from agents.acting.policy import Policy
 from agents.storage import tensor_folder
 from agents.storage.checkpoint import load_checkpoint, save_checkpoint
-from agents.storage.formats import AGENT
+from agents.storage.folder_formats import AGENT
 from envs import files
 from envs.errors import UserError
 from envs.files import write_json

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from agents.storage import tensor_folder
-from agents.storage.formats import AGENT, STATE
+from agents.storage.folder_formats import AGENT, STATE
 from agents.storage.tensor_folder import Layout, layout, load_folder, read_json, save_folder
 from envs.errors import UserError
 from tests.tools.fuzz_mutations import JSON, TENSORS, write_sums

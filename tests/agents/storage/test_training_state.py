@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agents.storage import training_state
-from agents.storage.formats import STATE
+from agents.storage.folder_formats import STATE
 from agents.storage.training_state import States, capture
 from agents.training.objectives import ReturnConditioned
 from agents.training.trainer import Trainer

@@ -17,8 +17,8 @@ from agents.model.heads import TanhGaussianHead, TanhHead
 from agents.model.normaliser import Normaliser
 from agents.model.tokens import Embeddings, FusedTokens, InterleavedTokens, ReturnEmbedding
 from minrnn.block import Block
-from minrnn.cells.base import MinimalCell
 from minrnn.cells.mingru import MinGRU
+from minrnn.cells.minimal import MinimalCell
 from minrnn.cells.minlstm import MinLSTM
 from minrnn.mlp import MLP
 from minrnn.scan.cpu.gates import CANDIDATES, GATES

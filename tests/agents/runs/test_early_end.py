@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from agents.runs.ending import resume_command
+from agents.runs.early_end import resume_command
 from configs import CheckpointConfig, Config, cli, saved, to_dict
 
 TORCHRUN = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_MAX_RESTARTS")

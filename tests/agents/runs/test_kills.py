@@ -19,10 +19,10 @@ def data(minari_folder):
 def test_a_killed_run_ends_as_one_left_alone(data, tmp_path, pytestconfig):
     rng = random.Random(0)
     long = pytestconfig.getoption("--long")
-    struck = kills.trial(tmp_path, "packed", 12 if long else 5, rng)
+    struck = kills.trial(tmp_path, "packed", 12 if long else 4, rng)
     if long:
         struck += kills.trial(tmp_path, "windows", 12, rng)
-    assert struck.total() >= 4
+    assert struck.total() >= 3
 
 
 def change_a_tensor(folder):

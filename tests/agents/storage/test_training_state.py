@@ -271,6 +271,7 @@ print(sha256(weights.numpy()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_two_processes_of_one_seed_have_the_same_weights(checkout):
     def weights(seed, extra=""):
         code = CODE.format(seed=seed, extra=extra)

@@ -188,7 +188,7 @@ def _runs_at_goals(
 ) -> tuple[Flags, list[str]]:
     """Return which episodes (E,) to leave out as further steps at a goal, and the notes.
 
-    In a file of one's own, a run may also be of episodes of one step: they are left out only if
+    In a user's own file, a run may also have episodes of one step: they are left out only if
     there is no reset between them. A file mostly of such episodes is taken as it is.
     """
     runs, none = goal_runs(episodes), np.zeros(len(episodes.lengths), np.bool_)

@@ -52,8 +52,8 @@ def read_npz(
 
     Episodes end where `episode_lengths` says, else at terminals | timeouts; steps after the last
     end are an episode that was cut. An end at the time limit is not a termination, whatever the
-    file says. Further terminal steps at a goal are left out; `note` is called with their number, and that
-    next observations are not used, which at the ends of episodes are those of the next episode.
+    file says. Further terminal steps at a goal are left out, and next observations are not used if
+    at the ends of episodes they are those of the next episode; `note` is called with a line on each.
     Raises UserError naming what is missing or does not fit.
     """
     given, found = _members(path), dict[str, NDArray[Any]]()

@@ -53,7 +53,7 @@ def read_npz(
     Episodes end where `episode_lengths` says, else at terminals | timeouts; steps after the last
     end are an episode that was cut. An end at the time limit is not a termination, whatever the
     file says. Further terminal steps at a goal are left out, and next observations are not used if
-    at the ends of episodes they are those of the next episode; `note` is called with a line on each.
+    at ends of episodes they are those of the next episode; `note` is called with a line on each.
     Raises UserError naming what is missing or does not fit.
     """
     given, found = _members(path), dict[str, NDArray[Any]]()
